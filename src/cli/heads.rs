@@ -1,0 +1,29 @@
+//! `heads`: the highest number of each feed.
+
+use anyhow::Result;
+use clap::{ArgMatches, Command};
+use scuttleup::{Log, ndjson};
+
+use super::exit::Exit;
+use super::output::{Output, WRITE_BYTES};
+use super::{Context, signals};
+
+pub fn command() -> Command {
+    Command::new("heads").about("Print {\"peer\",\"seq\"} for each feed; the log's own one has \"own\":true")
+}
+
+pub fn run(context: &Context, _args: &ArgMatches) -> Result<Exit> {
+    signals::exit_at_once()?;
+    let log = Log::open_read_only(&context.dir)?;
+    let output = Output::bulk();
+    let mut lines = Vec::new();
+    for (peer, seq) in log.heads()?.iter() {
+        ndjson::put_head(&mut lines, peer, seq, peer == log.id());
+        if lines.len() >= WRITE_BYTES {
+            output.write(&lines)?;
+            lines.clear();
+        }
+    }
+    output.write(&lines)?;
+    Ok(Exit::Done)
+}

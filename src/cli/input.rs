@@ -1,0 +1,333 @@
+//! Stdin, cut into lines or records: read and checked in one thread, stored in another.
+//!
+//! Group commit: a batch goes to the storing thread when the input would block and that thread is idle, or when the
+//! batch is full. What arrives during a commit waits for the next one; then there are two batches at the most.
+
+use std::io::{self, PipeReader, PipeWriter, Read, Write};
+use std::ops::Range;
+use std::os::fd::AsFd;
+use std::sync::mpsc::{self, Receiver, SyncSender};
+
+use anyhow::Result;
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, fcntl};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::unistd::read;
+use scuttleup::Error;
+
+use super::exit::BadInput;
+use super::signals::Stop;
+
+const READ_BYTES: usize = 256 << 10;
+const PIPE_BYTES: i32 = 1 << 20;
+/// A batch is full at one of these.
+const BATCH_LINES_MAX: usize = 16 << 10;
+const BATCH_BYTES_MAX: usize = 4 << 20;
+
+/// How stdin is cut.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Cut {
+    /// After each newline.
+    Lines,
+    /// After each NUL.
+    Nuls,
+    /// Not at all: it is one record, even if it is empty.
+    Whole,
+}
+
+/// Checked input on its way to the log.
+pub struct Batch<T> {
+    buffer: Vec<u8>,
+    items: Vec<T>,
+}
+
+impl<T> Batch<T> {
+    fn new() -> Self {
+        Self { buffer: Vec::new(), items: Vec::new() }
+    }
+
+    /// What the check made of each line.
+    pub fn items(&self) -> &[T] {
+        &self.items
+    }
+
+    /// Bytes of a line; the check was told their places.
+    pub fn bytes(&self, range: Range<usize>) -> &[u8] {
+        &self.buffer[range]
+    }
+}
+
+/// A line for the check: where it lies in its batch, its number from 1, its bytes.
+pub struct Line<'a> {
+    pub at: usize,
+    pub number: u64,
+    pub bytes: &'a [u8],
+}
+
+/// Reads stdin to its end, or until `stop`: `check` makes an item of each line (or skips it), `store` makes a batch of
+/// them durable. The first line that `check` refuses ends the input; what came before it is stored.
+pub fn pump<T: Send>(
+    cut: Cut,
+    line_bytes_max: usize,
+    stop: &Stop,
+    check: impl FnMut(Line<'_>) -> Result<Option<T>, Error>,
+    mut store: impl FnMut(&Batch<T>) -> Result<()> + Send,
+) -> Result<()> {
+    let stdin = io::stdin();
+    fcntl(&stdin, FcntlArg::F_SETPIPE_SZ(PIPE_BYTES)).ok();
+    let (send, batches) = mpsc::sync_channel::<Batch<T>>(1);
+    let (give_back, returned) = mpsc::sync_channel::<Batch<T>>(2);
+    let (done, mut rings) = io::pipe()?;
+    std::thread::scope(|threads| {
+        let storing = threads.spawn(move || {
+            for mut batch in batches {
+                store(&batch)?;
+                batch.items.clear();
+                // The reading thread may have ended.
+                give_back.send(batch).ok();
+                rings.write_all(b".").ok();
+            }
+            drop::<PipeWriter>(rings);
+            Ok(())
+        });
+        let mut source = Source { cut, line_bytes_max, check, batch: Batch::new(), start: 0, scanned: 0, end: 0, number: 0 };
+        let mut stage = Stage { send, returned, done, in_flight: 0, spare: vec![] };
+        let read = source.run(stop, &mut stage);
+        drop(stage);
+        let stored = storing.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        // An error of the log came first, and is why the input was not read on.
+        stored.and(read)
+    })
+}
+
+/// The way to the storing thread and back.
+struct Stage<T> {
+    send: SyncSender<Batch<T>>,
+    returned: Receiver<Batch<T>>,
+    /// One byte a stored batch; closed when the storing thread has ended.
+    done: PipeReader,
+    in_flight: usize,
+    spare: Vec<Batch<T>>,
+}
+
+/// The storing thread has ended with an error.
+struct StoreFailed;
+
+impl<T> Stage<T> {
+    fn pass(&mut self, batch: Batch<T>) -> Result<Batch<T>, StoreFailed> {
+        while self.in_flight >= 2 {
+            self.take_back()?;
+        }
+        self.send.send(batch).map_err(|_| StoreFailed)?;
+        self.in_flight += 1;
+        Ok(self.spare.pop().unwrap_or_else(Batch::new))
+    }
+
+    /// Takes back one batch; blocks if none is done.
+    fn take_back(&mut self) -> Result<(), StoreFailed> {
+        let mut ring = [0];
+        match self.done.read(&mut ring) {
+            Ok(1) => {}
+            _ => return Err(StoreFailed),
+        }
+        let batch = self.returned.recv().map_err(|_| StoreFailed)?;
+        self.in_flight -= 1;
+        self.spare.push(batch);
+        Ok(())
+    }
+}
+
+/// What woke the reading thread.
+enum Woken {
+    Input,
+    Stored,
+    Stop,
+}
+
+struct Source<T, C> {
+    cut: Cut,
+    line_bytes_max: usize,
+    check: C,
+    batch: Batch<T>,
+    /// In the batch's buffer: the line in work, how far it was searched, the end of what was read.
+    start: usize,
+    scanned: usize,
+    end: usize,
+    number: u64,
+}
+
+impl<T, C: FnMut(Line<'_>) -> Result<Option<T>, Error>> Source<T, C> {
+    fn run(&mut self, stop: &Stop, stage: &mut Stage<T>) -> Result<()> {
+        let read = self.read_all(stop, stage);
+        // What came before an error is stored; if it is the storing that failed, its error is the one that counts.
+        match read {
+            Ok(Ok(())) => self.pass(stage).ok(),
+            Ok(Err(StoreFailed)) => None,
+            Err(err) => {
+                self.pass(stage).ok();
+                return Err(err);
+            }
+        };
+        Ok(())
+    }
+
+    fn read_all(&mut self, stop: &Stop, stage: &mut Stage<T>) -> Result<Result<(), StoreFailed>> {
+        let stdin = io::stdin();
+        loop {
+            match wait(&stdin, stop, stage)? {
+                Woken::Stop => return Ok(Ok(())),
+                Woken::Stored => {
+                    // A signal that nothing more can be stored comes the same way.
+                    if let Err(failed) = stage.take_back() {
+                        return Ok(Err(failed));
+                    }
+                    if stage.in_flight == 0
+                        && !ready(&stdin)
+                        && let Err(failed) = self.pass(stage)
+                    {
+                        return Ok(Err(failed));
+                    }
+                    continue;
+                }
+                Woken::Input => {}
+            }
+            let count = self.fill(&stdin)?;
+            self.take_lines()?;
+            if count == 0 {
+                self.take_last()?;
+                return Ok(Ok(()));
+            }
+            let full = self.batch.items.len() >= BATCH_LINES_MAX || self.start >= BATCH_BYTES_MAX;
+            let idle = || stage.in_flight == 0 && !ready(&stdin);
+            if (full || idle())
+                && let Err(failed) = self.pass(stage)
+            {
+                return Ok(Err(failed));
+            }
+        }
+    }
+
+    /// Reads once; 0 at the end.
+    fn fill(&mut self, stdin: &io::Stdin) -> Result<usize> {
+        let buffer = &mut self.batch.buffer;
+        if buffer.len() - self.end < READ_BYTES {
+            // Doubling, so that a long line is not copied over and over.
+            let more = READ_BYTES.max(self.end);
+            buffer.reserve_exact(self.end + more - buffer.len());
+            buffer.resize(self.end + more, 0);
+        }
+        loop {
+            match read(stdin, &mut buffer[self.end..self.end + READ_BYTES]) {
+                Ok(count) => {
+                    self.end += count;
+                    return Ok(count);
+                }
+                Err(Errno::EINTR) => {}
+                Err(Errno::EAGAIN) => {
+                    poll(&mut [PollFd::new(stdin.as_fd(), PollFlags::POLLIN)], PollTimeout::NONE).ok();
+                }
+                Err(err) => return Err(Error::io("stdin cannot be read", err.into()).into()),
+            }
+        }
+    }
+
+    /// Checks the lines that are all there.
+    fn take_lines(&mut self) -> Result<()> {
+        let separator = match self.cut {
+            Cut::Lines => b'\n',
+            Cut::Nuls => 0,
+            Cut::Whole => return self.check_length(self.end - self.start, self.number + 1),
+        };
+        while let Some(found) = memchr::memchr(separator, &self.batch.buffer[self.scanned..self.end]) {
+            let end = self.scanned + found;
+            self.take_line(end)?;
+            self.start = end + 1;
+            self.scanned = self.start;
+        }
+        self.scanned = self.end;
+        self.check_length(self.end - self.start, self.number + 1)
+    }
+
+    /// Checks what is left at the end of the input.
+    fn take_last(&mut self) -> Result<()> {
+        if self.start < self.end || self.cut == Cut::Whole {
+            self.take_line(self.end)?;
+            self.start = self.end;
+        }
+        Ok(())
+    }
+
+    fn take_line(&mut self, end: usize) -> Result<()> {
+        self.number += 1;
+        self.check_length(end - self.start, self.number)?;
+        let line = Line { at: self.start, number: self.number, bytes: &self.batch.buffer[self.start..end] };
+        match (self.check)(line) {
+            Ok(item) => self.batch.items.extend(item),
+            Err(err) => return Err(self.bad(self.number, &err)),
+        }
+        Ok(())
+    }
+
+    fn check_length(&self, bytes: usize, number: u64) -> Result<()> {
+        if bytes > self.line_bytes_max {
+            return Err(self.bad(number, &Error::EntryTooLong(bytes as u64, self.line_bytes_max)));
+        }
+        Ok(())
+    }
+
+    fn bad(&self, number: u64, err: &Error) -> anyhow::Error {
+        let unit = if self.cut == Cut::Lines { "line" } else { "entry" };
+        BadInput { place: format!("{unit} {number}"), reason: format!("{err}; what came before it is stored") }.into()
+    }
+
+    /// Gives the lines so far to the storing thread, and goes on with a new batch that begins with the rest.
+    fn pass(&mut self, stage: &mut Stage<T>) -> Result<(), StoreFailed> {
+        if self.batch.items.is_empty() {
+            return Ok(());
+        }
+        let rest = self.start..self.end;
+        let mut tail = self.batch.buffer[rest].to_vec();
+        let full = std::mem::replace(&mut self.batch, Batch::new());
+        self.batch = stage.pass(full)?;
+        self.scanned -= self.start;
+        self.end = tail.len();
+        self.start = 0;
+        // A long line's memory is given back once it is stored.
+        if self.batch.buffer.len() < tail.len() || self.batch.buffer.len() > 4 * BATCH_BYTES_MAX {
+            tail.resize(tail.len().max(BATCH_BYTES_MAX + READ_BYTES), 0);
+            self.batch.buffer = tail;
+        } else {
+            self.batch.buffer[..tail.len()].copy_from_slice(&tail);
+        }
+        Ok(())
+    }
+}
+
+fn ready(stdin: &io::Stdin) -> bool {
+    poll(&mut [PollFd::new(stdin.as_fd(), PollFlags::POLLIN)], PollTimeout::ZERO) != Ok(0)
+}
+
+/// Waits for input, for a batch that is stored, or for the stop.
+fn wait<T>(stdin: &io::Stdin, stop: &Stop, stage: &Stage<T>) -> Result<Woken> {
+    loop {
+        let mut fds = [
+            PollFd::new(stop.as_fd(), PollFlags::POLLIN),
+            PollFd::new(stdin.as_fd(), PollFlags::POLLIN),
+            PollFd::new(stage.done.as_fd(), PollFlags::POLLIN),
+        ];
+        match poll(&mut fds, PollTimeout::NONE) {
+            Err(Errno::EINTR) => continue,
+            result => result.map_err(|err| Error::io("stdin cannot be waited for", err.into()))?,
+        };
+        let [stopped, input, stored] = fds.map(|fd| fd.any() == Some(true));
+        if stopped {
+            return Ok(Woken::Stop);
+        }
+        if stored {
+            return Ok(Woken::Stored);
+        }
+        if input {
+            return Ok(Woken::Input);
+        }
+    }
+}

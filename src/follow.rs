@@ -1,0 +1,86 @@
+//! Scan, wait, scan: reading a log as it grows, with no polling.
+
+use std::ops::ControlFlow;
+use std::os::fd::AsFd;
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use crate::entry::{Change, Offset};
+use crate::error::{Error, Result};
+use crate::store::{BellWatch, Bounds, Log, Reader};
+
+/// Reads a log from a position on, and waits for more.
+pub struct Follower<'l> {
+    reader: Reader<'l>,
+    after: Offset,
+    bell: BellWatch,
+}
+
+impl Log {
+    /// Follows the log after `after`. Nothing that is committed from now on is missed.
+    ///
+    /// # Errors
+    /// When the log cannot be watched (inotify).
+    pub fn follow(&self, after: Offset) -> Result<Follower<'_>> {
+        // The bell is armed before the first scan: what the scan does not see rings.
+        let bell = self.watch_bell()?;
+        Ok(Follower { reader: self.reader(), after, bell })
+    }
+}
+
+impl Follower<'_> {
+    /// Gives what is there and was not given yet to `each`, one batch within `bounds`. Returns whether there was anything.
+    ///
+    /// # Errors
+    /// As [`Reader::scan`].
+    pub fn scan(&mut self, bounds: Bounds, each: impl FnMut(Change<'_>) -> Result<ControlFlow<()>>) -> Result<bool> {
+        let last = self.reader.scan(self.after, bounds, each)?;
+        let any = last != self.after;
+        self.after = last;
+        Ok(any)
+    }
+
+    /// The offset of the last change given.
+    pub fn position(&self) -> Offset {
+        self.after
+    }
+
+    /// Goes on from another position.
+    pub fn go_to(&mut self, after: Offset) {
+        self.after = after;
+    }
+
+    /// Waits until the log has changed since the last wait, or until one of `others` has an event. Returns false in the
+    /// latter case. A log that has changed may still have nothing new: scan again.
+    ///
+    /// # Errors
+    /// When the system refuses to wait.
+    pub fn wait(&mut self, others: &mut [PollFd<'_>]) -> Result<bool> {
+        let mut fds = Vec::with_capacity(others.len() + 1);
+        fds.push(PollFd::new(self.bell.as_fd(), PollFlags::POLLIN));
+        fds.extend_from_slice(others);
+        wait_for(&mut fds)?;
+        let others = fds[1..].iter().any(|fd| fd.any() == Some(true));
+        if fds[0].any() == Some(true) {
+            self.bell.hush()?;
+        }
+        Ok(!others)
+    }
+}
+
+/// Waits for an event on one of `fds`, without end.
+pub(crate) fn wait_for(fds: &mut [PollFd<'_>]) -> Result<()> {
+    poll_until(fds, PollTimeout::NONE).map(|_| ())
+}
+
+/// Waits for an event on one of `fds`; false when the time is over.
+pub(crate) fn poll_until(fds: &mut [PollFd<'_>], timeout: PollTimeout) -> Result<bool> {
+    loop {
+        match poll(fds, timeout) {
+            Ok(events) => return Ok(events > 0),
+            Err(Errno::EINTR) => {}
+            Err(err) => return Err(Error::io("waiting failed", err.into())),
+        }
+    }
+}

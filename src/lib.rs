@@ -1,0 +1,80 @@
+//! An append-only log that syncs over any pipe.
+//!
+//! A [`Log`] is a directory. It has a peer id, and holds its own feed and every feed that it has heard of, each a
+//! gap-free sequence of entries 1, 2, 3 … Two logs that replicate end up with the same feeds.
+//!
+//! ```
+//! use std::ops::ControlFlow;
+//! use scuttleup::{Bounds, Entry, Log, Offset, Options, PeerId, replicate};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let dir = std::env::temp_dir().join(format!("scuttleup-doc-{}", std::process::id()));
+//! // Two logs; each appends to its own feed. An append that returned is on the disk.
+//! let alice = Log::create(dir.join("alice"), Some(PeerId::new("alice")?))?;
+//! let bob = Log::create(dir.join("bob"), Some(PeerId::new("bob")?))?;
+//! alice.append(b"{\"msg\":\"hi\"}")?;
+//! bob.append(b"plain text")?;
+//!
+//! // They replicate over a pair of sockets: any two descriptors do.
+//! let (here, there) = std::os::unix::net::UnixStream::pair()?;
+//! let once = Options { once: true, ..Options::default() };
+//! std::thread::scope(|threads| {
+//!     threads.spawn(|| replicate(&bob, there.try_clone()?, Half(there), once, &|_| ()).map_err(std::io::Error::other));
+//!     replicate(&alice, here.try_clone()?, Half(here), once, &|_| ()).map_err(std::io::Error::other)
+//! })?;
+//! assert_eq!(alice.heads()?, bob.heads()?);
+//! assert_eq!(alice.info()?.root, bob.info()?.root);
+//!
+//! // Read from a position on, in the order of arrival.
+//! let mut texts = Vec::new();
+//! alice.reader().scan(Offset::ZERO, Bounds::default(), |change| {
+//!     if let Entry::Bytes(bytes, _) = change.entry {
+//!         texts.push(bytes.to_vec());
+//!     }
+//!     Ok(ControlFlow::Continue(()))
+//! })?;
+//! assert_eq!(texts, [b"{\"msg\":\"hi\"}".to_vec(), b"plain text".to_vec()]);
+//!
+//! // Follow: scan what is there, wait, scan again.
+//! let mut follower = alice.follow(alice.last_offset()?)?;
+//! alice.append(b"3")?;
+//! follower.wait(&mut [])?;
+//! assert!(follower.scan(Bounds::default(), |_| Ok(ControlFlow::Continue(())))?);
+//! # std::fs::remove_dir_all(dir)?;
+//! # Ok(())
+//! # }
+//! # // A socket is closed for writing by shutdown, where a pipe is closed by dropping it.
+//! # struct Half(std::os::unix::net::UnixStream);
+//! # impl std::io::Write for Half {
+//! #     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> { self.0.write(bytes) }
+//! #     fn flush(&mut self) -> std::io::Result<()> { Ok(()) }
+//! # }
+//! # impl std::os::fd::AsFd for Half {
+//! #     fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> { self.0.as_fd() }
+//! # }
+//! # impl Drop for Half {
+//! #     fn drop(&mut self) { self.0.shutdown(std::net::Shutdown::Write).ok(); }
+//! # }
+//! ```
+//!
+//! The library touches neither terminal, home nor environment; it says what it has to say in [`Error`], [`Outcome`]
+//! and [`Notice`]. `unsafe` is confined to the one module that calls LMDB.
+
+mod entry;
+mod error;
+mod follow;
+mod heads;
+pub mod ndjson;
+pub mod proto;
+mod replicate;
+mod store;
+
+pub use entry::{
+    Chain, Change, ENTRY_BYTES_MAX, Entry, JSON_DEPTH_MAX, Kind, Offset, PEER_BYTES_MAX, PeerId, Seq, Tomb, check_json,
+};
+pub use error::{Error, Result};
+pub use follow::Follower;
+pub use heads::Heads;
+pub use proto::Mode;
+pub use replicate::{Notice, Options, Outcome, replicate};
+pub use store::{Bounds, Committed, Info, Log, Put, Reader, Writer};

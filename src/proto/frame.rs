@@ -1,0 +1,168 @@
+//! Frames: a varint length, then as many bytes. Empty frames mean nothing.
+
+use crate::error::{Error, Result};
+
+/// The most bytes of a varint that is still one: ten hold 64 bits.
+const VARINT_BYTES_MAX: usize = 10;
+/// The reading granularity; a frame's place grows by what has really arrived, never by what its length says.
+const READ_BYTES: usize = 256 << 10;
+
+/// Adds a varint, canonical.
+pub fn put_varint(out: &mut Vec<u8>, mut value: u64) {
+    while value >= 0x80 {
+        out.push(value as u8 | 0x80);
+        value >>= 7;
+    }
+    out.push(value as u8);
+}
+
+/// How many bytes [`put_varint`] adds.
+pub fn varint_bytes(value: u64) -> usize {
+    (64 - (value | 1).leading_zeros() as usize).div_ceil(7)
+}
+
+/// Takes a varint off the front of `bytes`; `Ok(None)` when it is not all there. Overlong ones are fine.
+pub fn take_varint(bytes: &[u8]) -> Result<Option<(u64, usize)>> {
+    let mut value = 0u64;
+    for (at, &byte) in bytes.iter().take(VARINT_BYTES_MAX).enumerate() {
+        let part = u64::from(byte & 0x7f);
+        if at == VARINT_BYTES_MAX - 1 && part > 1 {
+            return Err(Error::Wire("a number of more than 64 bits".into()));
+        }
+        value |= part << (7 * at);
+        if byte < 0x80 {
+            return Ok(Some((value, at + 1)));
+        }
+    }
+    if bytes.len() >= VARINT_BYTES_MAX { Err(Error::Wire("a number that does not end".into())) } else { Ok(None) }
+}
+
+/// Cuts a stream of bytes into frames.
+pub struct FrameReader {
+    buffer: Vec<u8>,
+    /// What of the buffer is still to be read.
+    start: usize,
+    end: usize,
+    frame_bytes_max: usize,
+}
+
+impl FrameReader {
+    /// Frames of more than `frame_bytes_max` are refused.
+    pub fn new(frame_bytes_max: usize) -> Self {
+        Self { buffer: Vec::new(), start: 0, end: 0, frame_bytes_max }
+    }
+
+    /// Sets another bound.
+    pub fn set_bound(&mut self, frame_bytes_max: usize) {
+        self.frame_bytes_max = frame_bytes_max;
+    }
+
+    /// A place for the next bytes of the stream; tell how many came with [`FrameReader::filled`].
+    pub fn space(&mut self) -> &mut [u8] {
+        if self.start == self.end {
+            (self.start, self.end) = (0, 0);
+            // A huge frame is past: give its memory back.
+            if self.buffer.len() > 16 * READ_BYTES {
+                self.buffer = Vec::new();
+            }
+        } else if self.start > 0 && self.buffer.len() - self.end < READ_BYTES {
+            self.buffer.copy_within(self.start..self.end, 0);
+            (self.start, self.end) = (0, self.end - self.start);
+        }
+        if self.buffer.len() - self.end < READ_BYTES {
+            // Doubling, so that a large frame is not copied over and over.
+            let bytes = (self.end + READ_BYTES).max(self.buffer.len().min(self.end * 2));
+            self.buffer.reserve_exact((bytes - self.buffer.len()).max(self.end));
+            self.buffer.resize(bytes, 0);
+        }
+        let end = self.end;
+        &mut self.buffer[end..end + READ_BYTES]
+    }
+
+    /// The first `bytes` of [`FrameReader::space`] are in place.
+    pub fn filled(&mut self, bytes: usize) {
+        self.end = (self.end + bytes).min(self.buffer.len());
+    }
+
+    /// Adds `bytes` of the stream, for callers that have them already.
+    pub fn push(&mut self, mut bytes: &[u8]) {
+        while !bytes.is_empty() {
+            let space = self.space();
+            let part = bytes.len().min(space.len());
+            space[..part].copy_from_slice(&bytes[..part]);
+            self.filled(part);
+            bytes = &bytes[part..];
+        }
+    }
+
+    /// The next frame that is all there and not empty.
+    ///
+    /// # Errors
+    /// [`Error::Wire`] for a length that is none, or over the bound.
+    pub fn next_frame(&mut self) -> Result<Option<&[u8]>> {
+        loop {
+            let rest = &self.buffer[self.start..self.end];
+            let Some((length, prefix)) = take_varint(rest)? else { return Ok(None) };
+            if length == 0 {
+                self.start += prefix;
+                continue;
+            }
+            let length = usize::try_from(length).ok().filter(|&length| length <= self.frame_bytes_max);
+            let length = length.ok_or_else(|| Error::Wire(format!("a frame of more than {} bytes", self.frame_bytes_max)))?;
+            if rest.len() - prefix < length {
+                return Ok(None);
+            }
+            let body = self.start + prefix;
+            self.start = body + length;
+            return Ok(Some(&self.buffer[body..body + length]));
+        }
+    }
+
+    /// What has come and is not a whole frame yet.
+    pub fn pending(&self) -> &[u8] {
+        &self.buffer[self.start..self.end]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn varints() {
+        for (value, bytes) in
+            [(0u64, &b"\0"[..]), (127, b"\x7f"), (128, b"\x80\x01"), (u64::MAX, b"\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01")]
+        {
+            let mut out = Vec::new();
+            put_varint(&mut out, value);
+            assert_eq!(out, bytes);
+            assert_eq!(varint_bytes(value), bytes.len());
+            assert_eq!(take_varint(bytes).unwrap(), Some((value, bytes.len())));
+        }
+        assert_eq!(take_varint(b"\x81\x80\x80\x00").unwrap(), Some((1, 4)), "overlong");
+        assert!(take_varint(&[0x80; 9]).unwrap().is_none());
+        assert!(take_varint(&[0x80; 10]).is_err());
+        assert!(take_varint(b"\xff\xff\xff\xff\xff\xff\xff\xff\xff\x02").is_err());
+    }
+
+    #[test]
+    fn frames_in_any_chunking() {
+        let big = vec![7u8; 700_000];
+        let mut stream = b"\0\x02hi\x80\0\x01x".to_vec();
+        put_varint(&mut stream, big.len() as u64);
+        stream.extend_from_slice(&big);
+        stream.push(0);
+        for chunk in [1, 2, 3, 1000, 300_000, stream.len()] {
+            let mut frames = FrameReader::new(1 << 20);
+            let mut seen = Vec::new();
+            for part in stream.chunks(chunk) {
+                frames.push(part);
+                while let Some(frame) = frames.next_frame().unwrap() {
+                    seen.push(frame.to_vec());
+                }
+            }
+            assert_eq!(seen, [b"hi".to_vec(), b"x".to_vec(), big.clone()]);
+            assert!(frames.pending().is_empty());
+        }
+    }
+}

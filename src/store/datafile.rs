@@ -1,0 +1,81 @@
+//! The data file as a file: its own account of its length, and its identity.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::Path;
+
+use crate::error::{Error, Result};
+
+/// LMDB's file in the directory of a log.
+pub const NAME: &str = "data.mdb";
+
+const META_BYTES: usize = 152;
+const LMDB_MAGIC: u32 = 0xbeef_c0de;
+
+/// Whether there is a data file with something in it, and if so, that it is as long as its meta page says:
+/// LMDB maps the file, and to touch a page beyond its end would be SIGBUS.
+///
+/// A meta page is: page header (16 bytes), magic u32, version u32, address u64, map size u64, two database records of
+/// 48 bytes (the page size is the first field of the first), last page u64, transaction id u64. The newer of two counts.
+pub fn check(dir: &Path) -> Result<bool> {
+    let path = dir.join(NAME);
+    let file = match File::open(&path) {
+        Ok(file) => file,
+        Err(err) if err.kind() == io::ErrorKind::NotFound => return Ok(false),
+        Err(err) => return Err(Error::io(format!("{} cannot be opened", path.display()), err)),
+    };
+    let fail = |err| Error::io(format!("{} cannot be read", path.display()), err);
+    let Some((page_bytes, first)) = meta_at(&file, 0).map_err(fail)? else {
+        let bytes = file.metadata().map_err(fail)?.len();
+        // Empty: another process makes it just now, or was killed while it did.
+        return if bytes == 0 {
+            Ok(false)
+        } else {
+            Err(Error::Corrupt(format!("{} is not a data file of a log", path.display())))
+        };
+    };
+    let second = meta_at(&file, page_bytes).map_err(fail)?;
+    let newer = second.map_or(first, |(_, second)| if second.txn >= first.txn { second } else { first });
+    // The length after the meta page: a writer writes its pages before its meta page.
+    let (has, needs) = (file.metadata().map_err(fail)?.len(), (newer.last_page + 1).saturating_mul(page_bytes));
+    if has < needs { Err(Error::Truncated(path, has, needs)) } else { Ok(true) }
+}
+
+#[derive(Clone, Copy)]
+struct Meta {
+    last_page: u64,
+    txn: u64,
+}
+
+/// Page size and meta page at `at`; `None` when there is none.
+fn meta_at(file: &File, at: u64) -> io::Result<Option<(u64, Meta)>> {
+    let mut page = [0; META_BYTES];
+    match file.read_exact_at(&mut page, at) {
+        Err(err) if err.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
+        result => result?,
+    }
+    let u32_at = |at: usize| u32::from_ne_bytes(page[at..at + 4].try_into().expect("4 bytes"));
+    let u64_at = |at: usize| u64::from_ne_bytes(page[at..at + 8].try_into().expect("8 bytes"));
+    if u32_at(16) != LMDB_MAGIC {
+        return Ok(None);
+    }
+    Ok(Some((u64::from(u32_at(40)), Meta { last_page: u64_at(136), txn: u64_at(144) })))
+}
+
+/// Device and inode of the data file: another pair than at its making means that it was copied or restored.
+pub fn clone_marker(dir: &Path) -> Result<[u8; 16]> {
+    let path = dir.join(NAME);
+    let meta = path.metadata().map_err(|err| Error::io(format!("{} cannot be read", path.display()), err))?;
+    let mut marker = [0; 16];
+    marker[..8].copy_from_slice(&meta.dev().to_le_bytes());
+    marker[8..].copy_from_slice(&meta.ino().to_le_bytes());
+    Ok(marker)
+}
+
+/// Bytes that the data file takes on the disk.
+pub fn disk_bytes(dir: &Path) -> Result<u64> {
+    let path = dir.join(NAME);
+    let meta = path.metadata().map_err(|err| Error::io(format!("{} cannot be read", path.display()), err))?;
+    Ok(meta.blocks() * 512)
+}

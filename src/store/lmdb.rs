@@ -1,0 +1,369 @@
+//! Every call of LMDB, and every `unsafe` of the project.
+//!
+//! What goes out of here is copied, or borrowed from the transaction that it was read in; nothing can dangle:
+//! no lmdb-rkv iterator is used (it may outlive its cursor), and no slice of a write cursor leaves its function.
+//!
+//! Rows are added and replaced, never removed: LMDB then writes every page that it counts in its meta page,
+//! so that a data file shorter than that was cut (see `datafile`).
+#![allow(unsafe_code)]
+
+use std::ffi::{c_int, c_void};
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::ptr;
+
+use lmdb::{
+    Cursor, Database, DatabaseFlags, Environment, EnvironmentFlags, RoTransaction, RwTransaction, Transaction, WriteFlags,
+};
+use lmdb_sys as ffi;
+
+use super::layout::{FeedRow, Run};
+use crate::entry::{Offset, PeerId};
+use crate::error::{Error, Result};
+
+const READERS_MAX: u32 = 4096;
+/// 1 TiB, sparse. Halved down to the smallest until the address space has room for it.
+const MAP_BYTES_MAX: usize = 1 << 40;
+const MAP_BYTES_MIN: usize = 1 << 20;
+
+/// The six tables.
+#[derive(Clone, Copy)]
+struct Tables {
+    meta: Database,
+    peers: Database,
+    numbers: Database,
+    entries: Database,
+    runs: Database,
+    times: Database,
+}
+
+const TABLES: u32 = 6;
+
+/// One open environment. A process opens that of a log once only.
+pub struct Env {
+    env: Environment,
+    tables: Option<Tables>,
+    map_bytes: usize,
+}
+
+/// A transaction; it reads, and if it was begun for it, writes.
+pub struct Txn<T> {
+    txn: T,
+    tables: Tables,
+}
+
+/// A snapshot. Keep it short: it pins pages.
+pub type ReadTxn<'e> = Txn<RoTransaction<'e>>;
+
+impl Env {
+    /// Opens the environment in `dir`. Only with `write` may it make files and write them.
+    pub fn open(dir: &Path, write: bool) -> Result<Self> {
+        let mut flags = EnvironmentFlags::NO_TLS;
+        flags.set(EnvironmentFlags::READ_ONLY, !write);
+        let mut map_bytes = MAP_BYTES_MAX;
+        let env = loop {
+            let opened = Environment::new()
+                .set_flags(flags)
+                .set_max_dbs(TABLES)
+                .set_max_readers(READERS_MAX)
+                .set_map_size(map_bytes)
+                .open_with_permissions(dir, 0o600);
+            match opened {
+                Err(lmdb::Error::Other(code)) if code == nix::errno::Errno::ENOMEM as i32 && map_bytes > MAP_BYTES_MIN => {
+                    map_bytes /= 2;
+                }
+                opened => break opened.map_err(|err| Error::lmdb("the log cannot be opened", err))?,
+            }
+        };
+        let mut dead: c_int = 0;
+        // SAFETY: the environment is open; this frees the reader slots of processes that are gone.
+        unsafe { ffi::mdb_reader_check(env.env(), &raw mut dead) };
+        let mut this = Self { env, tables: None, map_bytes };
+        this.tables = this.find_tables()?;
+        Ok(this)
+    }
+
+    /// The tables, or `None` in an environment that was never written.
+    fn find_tables(&self) -> Result<Option<Tables>> {
+        let txn = self.env.begin_ro_txn().map_err(|err| Error::lmdb("the log cannot be read", err))?;
+        // SAFETY: no other transaction of this process uses the environment yet: it was opened just now.
+        let open = |name| unsafe { txn.open_db(Some(name)) };
+        let tables = (|| {
+            Ok(Tables {
+                meta: open("meta")?,
+                peers: open("peers")?,
+                numbers: open("numbers")?,
+                entries: open("entries")?,
+                runs: open("runs")?,
+                times: open("times")?,
+            })
+        })();
+        match tables {
+            Ok(tables) => {
+                // Handles opened in a transaction outlive it only when it is committed.
+                txn.commit().map_err(|err| Error::lmdb("the log cannot be read", err))?;
+                Ok(Some(tables))
+            }
+            Err(lmdb::Error::NotFound) => Ok(None),
+            Err(err) => Err(Error::lmdb("the log's tables cannot be opened", err)),
+        }
+    }
+
+    /// Makes the tables if need be, and lets `first` fill them, in one commit. Another process may have been faster.
+    pub fn make_tables(&mut self, first: impl FnOnce(&mut WriteTxn<'_>) -> Result<()>) -> Result<()> {
+        let fail = |err| Error::lmdb("the log cannot be made", err);
+        let txn = self.env.begin_rw_txn().map_err(fail)?;
+        // SAFETY: as in `find_tables`; and only one write transaction exists at a time.
+        let make = |name, flags| unsafe { txn.create_db(Some(name), flags) }.map_err(fail);
+        let plain = DatabaseFlags::empty();
+        let tables = Tables {
+            meta: make("meta", plain)?,
+            peers: make("peers", plain)?,
+            numbers: make("numbers", plain)?,
+            entries: make("entries", DatabaseFlags::INTEGER_KEY)?,
+            runs: make("runs", plain)?,
+            times: make("times", DatabaseFlags::INTEGER_KEY)?,
+        };
+        let mut txn = WriteTxn::new(txn, tables, self.map_bytes)?;
+        first(&mut txn)?;
+        txn.commit()?;
+        self.tables = Some(tables);
+        Ok(())
+    }
+
+    /// Whether there are tables.
+    pub fn is_made(&self) -> bool {
+        self.tables.is_some()
+    }
+
+    fn tables(&self) -> Result<Tables> {
+        self.tables.ok_or_else(|| Error::Corrupt("the log has no tables".into()))
+    }
+
+    /// Begins a snapshot.
+    pub fn read(&self) -> Result<ReadTxn<'_>> {
+        let txn = self.env.begin_ro_txn().map_err(|err| Error::lmdb("the log cannot be read", err))?;
+        Ok(Txn { txn, tables: self.tables()? })
+    }
+
+    /// Begins a write; waits for other writers.
+    pub fn write(&self) -> Result<WriteTxn<'_>> {
+        let txn = self.env.begin_rw_txn().map_err(|err| Error::lmdb("the log cannot be written", err))?;
+        WriteTxn::new(txn, self.tables()?, self.map_bytes)
+    }
+}
+
+fn found<T>(result: lmdb::Result<T>) -> Result<Option<T>> {
+    match result {
+        Ok(value) => Ok(Some(value)),
+        Err(lmdb::Error::NotFound) => Ok(None),
+        Err(err) => Err(Error::lmdb("the log cannot be read", err)),
+    }
+}
+
+fn offset_of(key: Option<&[u8]>) -> Result<Offset> {
+    let key = key.and_then(|key| key.try_into().ok());
+    key.map(|key| Offset(u64::from_ne_bytes(key))).ok_or_else(|| super::layout::bad_row("entries"))
+}
+
+impl<T: Transaction> Txn<T> {
+    /// A value of `meta`.
+    pub fn meta(&self, key: &str) -> Result<Option<&[u8]>> {
+        found(self.txn.get(self.tables.meta, &key))
+    }
+
+    /// The feed of `peer`.
+    pub fn feed(&self, peer: &str) -> Result<Option<FeedRow>> {
+        found(self.txn.get(self.tables.peers, &peer))?.map(FeedRow::decode).transpose()
+    }
+
+    /// Gives each feed to `each`, in the order of the ids.
+    pub fn feeds(&self, mut each: impl FnMut(PeerId, FeedRow) -> Result<()>) -> Result<()> {
+        let cursor = found(self.txn.open_ro_cursor(self.tables.peers))?;
+        let Some(cursor) = cursor else { return Ok(()) };
+        let mut op = ffi::MDB_FIRST;
+        while let Some((key, row)) = found(cursor.get(None, None, op))? {
+            each(PeerId::from_bytes(key.unwrap_or_default())?, FeedRow::decode(row)?)?;
+            op = ffi::MDB_NEXT;
+        }
+        Ok(())
+    }
+
+    /// How many feeds.
+    pub fn feed_count(&self) -> Result<u64> {
+        self.count(self.tables.numbers)
+    }
+
+    /// How many entries.
+    pub fn entry_count(&self) -> Result<u64> {
+        self.count(self.tables.entries)
+    }
+
+    fn count(&self, table: Database) -> Result<u64> {
+        Ok(found(self.txn.stat(table))?.map_or(0, |stat| stat.entries() as u64))
+    }
+
+    /// Whose feed has this number.
+    pub fn peer(&self, number: u32) -> Result<PeerId> {
+        match found(self.txn.get(self.tables.numbers, &number.to_be_bytes()))? {
+            Some(id) => PeerId::from_bytes(id),
+            None => Err(Error::Corrupt(format!("no peer has the number {number}"))),
+        }
+    }
+
+    /// The record at `offset`, unchecked.
+    pub fn record(&self, offset: Offset) -> Result<Option<&[u8]>> {
+        found(self.txn.get(self.tables.entries, &offset.0.to_ne_bytes()))
+    }
+
+    /// Gives each record from `offset` on to `each`, unchecked, until it breaks.
+    pub fn records(&self, from: Offset, mut each: impl FnMut(Offset, &[u8]) -> Result<ControlFlow<()>>) -> Result<()> {
+        let Some(cursor) = found(self.txn.open_ro_cursor(self.tables.entries))? else { return Ok(()) };
+        let from = from.0.to_ne_bytes();
+        let mut next = found(cursor.get(Some(&from), None, ffi::MDB_SET_RANGE))?;
+        while let Some((key, record)) = next {
+            if each(offset_of(key)?, record)?.is_break() {
+                break;
+            }
+            next = found(cursor.get(None, None, ffi::MDB_NEXT))?;
+        }
+        Ok(())
+    }
+
+    /// The offset of the last entry, [`Offset::ZERO`] in an empty log.
+    pub fn last_offset(&self) -> Result<Offset> {
+        self.last_key(self.tables.entries)
+    }
+
+    fn last_key(&self, table: Database) -> Result<Offset> {
+        let Some(cursor) = found(self.txn.open_ro_cursor(table))? else { return Ok(Offset::ZERO) };
+        match found(cursor.get(None, None, ffi::MDB_LAST))? {
+            Some((key, _)) => offset_of(key),
+            None => Ok(Offset::ZERO),
+        }
+    }
+
+    /// The last run of the feed `number` that begins at `seq` or before.
+    pub fn run(&self, number: u32, seq: u32) -> Result<Option<Run>> {
+        let Some(cursor) = found(self.txn.open_ro_cursor(self.tables.runs))? else { return Ok(None) };
+        let sought = Run::key(number, seq);
+        let mut row = found(cursor.get(Some(&sought), None, ffi::MDB_SET_RANGE))?;
+        if row.is_none_or(|(key, _)| key != Some(&sought[..])) {
+            let back = if row.is_some() { ffi::MDB_PREV } else { ffi::MDB_LAST };
+            row = found(cursor.get(None, None, back))?;
+        }
+        let Some((key, row)) = row else { return Ok(None) };
+        let (found_number, run) = Run::decode(key.unwrap_or_default(), row)?;
+        Ok((found_number == number).then_some(run))
+    }
+}
+
+/// The one transaction that writes, with a cursor at the right edge of `entries`.
+pub struct WriteTxn<'e> {
+    // Fields drop in this order: the cursor is closed before its transaction ends.
+    edge: EdgeCursor,
+    txn: Txn<RwTransaction<'e>>,
+    map_bytes: usize,
+}
+
+/// Owns a write cursor; the [`WriteTxn`] around it owns its transaction.
+struct EdgeCursor(*mut ffi::MDB_cursor);
+
+impl Drop for EdgeCursor {
+    fn drop(&mut self) {
+        // SAFETY: opened in `WriteTxn::new`, closed only here, and before its transaction ends (field order; `commit`).
+        unsafe { ffi::mdb_cursor_close(self.0) }
+    }
+}
+
+impl<'e> std::ops::Deref for WriteTxn<'e> {
+    type Target = Txn<RwTransaction<'e>>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.txn
+    }
+}
+
+impl<'e> WriteTxn<'e> {
+    fn new(txn: RwTransaction<'e>, tables: Tables, map_bytes: usize) -> Result<Self> {
+        let mut cursor = ptr::null_mut();
+        // SAFETY: the transaction and the table are alive.
+        let code = unsafe { ffi::mdb_cursor_open(txn.txn(), tables.entries.dbi(), &raw mut cursor) };
+        if code != ffi::MDB_SUCCESS {
+            return Err(Error::lmdb("the log cannot be written", lmdb::Error::from_err_code(code)));
+        }
+        Ok(Self { edge: EdgeCursor(cursor), txn: Txn { txn, tables }, map_bytes })
+    }
+
+    fn wrote(&self, result: lmdb::Result<()>) -> Result<()> {
+        result.map_err(|err| match err {
+            lmdb::Error::MapFull => Error::MapFull(self.map_bytes),
+            err => Error::lmdb("the log cannot be written", err),
+        })
+    }
+
+    fn put(&mut self, table: fn(&Tables) -> Database, key: &[u8], value: &[u8], flags: WriteFlags) -> Result<()> {
+        let table = table(&self.txn.tables);
+        let result = self.txn.txn.put(table, &key, &value, flags);
+        self.wrote(result)
+    }
+
+    /// Sets a value of `meta`.
+    pub fn put_meta(&mut self, key: &str, value: &[u8]) -> Result<()> {
+        self.put(|t| t.meta, key.as_bytes(), value, WriteFlags::empty())
+    }
+
+    /// Sets the feed of `peer`.
+    pub fn put_feed(&mut self, peer: &PeerId, row: &FeedRow) -> Result<()> {
+        self.put(|t| t.peers, peer.as_str().as_bytes(), &row.encode(), WriteFlags::empty())
+    }
+
+    /// Names the next feed.
+    pub fn put_number(&mut self, number: u32, peer: &PeerId) -> Result<()> {
+        self.put(|t| t.numbers, &number.to_be_bytes(), peer.as_str().as_bytes(), WriteFlags::empty())
+    }
+
+    /// Sets a run.
+    pub fn put_run(&mut self, number: u32, run: &Run) -> Result<()> {
+        self.put(|t| t.runs, &Run::key(number, run.first_seq), &run.encode(), WriteFlags::empty())
+    }
+
+    /// Adds the arrival time of a commit whose first entry is at `offset`, in Unix milliseconds.
+    pub fn put_time(&mut self, offset: Offset, millis: u64) -> Result<()> {
+        self.put(|t| t.times, &offset.0.to_ne_bytes(), &millis.to_le_bytes(), WriteFlags::APPEND)
+    }
+
+    /// Adds a record, which must be the last: header, payload.
+    pub fn append_record(&mut self, offset: Offset, header: &[u8], payload: &[u8]) -> Result<()> {
+        let key = offset.0.to_ne_bytes();
+        let mut key = ffi::MDB_val { mv_size: key.len(), mv_data: key.as_ptr() as *mut c_void };
+        let mut value = ffi::MDB_val { mv_size: header.len() + payload.len(), mv_data: ptr::null_mut() };
+        // SAFETY: the cursor is of this live transaction; with MDB_RESERVE the call does not read `value.mv_data` but
+        // points it to `mv_size` writable bytes of its own, which are filled before any other call of LMDB.
+        let code = unsafe {
+            let code = ffi::mdb_cursor_put(self.edge.0, &raw mut key, &raw mut value, ffi::MDB_APPEND | ffi::MDB_RESERVE);
+            if code == ffi::MDB_SUCCESS {
+                let to = value.mv_data.cast::<u8>();
+                ptr::copy_nonoverlapping(header.as_ptr(), to, header.len());
+                ptr::copy_nonoverlapping(payload.as_ptr(), to.add(header.len()), payload.len());
+            }
+            code
+        };
+        self.wrote(if code == ffi::MDB_SUCCESS { Ok(()) } else { Err(lmdb::Error::from_err_code(code)) })
+    }
+
+    /// Puts another record in the place of the one at `offset`.
+    pub fn replace_record(&mut self, offset: Offset, record: &[u8]) -> Result<()> {
+        self.put(|t| t.entries, &offset.0.to_ne_bytes(), record, WriteFlags::empty())
+    }
+
+    /// Makes it durable.
+    pub fn commit(self) -> Result<()> {
+        let Self { edge, txn, map_bytes } = self;
+        drop(edge);
+        txn.txn.commit().map_err(|err| match err {
+            lmdb::Error::MapFull => Error::MapFull(map_bytes),
+            err => Error::lmdb("the log cannot be written", err),
+        })
+    }
+}

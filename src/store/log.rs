@@ -1,0 +1,273 @@
+//! Opening and making a log, and what is known of it as a whole.
+
+use std::fs::{self, DirBuilder, File};
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+use super::bell::{Bell, BellWatch};
+use super::layout::FORMAT;
+use super::lmdb::{Env, ReadTxn};
+use super::{datafile, identity};
+use crate::entry::{Entry, Kind, Offset, PeerId, Seq, Tomb};
+use crate::error::{Error, Result};
+use crate::heads::Heads;
+
+/// An open log. Any number of threads may share one; any number of processes may open the same directory.
+pub struct Log {
+    dir: PathBuf,
+    pub(super) env: Env,
+    id: PeerId,
+    pub(super) bell: Option<Bell>,
+}
+
+/// A log as a whole.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Info {
+    /// Its peer id.
+    pub id: PeerId,
+    /// How many feeds hold an entry.
+    pub feeds: u64,
+    /// How many entries, deleted ones included.
+    pub entries: u64,
+    /// What the data file takes on disk, in bytes.
+    pub bytes_on_disk: u64,
+    /// The offset of the last entry.
+    pub last_offset: Offset,
+    /// The root: equal roots are equal logs.
+    pub root: u128,
+}
+
+/// What `meta` holds.
+pub(super) mod meta {
+    pub const FORMAT: &str = "format";
+    pub const ID: &str = "id";
+    pub const ROOT: &str = "root";
+    pub const CLONE: &str = "clone";
+}
+
+impl Log {
+    /// Opens the log in `dir` for reading and writing.
+    ///
+    /// # Errors
+    /// [`Error::NoLog`] when there is none; [`Error::NewerFormat`], [`Error::Truncated`], [`Error::Corrupt`] for what
+    /// cannot be used as it is; [`Error::Io`] when the system refuses.
+    pub fn open(dir: impl AsRef<Path>) -> Result<Self> {
+        Self::open_as(dir.as_ref(), true)
+    }
+
+    /// Opens the log in `dir` for reading.
+    ///
+    /// # Errors
+    /// As [`Log::open`].
+    pub fn open_read_only(dir: impl AsRef<Path>) -> Result<Self> {
+        Self::open_as(dir.as_ref(), false)
+    }
+
+    fn open_as(dir: &Path, write: bool) -> Result<Self> {
+        check_directory(dir)?;
+        if !datafile::check(dir)? {
+            return Err(Error::NoLog(dir.to_path_buf()));
+        }
+        let env = Env::open(dir, write).map_err(|err| in_dir(err, dir))?;
+        if !env.is_made() {
+            return Err(Error::NoLog(dir.to_path_buf()));
+        }
+        Self::with_env(dir, env, write)
+    }
+
+    /// Opens the log in `dir`, and makes one with a random id if there is none.
+    ///
+    /// # Errors
+    /// As [`Log::open`].
+    pub fn open_or_create(dir: impl AsRef<Path>) -> Result<Self> {
+        match Self::open(&dir) {
+            Err(Error::NoLog(_)) => Self::make(dir.as_ref(), None).map(|(log, _)| log),
+            opened => opened,
+        }
+    }
+
+    /// Makes a log in `dir`, with `id` or a random one.
+    ///
+    /// # Errors
+    /// [`Error::LogExists`] when there is one; else as [`Log::open`].
+    pub fn create(dir: impl AsRef<Path>, id: Option<PeerId>) -> Result<Self> {
+        match Self::make(dir.as_ref(), id)? {
+            (log, true) => Ok(log),
+            (log, false) => Err(Error::LogExists(log.dir, log.id)),
+        }
+    }
+
+    /// The log, and whether it was this call that made it.
+    fn make(dir: &Path, id: Option<PeerId>) -> Result<(Self, bool)> {
+        make_directory(dir)?;
+        datafile::check(dir)?;
+        let mut env = Env::open(dir, true).map_err(|err| in_dir(err, dir))?;
+        let mut made = false;
+        if !env.is_made() {
+            let id = id.map_or_else(identity::random_id, Ok)?;
+            let clone = datafile::clone_marker(dir)?;
+            env.make_tables(|txn| {
+                // Another process may have been faster.
+                made = txn.meta(meta::FORMAT)?.is_none();
+                if made {
+                    txn.put_meta(meta::FORMAT, &FORMAT.to_le_bytes())?;
+                    txn.put_meta(meta::ID, id.as_str().as_bytes())?;
+                    txn.put_meta(meta::ROOT, &0u128.to_le_bytes())?;
+                    txn.put_meta(meta::CLONE, &clone)?;
+                }
+                Ok(())
+            })?;
+        }
+        let log = Self::with_env(dir, env, true)?;
+        sync_directory(dir)?;
+        Ok((log, made))
+    }
+
+    fn with_env(dir: &Path, env: Env, write: bool) -> Result<Self> {
+        let txn = env.read()?;
+        let format = txn.meta(meta::FORMAT)?.and_then(|value| value.try_into().ok()).map_or(0, u32::from_le_bytes);
+        if format > FORMAT {
+            return Err(Error::NewerFormat(dir.to_path_buf(), format));
+        }
+        let id = own_id(txn.meta(meta::ID)?)?;
+        drop(txn);
+        let bell = if write { Some(Bell::open(dir)?) } else { None };
+        Ok(Self { dir: dir.to_path_buf(), env, id, bell })
+    }
+
+    /// The directory.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// The log's own peer id.
+    pub fn id(&self) -> &PeerId {
+        &self.id
+    }
+
+    /// The highest seq of each feed.
+    ///
+    /// # Errors
+    /// When the log cannot be read.
+    pub fn heads(&self) -> Result<Heads> {
+        heads_in(&self.env.read()?)
+    }
+
+    /// Heads, and the offset of the last entry, of the same moment.
+    pub(crate) fn heads_at(&self) -> Result<(Heads, Offset)> {
+        let txn = self.env.read()?;
+        Ok((heads_in(&txn)?, txn.last_offset()?))
+    }
+
+    /// The offset of the last entry.
+    ///
+    /// # Errors
+    /// When the log cannot be read.
+    pub fn last_offset(&self) -> Result<Offset> {
+        self.env.read()?.last_offset()
+    }
+
+    /// The log as a whole.
+    ///
+    /// # Errors
+    /// When the log cannot be read.
+    pub fn info(&self) -> Result<Info> {
+        let txn = self.env.read()?;
+        Ok(Info {
+            id: own_id(txn.meta(meta::ID)?)?,
+            feeds: txn.feed_count()?,
+            entries: txn.entry_count()?,
+            bytes_on_disk: datafile::disk_bytes(&self.dir)?,
+            last_offset: txn.last_offset()?,
+            root: root_in(&txn)?,
+        })
+    }
+
+    /// Appends one entry to the own feed, durably, and gives its seq.
+    ///
+    /// Many entries are faster through one [`Writer`](super::Writer).
+    ///
+    /// # Errors
+    /// [`Error::DiskFull`] and [`Error::MapFull`], among others; nothing is stored then.
+    pub fn append(&self, bytes: &[u8]) -> Result<Seq> {
+        let entry = Entry::Bytes(bytes, Kind::of(bytes));
+        let tomb = entry.tomb();
+        let mut writer = self.writer()?;
+        let seq = writer.append(entry, tomb)?;
+        writer.commit()?;
+        Ok(seq)
+    }
+
+    /// Forgets the bytes of one entry. The feed keeps its place, its hash and its length.
+    ///
+    /// # Errors
+    /// When the log cannot be written. `Ok(None)` when it holds no such entry.
+    pub fn delete(&self, peer: &str, seq: Seq) -> Result<Option<Tomb>> {
+        let mut writer = self.writer()?;
+        let tomb = writer.delete(peer, seq)?;
+        writer.commit()?;
+        Ok(tomb)
+    }
+
+    pub(crate) fn watch_bell(&self) -> Result<BellWatch> {
+        BellWatch::new(&self.dir)
+    }
+}
+
+pub(super) fn own_id(value: Option<&[u8]>) -> Result<PeerId> {
+    value.ok_or_else(|| Error::Corrupt("the log has no id".into())).and_then(PeerId::from_bytes)
+}
+
+pub(super) fn root_in<T: ::lmdb::Transaction>(txn: &super::lmdb::Txn<T>) -> Result<u128> {
+    let root = txn.meta(meta::ROOT)?.and_then(|value| value.try_into().ok());
+    root.map(u128::from_le_bytes).ok_or_else(|| Error::Corrupt("the log has no root".into()))
+}
+
+fn heads_in(txn: &ReadTxn<'_>) -> Result<Heads> {
+    let mut heads = Heads::new();
+    txn.feeds(|peer, row| {
+        heads.raise(&peer, row.head);
+        Ok(())
+    })?;
+    Ok(heads)
+}
+
+/// Says which log it was.
+fn in_dir(err: Error, dir: &Path) -> Error {
+    match err {
+        Error::Io(doing, err) => Error::Io(format!("{}: {doing}", dir.display()), err),
+        err => err,
+    }
+}
+
+fn check_directory(dir: &Path) -> Result<()> {
+    match fs::metadata(dir) {
+        Ok(meta) if meta.is_dir() => Ok(()),
+        Ok(_) => Err(Error::NotADirectory(dir.to_path_buf())),
+        Err(err) if err.kind() == io::ErrorKind::NotFound => Err(Error::NoLog(dir.to_path_buf())),
+        Err(err) if err.kind() == io::ErrorKind::NotADirectory => Err(Error::NotADirectory(dir.to_path_buf())),
+        Err(err) => Err(Error::io(format!("{} cannot be opened", dir.display()), err)),
+    }
+}
+
+fn make_directory(dir: &Path) -> Result<()> {
+    match check_directory(dir) {
+        Err(Error::NoLog(_)) => {}
+        checked => return checked,
+    }
+    let made = DirBuilder::new().recursive(true).mode(0o700).create(dir);
+    made.map_err(|err| Error::io(format!("{} cannot be made", dir.display()), err))
+}
+
+/// Makes the names of new files durable: the log's in its directory, and the directory's in its parent.
+fn sync_directory(dir: &Path) -> Result<()> {
+    let absolute = fs::canonicalize(dir);
+    let parent = absolute.as_ref().ok().and_then(|dir| dir.parent());
+    for dir in [Some(dir), parent].into_iter().flatten() {
+        File::open(dir)
+            .and_then(|dir| dir.sync_all())
+            .map_err(|err| Error::io(format!("{} cannot be synced", dir.display()), err))?;
+    }
+    Ok(())
+}

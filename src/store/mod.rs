@@ -1,0 +1,15 @@
+//! The log on disk: LMDB, the bell, the id. The format is described in scuttleup-store(5).
+
+mod bell;
+mod datafile;
+mod identity;
+mod layout;
+mod lmdb;
+mod log;
+mod read;
+mod write;
+
+pub(crate) use bell::BellWatch;
+pub use log::{Info, Log};
+pub use read::{Bounds, Reader};
+pub use write::{Committed, Put, Writer};
