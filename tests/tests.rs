@@ -1,1 +1,3 @@
+//! The integration tests: all through the real binary, in one program. Each file is about one command or one theme.
 
+mod harness;

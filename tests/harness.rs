@@ -1,0 +1,291 @@
+//! Runs the binary as a user does. Nothing here waits without end: what takes too long is killed and fails its test.
+
+use std::ffi::{OsStr, OsString};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::thread;
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+/// The longest that a single step may take. Never a wait: every step ends by an event.
+const STEP: Duration = Duration::from_secs(60);
+
+/// The binary under test.
+pub const SCUTTLEUP: &str = env!("CARGO_BIN_EXE_scuttleup");
+
+/// A directory of its own, gone with the test.
+pub struct Place(tempfile::TempDir);
+
+impl Place {
+    pub fn new() -> Self {
+        Self(tempfile::tempdir().expect("a temporary directory"))
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    /// A file in it.
+    pub fn file(&self, name: &str, content: impl AsRef<[u8]>) -> PathBuf {
+        let path = self.path(name);
+        std::fs::write(&path, content).expect("a file can be written");
+        path
+    }
+
+    /// A log in it, made with its name as its id.
+    pub fn log(&self, id: &str) -> PathBuf {
+        let path = self.path(id);
+        Run::new(&path).args(["-q", "init", "--id", id]).success();
+        path
+    }
+}
+
+/// One run of the binary on one log.
+#[must_use = "it runs only with .success(), .status() or .spawn()"]
+pub struct Run {
+    command: Command,
+    stdin: Vec<u8>,
+    stdout: Option<Vec<u8>>,
+    stderr: Vec<String>,
+}
+
+/// What a run printed.
+pub struct Printed {
+    pub stdout: Vec<u8>,
+    pub stderr: String,
+}
+
+impl Printed {
+    pub fn text(&self) -> &str {
+        std::str::from_utf8(&self.stdout).expect("stdout is UTF-8")
+    }
+
+    pub fn lines(&self) -> Vec<&str> {
+        self.text().lines().collect()
+    }
+
+    /// Stdout as JSON values, a line each.
+    pub fn json(&self) -> Vec<serde_json::Value> {
+        self.text().lines().map(|line| serde_json::from_str(line).unwrap_or_else(|err| panic!("{err}: {line}"))).collect()
+    }
+}
+
+impl Run {
+    /// `scuttleup --log LOG`.
+    pub fn new(log: &Path) -> Self {
+        Self::bare().args([OsStr::new("--log"), log.as_os_str()])
+    }
+
+    /// `scuttleup`.
+    pub fn bare() -> Self {
+        Self::program(SCUTTLEUP)
+    }
+
+    /// Any program.
+    pub fn program(program: impl AsRef<OsStr>) -> Self {
+        let mut command = Command::new(program);
+        command.env_remove("SCUTTLEUP_LOG");
+        Self { command, stdin: Vec::new(), stdout: None, stderr: Vec::new() }
+    }
+
+    pub fn args<S: AsRef<OsStr>>(mut self, args: impl IntoIterator<Item = S>) -> Self {
+        self.command.args(args);
+        self
+    }
+
+    pub fn env(mut self, name: &str, value: impl AsRef<OsStr>) -> Self {
+        self.command.env(name, value);
+        self
+    }
+
+    pub fn stdin(mut self, bytes: impl AsRef<[u8]>) -> Self {
+        self.stdin = bytes.as_ref().to_vec();
+        self
+    }
+
+    /// Stdout must be exactly this.
+    pub fn stdout(mut self, bytes: impl AsRef<[u8]>) -> Self {
+        self.stdout = Some(bytes.as_ref().to_vec());
+        self
+    }
+
+    /// Stderr must have this in it.
+    pub fn stderr_has(mut self, text: &str) -> Self {
+        self.stderr.push(text.into());
+        self
+    }
+
+    /// It must end with exit 0 and, unless `stderr_has` was asked for, say nothing but notes.
+    pub fn success(self) -> Printed {
+        self.status(0)
+    }
+
+    /// It must end with this exit code, and every line on stderr must be a message of scuttleup's.
+    pub fn status(self, code: i32) -> Printed {
+        let (stdin, stdout, stderr) = (self.stdin.clone(), self.stdout.clone(), self.stderr.clone());
+        let shown = format!("{:?}", self.command);
+        let mut running = self.spawn();
+        let mut pipe = running.stdin.take().expect("piped");
+        // A program that does not read its stdin to the end is none of our concern here.
+        thread::spawn(move || pipe.write_all(&stdin).ok());
+        let ended = running.finish();
+        assert_eq!(ended.status.code(), Some(code), "{shown}: {}", ended.printed.stderr);
+        for text in stderr {
+            assert!(ended.printed.stderr.contains(&text), "{shown}: no {text:?} in {:?}", ended.printed.stderr);
+        }
+        if let Some(stdout) = stdout {
+            assert_eq!(String::from_utf8_lossy(&ended.printed.stdout), String::from_utf8_lossy(&stdout), "{shown}");
+        }
+        ended.printed
+    }
+
+    /// Starts it, and lets the test talk with it.
+    pub fn spawn(mut self) -> Running {
+        let mut child = self
+            .command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap_or_else(|err| panic!("{:?}: {err} (scripts/test installs what the tests need)", self.command));
+        let lines = Lines::of(child.stdout.take().expect("piped"));
+        let mut stderr = child.stderr.take().expect("piped");
+        let (send, said) = channel();
+        thread::spawn(move || {
+            let mut text = Vec::new();
+            stderr.read_to_end(&mut text).ok();
+            send.send(String::from_utf8_lossy(&text).into_owned()).ok();
+        });
+        Running { stdin: child.stdin.take(), pid: child.id(), lines, said, child: Some(child) }
+    }
+}
+
+/// The lines of a stream, read by a thread.
+struct Lines(Receiver<Vec<u8>>);
+
+impl Lines {
+    fn of(stream: impl Read + Send + 'static) -> Self {
+        let (send, lines) = channel();
+        thread::spawn(move || {
+            let mut stream = BufReader::new(stream);
+            loop {
+                let mut line = Vec::new();
+                match stream.read_until(b'\n', &mut line) {
+                    Ok(1..) if send.send(line).is_ok() => {}
+                    _ => return,
+                }
+            }
+        });
+        Self(lines)
+    }
+}
+
+/// A run in the middle of it.
+pub struct Running {
+    pub stdin: Option<ChildStdin>,
+    pid: u32,
+    lines: Lines,
+    said: Receiver<String>,
+    child: Option<Child>,
+}
+
+/// How a run ended.
+pub struct Ended {
+    pub status: ExitStatus,
+    pub printed: Printed,
+}
+
+impl Running {
+    pub fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.pid as i32), signal).expect("it is there");
+    }
+
+    /// Writes to its stdin, which stays open.
+    pub fn send(&mut self, bytes: impl AsRef<[u8]>) {
+        let stdin = self.stdin.as_mut().expect("stdin is open");
+        stdin.write_all(bytes.as_ref()).and_then(|()| stdin.flush()).expect("it reads its stdin");
+    }
+
+    /// Closes its stdin.
+    pub fn close(&mut self) {
+        self.stdin = None;
+    }
+
+    /// The next line of its stdout, newline included.
+    pub fn line(&mut self) -> String {
+        match self.lines.0.recv_timeout(STEP) {
+            Ok(line) => String::from_utf8(line).expect("UTF-8"),
+            Err(err) => self.fail(&format!("no line came: {err}")),
+        }
+    }
+
+    /// Waits until it ends, its stdin closed.
+    pub fn finish(mut self) -> Ended {
+        self.close();
+        self.wait()
+    }
+
+    /// Waits until it ends by itself; its stdin stays as it is.
+    pub fn wait(&mut self) -> Ended {
+        let mut stdout = Vec::new();
+        loop {
+            match self.lines.0.recv_timeout(STEP) {
+                Ok(line) => stdout.extend_from_slice(&line),
+                Err(RecvTimeoutError::Disconnected) => break,
+                Err(RecvTimeoutError::Timeout) => self.fail("it does not end"),
+            }
+        }
+        let mut child = self.child.take().expect("not waited for yet");
+        let (send, status) = channel();
+        thread::spawn(move || send.send(child.wait()).ok());
+        let Ok(status) = status.recv_timeout(STEP) else { self.fail("it does not end") };
+        let stderr = self.said.recv_timeout(STEP).unwrap_or_else(|_| self.fail("its stderr stays open"));
+        Ended { status: status.expect("it can be waited for"), printed: Printed { stdout, stderr } }
+    }
+
+    fn fail(&mut self, why: &str) -> ! {
+        kill(Pid::from_raw(self.pid as i32), Signal::SIGKILL).ok();
+        panic!("{why}; it said: {}", self.said.recv_timeout(STEP).unwrap_or_default());
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if let Some(child) = &mut self.child {
+            child.kill().ok();
+            child.wait().ok();
+        }
+    }
+}
+
+/// Runs a line of shell with `$scuttleup` set, as a user would; `pipefail` is on.
+pub fn shell(line: &str) -> Run {
+    let mut script = OsString::from("set -o pipefail; scuttleup=\"$SCUTTLEUP\"; ");
+    script.push(line);
+    Run::program("bash").args([OsStr::new("-c"), &script]).env("SCUTTLEUP", SCUTTLEUP)
+}
+
+/// The `heads` of a log without the mark of its own feed, so that two logs can be compared.
+pub fn heads(log: &Path) -> Vec<String> {
+    let printed = Run::new(log).args(["heads"]).success();
+    printed.lines().iter().map(|line| line.replace(",\"own\":true", "")).collect()
+}
+
+/// The root of a log.
+pub fn root(log: &Path) -> String {
+    Run::new(log).args(["info"]).success().json()[0]["root"].as_str().expect("a root").to_owned()
+}
+
+/// Asserts that two logs hold the same.
+pub fn assert_equal(a: &Path, b: &Path) {
+    assert_eq!(heads(a), heads(b));
+    assert_eq!(root(a), root(b));
+}
