@@ -64,17 +64,17 @@ mod entry;
 mod error;
 mod follow;
 mod heads;
+mod json;
 pub mod ndjson;
 pub mod proto;
 mod replicate;
 mod store;
 
-pub use entry::{
-    Chain, Change, ENTRY_BYTES_MAX, Entry, JSON_DEPTH_MAX, Kind, Offset, PEER_BYTES_MAX, PeerId, Seq, Tomb, check_json,
-};
+pub use entry::{Chain, Change, ENTRY_BYTES_MAX, Entry, Kind, Offset, PEER_BYTES_MAX, PeerId, Seq, Tomb, check_json};
 pub use error::{Error, Result};
 pub use follow::Follower;
 pub use heads::Heads;
+pub use json::{JSON_DEPTH_MAX, is_json};
 pub use proto::Mode;
 pub use replicate::{Notice, Options, Outcome, replicate};
 pub use store::{Bounds, Committed, Info, Log, Put, Reader, Writer};

@@ -6,4 +6,4 @@ mod session;
 
 pub use frame::FrameReader;
 pub use message::{ChangeMessage, Handshake, Mode, put_change};
-pub use session::{Event, Incoming, Remote};
+pub use session::{Incoming, Known, Remote};

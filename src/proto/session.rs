@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use super::frame::FrameReader;
 use super::message::{ChangeMessage, Handshake, Mode};
-use crate::entry::{PEER_BYTES_MAX, PeerId, Seq};
+use crate::entry::{PEER_BYTES_MAX, PeerId};
 use crate::error::{Error, Result};
 use crate::heads::Heads;
 
@@ -14,15 +14,6 @@ const HANDSHAKE_BYTES_MAX: usize = 64 << 20;
 const CHANGE_EXTRA_BYTES_MAX: usize = 64;
 /// How much of what was no handshake is quoted.
 const QUOTE_BYTES_MAX: usize = 128;
-
-/// What has come in.
-#[derive(PartialEq, Eq, Debug)]
-pub enum Event<'a> {
-    /// The first frame.
-    Handshake(Handshake),
-    /// Any later frame.
-    Change(ChangeMessage<'a>),
-}
 
 /// The receiving half.
 pub struct Incoming {
@@ -60,21 +51,11 @@ impl Incoming {
         self.greeted
     }
 
-    /// The next event, if it is all there.
+    /// The handshake, if it is all there. Call it until it is, and [`Incoming::change`] afterwards.
     ///
     /// # Errors
-    /// [`Error::Wire`] when the bytes are no session; [`Error::Refused`] when they are, but not in our mode.
-    pub fn event(&mut self) -> Result<Option<Event<'_>>> {
-        if self.greeted {
-            let Some(frame) = self.frames.next_frame()? else { return Ok(None) };
-            let change = ChangeMessage::decode(frame)?;
-            if self.mode == Mode::Push {
-                return Err(Error::Refused(
-                    "the other side sent an entry, but this side only pushes: use --mode sync or pull".into(),
-                ));
-            }
-            return Ok(Some(Event::Change(change)));
-        }
+    /// [`Error::Wire`] when the bytes are none; what they are is quoted, if it is text.
+    pub fn handshake(&mut self) -> Result<Option<Handshake>> {
         let handshake = match self.frames.next_frame() {
             Ok(None) => return Ok(None),
             Ok(Some(frame)) => Handshake::decode(frame),
@@ -84,7 +65,22 @@ impl Incoming {
         self.greeted = true;
         self.opening = Vec::new();
         self.frames.set_bound(self.entry_bytes_max + PEER_BYTES_MAX + CHANGE_EXTRA_BYTES_MAX);
-        Ok(Some(Event::Handshake(handshake)))
+        Ok(Some(handshake))
+    }
+
+    /// The next change, if it is all there.
+    ///
+    /// # Errors
+    /// [`Error::Wire`] when the bytes are none; [`Error::Refused`] when they are, but this side only pushes.
+    pub fn change(&mut self) -> Result<Option<ChangeMessage<'_>>> {
+        let Some(frame) = self.frames.next_frame()? else { return Ok(None) };
+        let change = ChangeMessage::decode(frame)?;
+        if self.mode == Mode::Push {
+            return Err(Error::Refused(
+                "the other side sent an entry, but this side only pushes: use --mode sync or pull".into(),
+            ));
+        }
+        Ok(Some(change))
     }
 
     /// What the end of the stream means here: `None` when it lies between two frames, else what is wrong.
@@ -121,23 +117,48 @@ impl Remote {
         Self(heads.iter().cloned().collect())
     }
 
-    /// Whether it is not known to hold this.
-    pub fn lacks(&self, peer: &PeerId, seq: Seq) -> bool {
-        self.0.get(peer).is_none_or(|&head| head < seq.get())
-    }
-
-    /// It now holds this and all before.
-    pub fn holds(&mut self, peer: &PeerId, seq: Seq) {
-        match self.0.get_mut(peer) {
-            Some(head) => *head = seq.get().max(*head),
-            None => {
-                self.0.insert(peer.clone(), seq.get());
-            }
-        }
+    /// For looking at many changes in a row.
+    pub fn known(&mut self) -> Known<'_> {
+        Known { remote: self, current: None }
     }
 
     /// Its heads.
     pub fn heads(&self) -> Heads {
         self.0.iter().map(|(peer, &seq)| (peer.clone(), seq)).collect()
+    }
+}
+
+/// Looks at a [`Remote`] feed by feed: changes of one feed mostly follow each other, and need one look-up together.
+pub struct Known<'a> {
+    remote: &'a mut Remote,
+    current: Option<(PeerId, u32)>,
+}
+
+impl Known<'_> {
+    /// The id, and the highest seq that the other side is known to hold of it, to be raised.
+    ///
+    /// # Errors
+    /// [`Error::PeerId`] when `peer` is none.
+    pub fn of(&mut self, peer: &str) -> Result<(&PeerId, &mut u32)> {
+        if self.current.as_ref().is_none_or(|(current, _)| current.as_str() != peer) {
+            self.store();
+            let peer = PeerId::new(peer)?;
+            let head = self.remote.0.get(&peer).copied().unwrap_or(0);
+            self.current = Some((peer, head));
+        }
+        let (peer, head) = self.current.as_mut().expect("set above");
+        Ok((peer, head))
+    }
+
+    fn store(&mut self) {
+        if let Some((peer, head)) = self.current.take() {
+            self.remote.0.insert(peer, head);
+        }
+    }
+}
+
+impl Drop for Known<'_> {
+    fn drop(&mut self) {
+        self.store();
     }
 }

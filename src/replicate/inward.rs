@@ -6,19 +6,25 @@ use std::os::fd::AsFd;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::SyncSender;
 
+use nix::fcntl::{FcntlArg, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout};
 
 use super::{InEnds, Notice, Outcome, Shared};
-use crate::entry::{Entry, PeerId, Seq};
+use crate::entry::{Entry, PeerId};
 use crate::error::{Error, Result};
 use crate::follow::{poll_until, wait_for};
 use crate::heads::Heads;
-use crate::proto::{Event, Handshake, Incoming, Mode, Remote};
+use crate::proto::{Handshake, Incoming, Mode, Remote};
 use crate::store::{Put, Writer};
 
 /// A batch is committed when the input would block, or at one of these.
 const BATCH_ENTRIES_MAX: u64 = 16 << 10;
 const BATCH_BYTES_MAX: usize = 4 << 20;
+/// A batch of at least so many bytes is a bulk transfer, and waits this long for more before it is committed: the other
+/// side may just be slower than we are. Single entries of a live session never wait.
+const BULK_BYTES: usize = 64 << 10;
+const BULK_LINGER_MILLIS: u16 = 2;
+const PIPE_BYTES: i32 = 1 << 20;
 /// How long a side that has all that it wants waits for the other one to end its stream.
 const GRACE_MILLIS: u16 = 60_000;
 
@@ -31,12 +37,14 @@ pub fn run<'a>(
     in_ends: PipeWriter,
 ) -> Result<Outcome> {
     let mut ends = InEnds { shared, pipe: Some(in_ends) };
+    // Refused for what is no pipe, and over the user's limit: then it stays as it is.
+    fcntl(input.as_fd(), FcntlArg::F_SETPIPE_SZ(PIPE_BYTES)).ok();
     let mut inward = Inward {
         shared,
         incoming: Incoming::new(shared.options.mode, shared.options.entry_bytes_max),
         greet: Some(greet),
         ours: shared.log.heads()?,
-        awaited: HashMap::new(),
+        awaited: Awaited::default(),
         stopped: HashSet::new(),
         expects_end: true,
         outcome: Outcome::default(),
@@ -79,8 +87,7 @@ struct Inward<'a> {
     greet: Option<SyncSender<Handshake>>,
     /// Our heads at the start.
     ours: Heads,
-    /// Feeds of which more was announced than we have: the announced head.
-    awaited: HashMap<PeerId, u32>,
+    awaited: Awaited,
     /// Feeds stopped by a fork or a gap.
     stopped: HashSet<PeerId>,
     /// The other side's stream stays open as long as it lives.
@@ -105,7 +112,7 @@ impl Inward<'_> {
     fn wait(&self, input: &impl AsFd, out_end: &PipeReader) -> Result<Wait> {
         let mut out_ended = false;
         loop {
-            let satisfied = self.shared.options.once && self.incoming.greeted() && self.awaited.is_empty();
+            let satisfied = self.shared.options.once && self.incoming.greeted() && self.awaited.heads.is_empty();
             if out_ended && satisfied && self.nothing_to_wait_for() {
                 return Ok(Wait::Over(End::Satisfied));
             }
@@ -161,7 +168,8 @@ impl Inward<'_> {
             }
             let full = bytes >= BATCH_BYTES_MAX
                 || writer.as_ref().is_some_and(|writer: &Writer<'_>| writer.new_entries() >= BATCH_ENTRIES_MAX);
-            if full || !poll_until(&mut [PollFd::new(input.as_fd(), PollFlags::POLLIN)], PollTimeout::ZERO)? {
+            let linger = if bytes >= BULK_BYTES { BULK_LINGER_MILLIS } else { 0 };
+            if full || !poll_until(&mut [PollFd::new(input.as_fd(), PollFlags::POLLIN)], PollTimeout::from(linger))? {
                 break Ok(false);
             }
         };
@@ -179,43 +187,57 @@ impl Inward<'_> {
         let shared = self.shared;
         // The outward thread sees an entry only after the commit, and so after this: nothing is echoed.
         let mut remote = shared.remote();
-        while let Some(event) = self.incoming.event()? {
-            match event {
-                Event::Handshake(handshake) => {
-                    self.outcome.peer = Some(handshake.id.clone());
-                    self.expects_end = handshake.mode != Mode::Pull;
-                    if handshake.mode.sends_to(shared.options.mode) {
-                        let more = handshake.heads.iter().filter(|(peer, seq)| *seq > self.ours.get(peer.as_str()));
-                        self.awaited = more.cloned().collect();
-                    }
-                    *remote = Remote::new(&handshake.heads);
-                    if let Some(greet) = self.greet.take() {
-                        // The outward thread may have ended already.
-                        greet.send(handshake).ok();
-                    }
+        if !self.incoming.greeted() {
+            match self.incoming.handshake()? {
+                Some(handshake) => self.greet(&mut remote, handshake),
+                None => return Ok(()),
+            }
+        }
+        let mut known = remote.known();
+        while let Some(change) = self.incoming.change()? {
+            let seq = change.seq;
+            let (peer, head) = known.of(change.peer).map_err(|err| Error::Wire(err.to_string()))?;
+            *head = seq.get().max(*head);
+            if !self.stopped.is_empty() && self.stopped.contains(peer) {
+                continue;
+            }
+            let entry = Entry::new(change.entry);
+            let writer = match writer {
+                Some(writer) => writer,
+                None => writer.insert(shared.log.writer()?),
+            };
+            match writer.put(peer, seq, entry, entry.tomb())? {
+                Put::New | Put::Known => self.awaited.reached(peer, seq.get()),
+                Put::Fork => {
+                    self.outcome.forks += 1;
+                    self.awaited.reached(peer, u32::MAX);
+                    self.stopped.insert(peer.clone());
+                    (shared.notify)(Notice::Fork(peer.clone(), seq));
                 }
-                Event::Change(change) => {
-                    let peer = PeerId::new(change.peer).map_err(|err| Error::Wire(err.to_string()))?;
-                    let seq = change.seq;
-                    remote.holds(&peer, seq);
-                    if self.stopped.contains(&peer) {
-                        continue;
-                    }
-                    let entry = Entry::new(change.entry);
-                    let writer = match writer {
-                        Some(writer) => writer,
-                        None => writer.insert(shared.log.writer()?),
-                    };
-                    let put = writer.put(&peer, seq, entry, entry.tomb())?;
-                    put_done(put, &peer, seq, &mut self.stopped, &mut self.outcome, shared.notify);
-                    let done = self.stopped.contains(&peer) || self.awaited.get(&peer).is_some_and(|&head| head <= seq.get());
-                    if done && !self.awaited.is_empty() {
-                        self.awaited.remove(&peer);
-                    }
+                Put::Gap(head) => {
+                    self.outcome.gaps += 1;
+                    self.awaited.reached(peer, u32::MAX);
+                    self.stopped.insert(peer.clone());
+                    (shared.notify)(Notice::Gap(peer.clone(), head, seq));
                 }
             }
         }
         Ok(())
+    }
+
+    /// The handshake has come: the outward thread may begin.
+    fn greet(&mut self, remote: &mut Remote, handshake: Handshake) {
+        self.outcome.peer = Some(handshake.id.clone());
+        self.expects_end = handshake.mode != Mode::Pull;
+        if handshake.mode.sends_to(self.shared.options.mode) {
+            let more = handshake.heads.iter().filter(|(peer, seq)| *seq > self.ours.get(peer.as_str()));
+            self.awaited.heads = more.cloned().collect();
+        }
+        *remote = Remote::new(&handshake.heads);
+        if let Some(greet) = self.greet.take() {
+            // It may have ended already.
+            greet.send(handshake).ok();
+        }
     }
 
     fn finish(mut self, end: End, stopped: bool) -> Result<Outcome> {
@@ -230,9 +252,10 @@ impl Inward<'_> {
         }
         self.outcome.stopped = stopped;
         self.outcome.left_first = end == End::Satisfied;
-        let now = self.shared.log.heads()?;
-        self.outcome.missing =
-            self.awaited.iter().map(|(peer, &head)| u64::from(head.saturating_sub(now.get(peer.as_str())))).sum();
+        if !self.awaited.heads.is_empty() {
+            let awaited: Heads = self.awaited.heads.drain().collect();
+            self.outcome.missing = awaited.ahead_of(&self.shared.log.heads()?);
+        }
         Ok(self.outcome)
     }
 }
@@ -242,18 +265,26 @@ enum Wait {
     Over(End),
 }
 
-fn put_done(put: Put, peer: &PeerId, seq: Seq, stopped: &mut HashSet<PeerId>, outcome: &mut Outcome, notify: &dyn Fn(Notice)) {
-    let notice = match put {
-        Put::New | Put::Known => return,
-        Put::Fork => {
-            outcome.forks += 1;
-            Notice::Fork(peer.clone(), seq)
+/// Feeds of which more was announced than we have.
+#[derive(Default)]
+struct Awaited {
+    /// The announced heads.
+    heads: HashMap<PeerId, u32>,
+    /// The feed that was looked up last, and its announced head, if it is awaited.
+    last: Option<(PeerId, u32)>,
+}
+
+impl Awaited {
+    /// `seq` of `peer` is here, or `u32::MAX`: nothing of it is awaited any more.
+    fn reached(&mut self, peer: &PeerId, seq: u32) {
+        if self.heads.is_empty() {
+            return;
         }
-        Put::Gap(head) => {
-            outcome.gaps += 1;
-            Notice::Gap(peer.clone(), head, seq)
+        if self.last.as_ref().is_none_or(|(last, _)| last != peer) {
+            self.last = Some((peer.clone(), self.heads.get(peer).copied().unwrap_or(u32::MAX)));
         }
-    };
-    stopped.insert(peer.clone());
-    notify(notice);
+        if self.last.as_ref().is_some_and(|&(_, head)| seq >= head) {
+            self.heads.remove(peer);
+        }
+    }
 }

@@ -117,13 +117,16 @@ impl Sending<'_> {
         }
         let Self { shared, follower, until, holed, frames, frames_entries } = self;
         let mut remote = shared.remote();
+        let mut known = remote.known();
         follower.scan(Bounds::default(), |change| {
             if change.offset > *until {
                 return Ok(ControlFlow::Break(()));
             }
-            if !remote.lacks(change.peer, change.seq) {
+            let (_, known) = known.of(change.peer.as_str())?;
+            if *known >= change.seq.get() {
                 return Ok(ControlFlow::Continue(()));
             }
+            *known = change.seq.get();
             match change.entry {
                 Entry::Bytes(bytes, _) => {
                     put_change(frames, change.peer, change.seq, bytes);
@@ -136,7 +139,6 @@ impl Sending<'_> {
                     (shared.notify)(Notice::DeletedLeftOut(change.peer.clone(), change.seq));
                 }
             }
-            remote.holds(change.peer, change.seq);
             Ok(ControlFlow::Continue(()))
         })
     }

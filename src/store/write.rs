@@ -42,6 +42,7 @@ pub struct Writer<'l> {
     feeds: Vec<Feed>,
     by_peer: HashMap<PeerId, usize>,
     own: Option<usize>,
+    last_used: usize,
     /// Runs that are complete, not yet in the table.
     full_runs: Vec<(u32, Run)>,
     /// Feeds whose `run` is not in the table as it is.
@@ -77,6 +78,7 @@ impl Log {
             feeds: Vec::new(),
             by_peer: HashMap::new(),
             own: None,
+            last_used: 0,
             full_runs: Vec::new(),
             open_runs: Vec::new(),
             first,
@@ -192,6 +194,16 @@ impl Writer<'_> {
 
     /// The index of a feed that exists.
     fn known_feed(&mut self, peer: &PeerId) -> Result<Option<usize>> {
+        // Entries of one feed mostly follow each other.
+        if self.feeds.get(self.last_used).is_some_and(|feed| feed.peer == *peer) {
+            return Ok(Some(self.last_used));
+        }
+        let found = self.find_feed(peer)?;
+        self.last_used = found.unwrap_or(self.last_used);
+        Ok(found)
+    }
+
+    fn find_feed(&mut self, peer: &PeerId) -> Result<Option<usize>> {
         if let Some(&feed) = self.by_peer.get(peer) {
             return Ok(Some(feed));
         }
