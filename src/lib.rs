@@ -68,6 +68,7 @@ mod json;
 pub mod ndjson;
 pub mod proto;
 mod replicate;
+pub mod stage;
 mod store;
 
 pub use entry::{Chain, Change, ENTRY_BYTES_MAX, Entry, Kind, Offset, PEER_BYTES_MAX, PeerId, Seq, Tomb, check_json};

@@ -5,6 +5,7 @@
 //! The reader never waits for the writer, so two full pipes cannot stop each other.
 
 mod inward;
+mod keep;
 mod outward;
 
 use std::io::{PipeReader, PipeWriter, Read, Write};

@@ -1,12 +1,8 @@
 //! Stdin, cut into lines or records: read and checked in one thread, stored in another.
-//!
-//! Group commit: a batch goes to the storing thread when the input would block and that thread is idle, or when the
-//! batch is full. What arrives during a commit waits for the next one; then there are two batches at the most.
 
-use std::io::{self, PipeReader, PipeWriter, Read, Write};
+use std::io;
 use std::ops::Range;
 use std::os::fd::AsFd;
-use std::sync::mpsc::{self, Receiver, SyncSender};
 
 use anyhow::Result;
 use nix::errno::Errno;
@@ -14,6 +10,7 @@ use nix::fcntl::{FcntlArg, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::read;
 use scuttleup::Error;
+use scuttleup::stage::{Stage, StoringEnded, stage};
 
 use super::exit::BadInput;
 use super::signals::Stop;
@@ -41,11 +38,14 @@ pub struct Batch<T> {
     items: Vec<T>,
 }
 
-impl<T> Batch<T> {
-    fn new() -> Self {
+// Derived, it would ask for `T: Default`.
+impl<T> Default for Batch<T> {
+    fn default() -> Self {
         Self { buffer: Vec::new(), items: Vec::new() }
     }
+}
 
+impl<T> Batch<T> {
     /// What the check made of each line.
     pub fn items(&self) -> &[T] {
         &self.items
@@ -75,66 +75,22 @@ pub fn pump<T: Send>(
 ) -> Result<()> {
     let stdin = io::stdin();
     fcntl(&stdin, FcntlArg::F_SETPIPE_SZ(PIPE_BYTES)).ok();
-    let (send, batches) = mpsc::sync_channel::<Batch<T>>(1);
-    let (give_back, returned) = mpsc::sync_channel::<Batch<T>>(2);
-    let (done, mut rings) = io::pipe()?;
+    let (mut stage, storing) = stage::<Batch<T>>()?;
     std::thread::scope(|threads| {
         let storing = threads.spawn(move || {
-            for mut batch in batches {
-                store(&batch)?;
+            storing.run(|batch| {
+                store(batch)?;
                 batch.items.clear();
-                // The reading thread may have ended.
-                give_back.send(batch).ok();
-                rings.write_all(b".").ok();
-            }
-            drop::<PipeWriter>(rings);
-            Ok(())
+                Ok(())
+            })
         });
-        let mut source = Source { cut, line_bytes_max, check, batch: Batch::new(), start: 0, scanned: 0, end: 0, number: 0 };
-        let mut stage = Stage { send, returned, done, in_flight: 0, spare: vec![] };
+        let mut source = Source { cut, line_bytes_max, check, batch: Batch::default(), start: 0, scanned: 0, end: 0, number: 0 };
         let read = source.run(stop, &mut stage);
         drop(stage);
-        let stored = storing.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        let stored: Result<()> = storing.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         // An error of the log came first, and is why the input was not read on.
         stored.and(read)
     })
-}
-
-/// The way to the storing thread and back.
-struct Stage<T> {
-    send: SyncSender<Batch<T>>,
-    returned: Receiver<Batch<T>>,
-    /// One byte a stored batch; closed when the storing thread has ended.
-    done: PipeReader,
-    in_flight: usize,
-    spare: Vec<Batch<T>>,
-}
-
-/// The storing thread has ended with an error.
-struct StoreFailed;
-
-impl<T> Stage<T> {
-    fn pass(&mut self, batch: Batch<T>) -> Result<Batch<T>, StoreFailed> {
-        while self.in_flight >= 2 {
-            self.take_back()?;
-        }
-        self.send.send(batch).map_err(|_| StoreFailed)?;
-        self.in_flight += 1;
-        Ok(self.spare.pop().unwrap_or_else(Batch::new))
-    }
-
-    /// Takes back one batch; blocks if none is done.
-    fn take_back(&mut self) -> Result<(), StoreFailed> {
-        let mut ring = [0];
-        match self.done.read(&mut ring) {
-            Ok(1) => {}
-            _ => return Err(StoreFailed),
-        }
-        let batch = self.returned.recv().map_err(|_| StoreFailed)?;
-        self.in_flight -= 1;
-        self.spare.push(batch);
-        Ok(())
-    }
 }
 
 /// What woke the reading thread.
@@ -157,12 +113,12 @@ struct Source<T, C> {
 }
 
 impl<T, C: FnMut(Line<'_>) -> Result<Option<T>, Error>> Source<T, C> {
-    fn run(&mut self, stop: &Stop, stage: &mut Stage<T>) -> Result<()> {
+    fn run(&mut self, stop: &Stop, stage: &mut Stage<Batch<T>>) -> Result<()> {
         let read = self.read_all(stop, stage);
         // What came before an error is stored; if it is the storing that failed, its error is the one that counts.
         match read {
             Ok(Ok(())) => self.pass(stage).ok(),
-            Ok(Err(StoreFailed)) => None,
+            Ok(Err(StoringEnded)) => None,
             Err(err) => {
                 self.pass(stage).ok();
                 return Err(err);
@@ -171,7 +127,7 @@ impl<T, C: FnMut(Line<'_>) -> Result<Option<T>, Error>> Source<T, C> {
         Ok(())
     }
 
-    fn read_all(&mut self, stop: &Stop, stage: &mut Stage<T>) -> Result<Result<(), StoreFailed>> {
+    fn read_all(&mut self, stop: &Stop, stage: &mut Stage<Batch<T>>) -> Result<Result<(), StoringEnded>> {
         let stdin = io::stdin();
         loop {
             match wait(&stdin, stop, stage)? {
@@ -181,7 +137,7 @@ impl<T, C: FnMut(Line<'_>) -> Result<Option<T>, Error>> Source<T, C> {
                     if let Err(failed) = stage.take_back() {
                         return Ok(Err(failed));
                     }
-                    if stage.in_flight == 0
+                    if stage.is_idle()
                         && !ready(&stdin)
                         && let Err(failed) = self.pass(stage)
                     {
@@ -198,7 +154,7 @@ impl<T, C: FnMut(Line<'_>) -> Result<Option<T>, Error>> Source<T, C> {
                 return Ok(Ok(()));
             }
             let full = self.batch.items.len() >= BATCH_LINES_MAX || self.start >= BATCH_BYTES_MAX;
-            let idle = || stage.in_flight == 0 && !ready(&stdin);
+            let idle = || stage.is_idle() && !ready(&stdin);
             if (full || idle())
                 && let Err(failed) = self.pass(stage)
             {
@@ -281,13 +237,13 @@ impl<T, C: FnMut(Line<'_>) -> Result<Option<T>, Error>> Source<T, C> {
     }
 
     /// Gives the lines so far to the storing thread, and goes on with a new batch that begins with the rest.
-    fn pass(&mut self, stage: &mut Stage<T>) -> Result<(), StoreFailed> {
+    fn pass(&mut self, stage: &mut Stage<Batch<T>>) -> Result<(), StoringEnded> {
         if self.batch.items.is_empty() {
             return Ok(());
         }
         let rest = self.start..self.end;
         let mut tail = self.batch.buffer[rest].to_vec();
-        let full = std::mem::replace(&mut self.batch, Batch::new());
+        let full = std::mem::take(&mut self.batch);
         self.batch = stage.pass(full)?;
         self.scanned -= self.start;
         self.end = tail.len();
@@ -308,12 +264,12 @@ fn ready(stdin: &io::Stdin) -> bool {
 }
 
 /// Waits for input, for a batch that is stored, or for the stop.
-fn wait<T>(stdin: &io::Stdin, stop: &Stop, stage: &Stage<T>) -> Result<Woken> {
+fn wait<T>(stdin: &io::Stdin, stop: &Stop, stage: &Stage<Batch<T>>) -> Result<Woken> {
     loop {
         let mut fds = [
             PollFd::new(stop.as_fd(), PollFlags::POLLIN),
             PollFd::new(stdin.as_fd(), PollFlags::POLLIN),
-            PollFd::new(stage.done.as_fd(), PollFlags::POLLIN),
+            PollFd::new(stage.as_fd(), PollFlags::POLLIN),
         ];
         match poll(&mut fds, PollTimeout::NONE) {
             Err(Errno::EINTR) => continue,
