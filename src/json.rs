@@ -173,9 +173,9 @@ impl Cursor<'_> {
             self.at += 1;
         }
         if self.peek()? == b'0' {
-            self.at += 1
+            self.at += 1;
         } else {
-            self.digits()?
+            self.digits()?;
         }
         if self.peek() == Some(b'.') {
             self.at += 1;

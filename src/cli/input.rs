@@ -10,12 +10,13 @@ use nix::fcntl::{FcntlArg, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::read;
 use scuttleup::Error;
-use scuttleup::stage::{Stage, StoringEnded, stage};
+use scuttleup::stage::{Stage, StoringEnded};
 
 use super::exit::BadInput;
 use super::signals::Stop;
 
 const READ_BYTES: usize = 256 << 10;
+const FIRST_READ_BYTES: usize = 16 << 10;
 const PIPE_BYTES: i32 = 1 << 20;
 /// A batch is full at one of these.
 const BATCH_LINES_MAX: usize = 16 << 10;
@@ -66,7 +67,7 @@ pub struct Line<'a> {
 
 /// Reads stdin to its end, or until `stop`: `check` makes an item of each line (or skips it), `store` makes a batch of
 /// them durable. The first line that `check` refuses ends the input; what came before it is stored.
-pub fn pump<T: Send>(
+pub fn pump<T: Send + 'static>(
     cut: Cut,
     line_bytes_max: usize,
     stop: &Stop,
@@ -75,23 +76,21 @@ pub fn pump<T: Send>(
 ) -> Result<()> {
     let stdin = io::stdin();
     fcntl(&stdin, FcntlArg::F_SETPIPE_SZ(PIPE_BYTES)).ok();
-    let (mut stage, storing) = stage::<Batch<T>>()?;
     std::thread::scope(|threads| {
-        let storing = threads.spawn(move || {
-            storing.run(|batch| {
-                store(batch)?;
-                batch.items.clear();
-                Ok(())
-            })
+        let mut stage = Stage::new(threads, |batch: &mut Batch<T>| {
+            store(batch)?;
+            batch.items.clear();
+            Ok(())
         });
         let mut source = Source { cut, line_bytes_max, check, batch: Batch::default(), start: 0, scanned: 0, end: 0, number: 0 };
-        let read = source.run(stop, &mut stage);
-        drop(stage);
-        let stored: Result<()> = storing.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-        // An error of the log came first, and is why the input was not read on.
+        let read = source.read_all(stop, &mut stage);
+        // What came before an error of the input is stored. An error of the log came first, and is the one that counts.
+        let stored: Result<()> = stage.finish(Some(source.batch).filter(|batch| !batch.items.is_empty()));
         stored.and(read)
     })
 }
+
+type ToStore<'s, 'e, T> = Stage<'s, 'e, Batch<T>, anyhow::Error>;
 
 /// What woke the reading thread.
 enum Woken {
@@ -112,53 +111,28 @@ struct Source<T, C> {
     number: u64,
 }
 
-impl<T, C: FnMut(Line<'_>) -> Result<Option<T>, Error>> Source<T, C> {
-    fn run(&mut self, stop: &Stop, stage: &mut Stage<Batch<T>>) -> Result<()> {
-        let read = self.read_all(stop, stage);
-        // What came before an error is stored; if it is the storing that failed, its error is the one that counts.
-        match read {
-            Ok(Ok(())) => self.pass(stage).ok(),
-            Ok(Err(StoringEnded)) => None,
-            Err(err) => {
-                self.pass(stage).ok();
-                return Err(err);
-            }
-        };
-        Ok(())
-    }
-
-    fn read_all(&mut self, stop: &Stop, stage: &mut Stage<Batch<T>>) -> Result<Result<(), StoringEnded>> {
+impl<T: Send + 'static, C: FnMut(Line<'_>) -> Result<Option<T>, Error>> Source<T, C> {
+    /// Reads and checks to the end, or up to the stop; what is not passed on stays in the batch.
+    fn read_all(&mut self, stop: &Stop, stage: &mut ToStore<'_, '_, T>) -> Result<()> {
         let stdin = io::stdin();
         loop {
-            match wait(&stdin, stop, stage)? {
-                Woken::Stop => return Ok(Ok(())),
-                Woken::Stored => {
-                    // A signal that nothing more can be stored comes the same way.
-                    if let Err(failed) = stage.take_back() {
-                        return Ok(Err(failed));
-                    }
-                    if stage.is_idle()
-                        && !ready(&stdin)
-                        && let Err(failed) = self.pass(stage)
-                    {
-                        return Ok(Err(failed));
-                    }
-                    continue;
-                }
-                Woken::Input => {}
+            let count = match wait(&stdin, stop, stage)? {
+                Woken::Stop => return Ok(()),
+                Woken::Stored if stage.take_back().is_err() => return Ok(()),
+                Woken::Stored => None,
+                Woken::Input => Some(self.fill(&stdin)?),
+            };
+            if count.is_some() {
+                self.take_lines()?;
             }
-            let count = self.fill(&stdin)?;
-            self.take_lines()?;
-            if count == 0 {
-                self.take_last()?;
-                return Ok(Ok(()));
+            if count == Some(0) {
+                return self.take_last();
             }
             let full = self.batch.items.len() >= BATCH_LINES_MAX || self.start >= BATCH_BYTES_MAX;
             let idle = || stage.is_idle() && !ready(&stdin);
-            if (full || idle())
-                && let Err(failed) = self.pass(stage)
-            {
-                return Ok(Err(failed));
+            // If the storing has ended, its own error is the one to tell.
+            if (full || idle()) && self.pass(stage).is_err() {
+                return Ok(());
             }
         }
     }
@@ -167,13 +141,14 @@ impl<T, C: FnMut(Line<'_>) -> Result<Option<T>, Error>> Source<T, C> {
     fn fill(&mut self, stdin: &io::Stdin) -> Result<usize> {
         let buffer = &mut self.batch.buffer;
         if buffer.len() - self.end < READ_BYTES {
-            // Doubling, so that a long line is not copied over and over.
-            let more = READ_BYTES.max(self.end);
-            buffer.reserve_exact(self.end + more - buffer.len());
-            buffer.resize(self.end + more, 0);
+            // A little at first, then doubling, so that a long line is not copied over and over.
+            let more = FIRST_READ_BYTES.max(self.end);
+            buffer.reserve_exact((self.end + more).saturating_sub(buffer.len()));
+            buffer.resize((self.end + more).max(buffer.len()), 0);
         }
+        let room = (self.end + READ_BYTES).min(buffer.len());
         loop {
-            match read(stdin, &mut buffer[self.end..self.end + READ_BYTES]) {
+            match read(stdin, &mut buffer[self.end..room]) {
                 Ok(count) => {
                     self.end += count;
                     return Ok(count);
@@ -237,7 +212,7 @@ impl<T, C: FnMut(Line<'_>) -> Result<Option<T>, Error>> Source<T, C> {
     }
 
     /// Gives the lines so far to the storing thread, and goes on with a new batch that begins with the rest.
-    fn pass(&mut self, stage: &mut Stage<Batch<T>>) -> Result<(), StoringEnded> {
+    fn pass(&mut self, stage: &mut ToStore<'_, '_, T>) -> Result<(), StoringEnded> {
         if self.batch.items.is_empty() {
             return Ok(());
         }
@@ -264,25 +239,23 @@ fn ready(stdin: &io::Stdin) -> bool {
 }
 
 /// Waits for input, for a batch that is stored, or for the stop.
-fn wait<T>(stdin: &io::Stdin, stop: &Stop, stage: &Stage<Batch<T>>) -> Result<Woken> {
+fn wait<T: Send + 'static>(stdin: &io::Stdin, stop: &Stop, stage: &ToStore<'_, '_, T>) -> Result<Woken> {
     loop {
-        let mut fds = [
-            PollFd::new(stop.as_fd(), PollFlags::POLLIN),
-            PollFd::new(stdin.as_fd(), PollFlags::POLLIN),
-            PollFd::new(stage.as_fd(), PollFlags::POLLIN),
-        ];
+        let stored = stage.ready();
+        let fds = [Some(stop.as_fd()), Some(stdin.as_fd()), stored];
+        let mut fds: Vec<PollFd<'_>> = fds.into_iter().flatten().map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
         match poll(&mut fds, PollTimeout::NONE) {
             Err(Errno::EINTR) => continue,
             result => result.map_err(|err| Error::io("stdin cannot be waited for", err.into()))?,
         };
-        let [stopped, input, stored] = fds.map(|fd| fd.any() == Some(true));
-        if stopped {
+        let is_ready = |at: usize| fds.get(at).is_some_and(|fd| fd.any() == Some(true));
+        if is_ready(0) {
             return Ok(Woken::Stop);
         }
-        if stored {
+        if is_ready(2) {
             return Ok(Woken::Stored);
         }
-        if input {
+        if is_ready(1) {
             return Ok(Woken::Input);
         }
     }

@@ -14,7 +14,7 @@ use crate::error::{Error, Result};
 use crate::follow::{poll_until, wait_for};
 use crate::heads::Heads;
 use crate::proto::{Handshake, Incoming, Mode, Remote};
-use crate::stage::{Stage, StoringEnded, stage};
+use crate::stage::{Stage, StoringEnded};
 
 const PIPE_BYTES: i32 = 1 << 20;
 /// How long a side that has all that it wants waits for the other one to end its stream.
@@ -32,27 +32,23 @@ pub fn run<'a>(
     // Refused for what is no pipe, and over the user's limit: then it stays as it is.
     fcntl(input.as_fd(), FcntlArg::F_SETPIPE_SZ(PIPE_BYTES)).ok();
     let keeper = Keeper::new(shared);
-    let (stage, storing) = stage::<Batch>()?;
-    let mut inward = Inward {
-        shared,
-        incoming: Incoming::new(shared.options.mode, shared.options.entry_bytes_max),
-        greet: Some(greet),
-        ours: shared.log.heads()?,
-        keeper: &keeper,
-        stage,
-        batch: Batch::default(),
-        expects_end: true,
-        outcome: Outcome::default(),
-    };
+    let ours = shared.log.heads()?;
     std::thread::scope(|threads| {
-        let keeper = &keeper;
-        let storing = threads.spawn(move || storing.run(|batch| keeper.store(batch)));
-        let received = inward.receive(&mut input, out_end).and_then(|end| inward.drain().map(|()| end));
-        let Inward { incoming, stage, expects_end, mut outcome, .. } = inward;
-        drop(stage);
-        // An error of the log came first, and is why nothing more was received.
-        let stored: Result<()> = storing.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-        let ended = stored.and(received);
+        let mut inward = Inward {
+            shared,
+            incoming: Incoming::new(shared.options.mode, shared.options.entry_bytes_max),
+            greet: Some(greet),
+            ours,
+            keeper: &keeper,
+            stage: Stage::new(threads, |batch| keeper.store(batch)),
+            batch: Batch::default(),
+            expects_end: true,
+            outcome: Outcome::default(),
+        };
+        let received = inward.receive(&mut input, out_end);
+        let Inward { incoming, stage, batch, expects_end, mut outcome, .. } = inward;
+        // What came before an error of the stream is stored. An error of the log came first, and is the one that counts.
+        let ended = stage.finish(Some(batch).filter(|batch| !batch.is_empty())).and(received);
         // The other side's end also ends a live session, unless it never meant to send.
         let abandoned = match &ended {
             Ok(End::Stopped) | Err(_) => true,
@@ -102,21 +98,21 @@ enum Wait {
     Over(End),
 }
 
-struct Inward<'a> {
+struct Inward<'a, 'scope, 'env> {
     shared: &'a Shared<'a>,
     incoming: Incoming,
     greet: Option<SyncSender<Handshake>>,
     /// Our heads at the start.
     ours: Heads,
     keeper: &'a Keeper<'a>,
-    stage: Stage<Batch>,
+    stage: Stage<'scope, 'env, Batch, Error>,
     batch: Batch,
     /// The other side's stream stays open as long as it lives.
     expects_end: bool,
     outcome: Outcome,
 }
 
-impl Inward<'_> {
+impl Inward<'_, '_, '_> {
     fn receive(&mut self, input: &mut (impl Read + AsFd), out_end: &PipeReader) -> Result<End> {
         let mut out_ended = false;
         loop {
@@ -134,11 +130,7 @@ impl Inward<'_> {
                 }
                 Err(err) => return Err(Error::io("the other side cannot be read", err)),
             }
-            if let Err(err) = self.take_frames() {
-                // What came before it is stored.
-                self.drain()?;
-                return Err(err);
-            }
+            self.take_frames()?;
             let ready = || poll_until(&mut [PollFd::new(input.as_fd(), PollFlags::POLLIN)], PollTimeout::ZERO);
             if (self.batch.is_full() || self.stage.is_idle() && !ready()?) && self.pass().is_err() {
                 return Ok(End::Stopped);
@@ -155,16 +147,15 @@ impl Inward<'_> {
             if satisfied && options.mode == Mode::Pull {
                 return Ok(Wait::Over(End::Satisfied));
             }
-            let mut fds = vec![PollFd::new(input.as_fd(), PollFlags::POLLIN), PollFd::new(self.stage.as_fd(), PollFlags::POLLIN)];
-            let end = if *out_ended { None } else { Some(out_end.as_fd()) };
-            fds.extend(options.stop.into_iter().chain(end).map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
+            let out = if *out_ended { None } else { Some(out_end.as_fd()) };
+            let sources = [Some(input.as_fd()), self.stage.ready(), options.stop, out];
+            let mut fds: Vec<PollFd<'_>> = sources.into_iter().flatten().map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
             let grace = if satisfied { PollTimeout::from(GRACE_MILLIS) } else { PollTimeout::NONE };
             if !poll_until(&mut fds, grace)? {
                 return Ok(Wait::Over(End::Satisfied));
             }
-            let mut is_ready = fds.iter().map(|fd| fd.any() == Some(true));
-            let mut next = || is_ready.next() == Some(true);
-            let (readable, stored, stopped, out) = (next(), next(), options.stop.is_some() && next(), next());
+            let mut polled = fds.iter().map(|fd| fd.any() == Some(true));
+            let [readable, stored, stopped, out] = sources.map(|source| source.is_some() && polled.next() == Some(true));
             if stopped {
                 return Ok(Wait::Over(End::Stopped));
             }
@@ -188,16 +179,6 @@ impl Inward<'_> {
             self.batch = self.stage.pass(std::mem::take(&mut self.batch))?;
         }
         Ok(())
-    }
-
-    /// Stores all that is in hand, and waits for it.
-    fn drain(&mut self) -> Result<()> {
-        let mut result = self.pass();
-        while result.is_ok() && !self.stage.is_idle() {
-            result = self.stage.take_back();
-        }
-        // If the storing has ended, its own error is the one to tell.
-        Ok(result.unwrap_or_default())
     }
 
     fn take_frames(&mut self) -> Result<()> {

@@ -9,6 +9,7 @@
 
 use std::ffi::{c_int, c_void};
 use std::ops::ControlFlow;
+use std::os::fd::BorrowedFd;
 use std::path::Path;
 use std::ptr;
 
@@ -16,6 +17,7 @@ use lmdb::{
     Cursor, Database, DatabaseFlags, Environment, EnvironmentFlags, RoTransaction, RwTransaction, Transaction, WriteFlags,
 };
 use lmdb_sys as ffi;
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 
 use super::layout::{FeedRow, Run};
 use crate::entry::{Offset, PeerId};
@@ -78,6 +80,7 @@ impl Env {
         let mut dead: c_int = 0;
         // SAFETY: the environment is open; this frees the reader slots of processes that are gone.
         unsafe { ffi::mdb_reader_check(env.env(), &raw mut dead) };
+        keep_from_children(&env);
         let mut this = Self { env, tables: None, map_bytes };
         this.tables = this.find_tables()?;
         Ok(this)
@@ -151,6 +154,17 @@ impl Env {
         let txn = self.env.begin_rw_txn().map_err(|err| Error::lmdb("the log cannot be written", err))?;
         WriteTxn::new(txn, self.tables()?, self.map_bytes)
     }
+}
+
+/// LMDB opens its data file without O_CLOEXEC: a COMMAND that we run must not get hold of it.
+fn keep_from_children(env: &Environment) {
+    let mut fd: c_int = -1;
+    // SAFETY: the environment is open, so that it has a descriptor, which lives at least as long as this borrow of it.
+    let fd = unsafe {
+        ffi::mdb_env_get_fd(env.env(), &raw mut fd);
+        BorrowedFd::borrow_raw(fd)
+    };
+    fcntl(fd, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)).ok();
 }
 
 fn found<T>(result: lmdb::Result<T>) -> Result<Option<T>> {
