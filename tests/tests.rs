@@ -1,3 +1,5 @@
 //! The integration tests: all through the real binary, in one program. Each file is about one command or one theme.
 
+mod docs;
 mod harness;
+mod tidy;
