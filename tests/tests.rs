@@ -2,4 +2,5 @@
 
 mod docs;
 mod harness;
+mod live_push;
 mod tidy;

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::process::Command;
 
 const FILE_LINES_MAX: usize = 400;
+const FUNCTION_LINES_MAX: usize = 70;
 
 /// Every tracked file that is text, with its content; not what npm writes by itself.
 fn tracked() -> Vec<(String, String)> {
@@ -89,6 +90,24 @@ fn line_of(code: &str, at: usize) -> usize {
     code[..at].matches('\n').count() + 1
 }
 
+/// The bytes of a function from its `fn` to its closing brace or semicolon.
+fn function(code: &str) -> &str {
+    let (mut brackets, mut braces) = (0i32, 0i32);
+    for (at, c) in code.char_indices() {
+        match c {
+            '(' | '[' => brackets += 1,
+            ')' | ']' => brackets -= 1,
+            '{' => braces += 1,
+            '}' => braces -= 1,
+            _ => continue,
+        }
+        if (c == '}' && braces == 0 && brackets == 0) || braces < 0 {
+            return &code[..=at];
+        }
+    }
+    code
+}
+
 fn assert_none(found: &[String]) {
     assert!(found.is_empty(), "{}", found.join("\n"));
 }
@@ -101,10 +120,52 @@ fn no_file_is_too_long() {
 }
 
 #[test]
+fn no_function_is_too_long() {
+    let (mut seen, mut long) = (0, Vec::new());
+    for (name, code) in code() {
+        for (at, _) in words(&code).filter(|(_, word)| *word == "fn") {
+            let rest = &code[at..];
+            // The type of a function, or one without a body.
+            let body = rest.find('{').unwrap_or(rest.len());
+            if !rest[2..].trim_start().starts_with(|c: char| c.is_alphabetic() || c == '_') || has_no_body(&rest[..body]) {
+                continue;
+            }
+            seen += 1;
+            let lines = function(rest).lines().count();
+            if lines > FUNCTION_LINES_MAX {
+                long.push(format!("{name}:{}: a function of {lines} lines", line_of(&code, at)));
+            }
+        }
+    }
+    assert!(seen > 200, "only {seen} functions were found");
+    assert_none(&long);
+}
+
+/// Whether a function's head ends in a semicolon: one outside of brackets, unlike that of `[u8; 4]`.
+fn has_no_body(head: &str) -> bool {
+    let mut depth = 0;
+    head.chars().any(|c| {
+        depth += i32::from("([".contains(c)) - i32::from(")]".contains(c));
+        c == ';' && depth == 0
+    })
+}
+
+#[test]
 fn unsafe_is_in_one_file_only() {
     let mut files: Vec<_> = code().into_iter().filter(|(_, code)| words(code).any(|(_, word)| word == "unsafe")).collect();
     files.retain(|(name, _)| name != "src/store/lmdb.rs");
     assert_none(&files.into_iter().map(|(name, _)| format!("{name} has unsafe code")).collect::<Vec<_>>());
+}
+
+#[test]
+fn only_the_store_knows_lmdb() {
+    let mut found = Vec::new();
+    for (name, code) in code().into_iter().filter(|(name, _)| name.starts_with("src/") && !name.starts_with("src/store/")) {
+        let named =
+            words(&code).filter(|&(at, word)| ["lmdb", "lmdb_sys"].contains(&word) && code[at + word.len()..].starts_with("::"));
+        found.extend(named.map(|(at, word)| format!("{name}:{}: names {word}", line_of(&code, at))));
+    }
+    assert_none(&found);
 }
 
 /// What the sources under each path must not name: imports point down.
@@ -168,4 +229,5 @@ fn what_is_no_code_is_blanked() {
     let import = "fn f() {}\nuse crate::{heads, store};\nself.store(); ";
     let paths: Vec<_> = words(import).map(|(at, word)| is_path(import, at, word) && word == "store").collect();
     assert_eq!(paths.iter().filter(|path| **path).count(), 1, "{paths:?}");
+    assert_eq!(function("fn f(a: [u8; 4]) { if a { b } } fn g() {}"), "fn f(a: [u8; 4]) { if a { b } }");
 }
