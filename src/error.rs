@@ -32,8 +32,8 @@ pub enum Error {
     FeedFull(String),
     /// The system refused something: what was being done, and its answer.
     Io(String, io::Error),
-    /// LMDB refused something: what was being done, and its answer.
-    Lmdb(&'static str, lmdb::Error),
+    /// The database refused something: what was being done, and its answer.
+    Database(&'static str, Box<dyn std::error::Error + Send + Sync>),
     /// Not a peer id: why.
     PeerId(&'static str),
     /// The entry is longer than the limit, in bytes: (has, limit).
@@ -55,17 +55,6 @@ impl Error {
         match err.raw_os_error() {
             Some(libc_code) if is_full(libc_code) => Self::DiskFull(err),
             _ => Self::Io(doing.into(), err),
-        }
-    }
-
-    /// Wraps the answer of LMDB, telling a full disk, a full map and damage from the rest.
-    pub(crate) fn lmdb(doing: &'static str, err: lmdb::Error) -> Self {
-        match err {
-            lmdb::Error::Other(code) => Self::io(doing, io::Error::from_raw_os_error(code)),
-            lmdb::Error::Corrupted | lmdb::Error::PageNotFound | lmdb::Error::Invalid => {
-                Self::Corrupt(format!("{doing}: the data file is damaged ({err})"))
-            }
-            _ => Self::Lmdb(doing, err),
         }
     }
 }
@@ -110,7 +99,7 @@ impl fmt::Display for Error {
             }
             Self::FeedFull(what) => write!(f, "{what}: start a new log"),
             Self::Io(doing, err) => write!(f, "{doing}: {err}"),
-            Self::Lmdb(doing, err) => write!(f, "{doing}: {err}"),
+            Self::Database(doing, err) => write!(f, "{doing}: {err}"),
             Self::PeerId(why) => write!(f, "not a peer id: {why}"),
             Self::EntryTooLong(bytes, max) => {
                 write!(
@@ -127,7 +116,7 @@ impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             Self::DiskFull(err) | Self::Io(_, err) => Some(err),
-            Self::Lmdb(_, err) => Some(err),
+            Self::Database(_, err) => Some(&**err),
             _ => None,
         }
     }

@@ -219,58 +219,15 @@ mod tests {
         assert!(is_json(&format!("\"{}\\\"{}\"", "[".repeat(500), "{".repeat(500))));
     }
 
+    #[rustfmt::skip]
+    const PIECES: [&str; 47] = [
+        "{", "}", "[", "]", ",", ":", "\"", "\"a\"", "\"a\":1", "\\", "\\u00e9", "\\u00g9", "\\n", "\\x", "0", "-", "-0", "01", "12",
+        ".", ".5", "1.", "1e5", "1E+", "e", "+", "true", "fals", "false", "null", " ", "\t", "\n", "\r", "\u{b}", "\u{1f}", "\u{7f}", "\u{e9}", "\u{1f600}", "abcdefgh", "1e999", "[1]", "{\"k\":[]}", "\u{0}", "[[", "}}", "\"abcdefg\\\"h\"",
+    ];
+
     /// Splices pieces of JSON at random, so that most texts are nearly right, and asks the judge.
     #[test]
     fn agrees_with_the_judge() {
-        const PIECES: [&str; 47] = [
-            "{",
-            "}",
-            "[",
-            "]",
-            ",",
-            ":",
-            "\"",
-            "\"a\"",
-            "\"a\":1",
-            "\\",
-            "\\u00e9",
-            "\\u00g9",
-            "\\n",
-            "\\x",
-            "0",
-            "-",
-            "-0",
-            "01",
-            "12",
-            ".",
-            ".5",
-            "1.",
-            "1e5",
-            "1E+",
-            "e",
-            "+",
-            "true",
-            "fals",
-            "false",
-            "null",
-            " ",
-            "\t",
-            "\n",
-            "\r",
-            "\u{b}",
-            "\u{1f}",
-            "\u{7f}",
-            "\u{e9}",
-            "\u{1f600}",
-            "abcdefgh",
-            "1e999",
-            "[1]",
-            "{\"k\":[]}",
-            "\u{0}",
-            "[[",
-            "}}",
-            "\"abcdefg\\\"h\"",
-        ];
         let mut seed = 0x2545_f491_4f6c_dd1d_u64;
         let mut random = |below: usize| {
             seed ^= seed << 13;

@@ -107,7 +107,7 @@ struct Inward<'a, 'scope, 'env> {
     keeper: &'a Keeper<'a>,
     stage: Stage<'scope, 'env, Batch, Error>,
     batch: Batch,
-    /// The other side's stream stays open as long as it lives.
+    /// The other side sends, so that its stream stays open as long as it lives.
     expects_end: bool,
     outcome: Outcome,
 }
@@ -202,8 +202,8 @@ impl Inward<'_, '_, '_> {
     /// The handshake has come: the outward thread may begin.
     fn greet(&mut self, remote: &mut Remote, handshake: Handshake) {
         self.outcome.peer = Some(handshake.id.clone());
-        self.expects_end = handshake.mode != Mode::Pull;
         let sends = handshake.mode.sends_to(self.shared.options.mode);
+        self.expects_end = sends;
         let more = handshake.heads.iter().filter(|(peer, seq)| sends && *seq > self.ours.get(peer.as_str()));
         self.keeper.expect(more.cloned());
         *remote = Remote::new(&handshake.heads);

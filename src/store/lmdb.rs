@@ -74,7 +74,7 @@ impl Env {
                 Err(lmdb::Error::Other(code)) if code == nix::errno::Errno::ENOMEM as i32 && map_bytes > MAP_BYTES_MIN => {
                     map_bytes /= 2;
                 }
-                opened => break opened.map_err(|err| Error::lmdb("the log cannot be opened", err))?,
+                opened => break opened.map_err(|err| refused("the log cannot be opened", err))?,
             }
         };
         let mut dead: c_int = 0;
@@ -88,7 +88,7 @@ impl Env {
 
     /// The tables, or `None` in an environment that was never written.
     fn find_tables(&self) -> Result<Option<Tables>> {
-        let txn = self.env.begin_ro_txn().map_err(|err| Error::lmdb("the log cannot be read", err))?;
+        let txn = self.env.begin_ro_txn().map_err(|err| refused("the log cannot be read", err))?;
         // SAFETY: no other transaction of this process uses the environment yet: it was opened just now.
         let open = |name| unsafe { txn.open_db(Some(name)) };
         let tables = (|| {
@@ -104,17 +104,17 @@ impl Env {
         match tables {
             Ok(tables) => {
                 // Handles opened in a transaction outlive it only when it is committed.
-                txn.commit().map_err(|err| Error::lmdb("the log cannot be read", err))?;
+                txn.commit().map_err(|err| refused("the log cannot be read", err))?;
                 Ok(Some(tables))
             }
             Err(lmdb::Error::NotFound) => Ok(None),
-            Err(err) => Err(Error::lmdb("the log's tables cannot be opened", err)),
+            Err(err) => Err(refused("the log's tables cannot be opened", err)),
         }
     }
 
     /// Makes the tables if need be, and lets `first` fill them, in one commit. Another process may have been faster.
     pub fn make_tables(&mut self, first: impl FnOnce(&mut WriteTxn<'_>) -> Result<()>) -> Result<()> {
-        let fail = |err| Error::lmdb("the log cannot be made", err);
+        let fail = |err| refused("the log cannot be made", err);
         let txn = self.env.begin_rw_txn().map_err(fail)?;
         // SAFETY: as in `find_tables`; and only one write transaction exists at a time.
         let make = |name, flags| unsafe { txn.create_db(Some(name), flags) }.map_err(fail);
@@ -145,14 +145,25 @@ impl Env {
 
     /// Begins a snapshot.
     pub fn read(&self) -> Result<ReadTxn<'_>> {
-        let txn = self.env.begin_ro_txn().map_err(|err| Error::lmdb("the log cannot be read", err))?;
+        let txn = self.env.begin_ro_txn().map_err(|err| refused("the log cannot be read", err))?;
         Ok(Txn { txn, tables: self.tables()? })
     }
 
     /// Begins a write; waits for other writers.
     pub fn write(&self) -> Result<WriteTxn<'_>> {
-        let txn = self.env.begin_rw_txn().map_err(|err| Error::lmdb("the log cannot be written", err))?;
+        let txn = self.env.begin_rw_txn().map_err(|err| refused("the log cannot be written", err))?;
         WriteTxn::new(txn, self.tables()?, self.map_bytes)
+    }
+}
+
+/// Wraps the answer of LMDB, telling a full disk and damage from the rest.
+fn refused(doing: &'static str, err: lmdb::Error) -> Error {
+    match err {
+        lmdb::Error::Other(code) => Error::io(doing, std::io::Error::from_raw_os_error(code)),
+        lmdb::Error::Corrupted | lmdb::Error::PageNotFound | lmdb::Error::Invalid => {
+            Error::Corrupt(format!("{doing}: the data file is damaged ({err})"))
+        }
+        err => Error::Database(doing, Box::new(err)),
     }
 }
 
@@ -171,7 +182,7 @@ fn found<T>(result: lmdb::Result<T>) -> Result<Option<T>> {
     match result {
         Ok(value) => Ok(Some(value)),
         Err(lmdb::Error::NotFound) => Ok(None),
-        Err(err) => Err(Error::lmdb("the log cannot be read", err)),
+        Err(err) => Err(refused("the log cannot be read", err)),
     }
 }
 
@@ -304,7 +315,7 @@ impl<'e> WriteTxn<'e> {
         // SAFETY: the transaction and the table are alive.
         let code = unsafe { ffi::mdb_cursor_open(txn.txn(), tables.entries.dbi(), &raw mut cursor) };
         if code != ffi::MDB_SUCCESS {
-            return Err(Error::lmdb("the log cannot be written", lmdb::Error::from_err_code(code)));
+            return Err(refused("the log cannot be written", lmdb::Error::from_err_code(code)));
         }
         Ok(Self { edge: EdgeCursor(cursor), txn: Txn { txn, tables }, map_bytes })
     }
@@ -312,7 +323,7 @@ impl<'e> WriteTxn<'e> {
     fn wrote(&self, result: lmdb::Result<()>) -> Result<()> {
         result.map_err(|err| match err {
             lmdb::Error::MapFull => Error::MapFull(self.map_bytes),
-            err => Error::lmdb("the log cannot be written", err),
+            err => refused("the log cannot be written", err),
         })
     }
 
@@ -377,7 +388,7 @@ impl<'e> WriteTxn<'e> {
         drop(edge);
         txn.txn.commit().map_err(|err| match err {
             lmdb::Error::MapFull => Error::MapFull(map_bytes),
-            err => Error::lmdb("the log cannot be written", err),
+            err => refused("the log cannot be written", err),
         })
     }
 }
