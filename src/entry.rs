@@ -24,11 +24,7 @@ impl PeerId {
     /// # Errors
     /// [`Error::PeerId`] when it is empty or longer than [`PEER_BYTES_MAX`].
     pub fn new(id: &str) -> Result<Self, Error> {
-        match id.len() {
-            0 => Err(Error::PeerId("it is empty")),
-            1..=PEER_BYTES_MAX => Ok(Self(id.into())),
-            _ => Err(Error::PeerId("it is longer than 255 bytes")),
-        }
+        Self::check(id.as_bytes()).map(|id| Self(id.into()))
     }
 
     /// Checks `id`, which must be UTF-8, too.
@@ -36,7 +32,19 @@ impl PeerId {
     /// # Errors
     /// [`Error::PeerId`], as for [`PeerId::new`].
     pub fn from_bytes(id: &[u8]) -> Result<Self, Error> {
-        Self::new(std::str::from_utf8(id).map_err(|_| Error::PeerId("it is not UTF-8"))?)
+        Self::check(id).map(|id| Self(id.into()))
+    }
+
+    /// As [`PeerId::from_bytes`], where the text is enough.
+    ///
+    /// # Errors
+    /// [`Error::PeerId`], as for [`PeerId::new`].
+    pub fn check(id: &[u8]) -> Result<&str, Error> {
+        match id.len() {
+            0 => Err(Error::PeerId("it is empty")),
+            1..=PEER_BYTES_MAX => std::str::from_utf8(id).map_err(|_| Error::PeerId("it is not UTF-8")),
+            _ => Err(Error::PeerId("it is longer than 255 bytes")),
+        }
     }
 
     /// The id as text. It may hold control characters: print it through [`fmt::Display`].

@@ -1,6 +1,8 @@
 //! The heads vector: peer → highest seq. The whole state of a log, as far as replication is concerned.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
+
+use xxhash_rust::xxh3::xxh3_128;
 
 use crate::entry::PeerId;
 
@@ -46,11 +48,6 @@ impl Heads {
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
-
-    /// How many entries `self` holds that `other` lacks.
-    pub fn ahead_of(&self, other: &Self) -> u64 {
-        self.iter().map(|(peer, seq)| u64::from(seq.saturating_sub(other.get(peer.as_str())))).sum()
-    }
 }
 
 impl FromIterator<(PeerId, u32)> for Heads {
@@ -60,5 +57,90 @@ impl FromIterator<(PeerId, u32)> for Heads {
             heads.raise(&peer, seq);
         }
         heads
+    }
+}
+
+/// Stands for a peer id: xxh3-128 of it.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct FeedKey([u8; 16]);
+
+impl FeedKey {
+    /// That of `peer`.
+    pub fn of(peer: &str) -> Self {
+        Self(xxh3_128(peer.as_bytes()).to_le_bytes())
+    }
+}
+
+/// Feed → seq for a great many feeds: 20 bytes each for those it was made with, whatever their ids.
+#[derive(Default, Debug)]
+pub struct FeedMap {
+    sorted: Vec<(FeedKey, u32)>,
+    later: HashMap<FeedKey, u32>,
+}
+
+impl FeedMap {
+    /// The seq of `feed`, 0 when it is unknown.
+    pub fn get(&self, feed: FeedKey) -> u32 {
+        match self.find(feed) {
+            Ok(at) => self.sorted[at].1,
+            Err(_) => self.later.get(&feed).copied().unwrap_or(0),
+        }
+    }
+
+    /// Sets the seq of `feed`.
+    pub fn set(&mut self, feed: FeedKey, seq: u32) {
+        match self.find(feed) {
+            Ok(at) => self.sorted[at].1 = seq,
+            Err(_) => {
+                self.later.insert(feed, seq);
+            }
+        }
+    }
+
+    /// Each feed with its seq.
+    pub fn iter(&self) -> impl Iterator<Item = (FeedKey, u32)> {
+        self.sorted.iter().copied().chain(self.later.iter().map(|(&feed, &seq)| (feed, seq)))
+    }
+
+    fn find(&self, feed: FeedKey) -> Result<usize, usize> {
+        self.sorted.binary_search_by_key(&feed, |&(feed, _)| feed)
+    }
+}
+
+impl FromIterator<(FeedKey, u32)> for FeedMap {
+    /// Of a feed that comes twice the last one counts.
+    fn from_iter<I: IntoIterator<Item = (FeedKey, u32)>>(feeds: I) -> Self {
+        Self::from(feeds.into_iter().collect::<Vec<_>>())
+    }
+}
+
+impl From<Vec<(FeedKey, u32)>> for FeedMap {
+    /// As from an iterator.
+    fn from(mut sorted: Vec<(FeedKey, u32)>) -> Self {
+        sorted.sort_by_key(|&(feed, _)| feed);
+        sorted.dedup_by(|later, earlier| {
+            let same = later.0 == earlier.0;
+            if same {
+                earlier.1 = later.1;
+            }
+            same
+        });
+        Self { sorted, later: HashMap::new() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_feed_map_knows_what_it_was_made_with_and_what_came_later() {
+        let key = |n: u32| FeedKey::of(&n.to_string());
+        let mut map: FeedMap = (0..1000).map(|n| (key(n % 900), n)).collect();
+        assert_eq!((map.get(key(5)), map.get(key(899)), map.get(key(900))), (905, 899, 0));
+        map.set(key(5), 7);
+        map.set(key(900), 8);
+        assert_eq!((map.get(key(5)), map.get(key(900))), (7, 8));
+        assert_eq!(map.iter().count(), 901);
     }
 }

@@ -15,7 +15,7 @@ use std::sync::{Mutex, MutexGuard, mpsc};
 
 use crate::entry::{ENTRY_BYTES_MAX, PeerId, Seq};
 use crate::error::{Error, Result};
-use crate::proto::{Handshake, Mode, Remote};
+use crate::proto::{Mode, Remote};
 use crate::store::Log;
 
 /// How to replicate.
@@ -124,7 +124,7 @@ where
     };
     // Each pipe says "I have ended" by its closing; nothing is ever written to it.
     let ((in_end, in_ends), (out_end, out_ends)): ((PipeReader, PipeWriter), (PipeReader, PipeWriter)) = (pipe()?, pipe()?);
-    let (greet, greeted) = mpsc::sync_channel::<Handshake>(1);
+    let (greet, greeted) = mpsc::sync_channel::<Mode>(1);
     let (inward, outward) = std::thread::scope(|threads| {
         let shared = &shared;
         let out = threads.spawn(move || {

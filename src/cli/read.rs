@@ -94,7 +94,7 @@ impl Selection {
         let mut reader = log.reader();
         let mut start = self.after.unwrap_or_default();
         if let Some(heads) = &self.since {
-            start = start.max(reader.start_above(heads)?);
+            start = start.max(reader.start_above(|peer| heads.get(peer))?);
         }
         match self.last {
             None => Ok(start),

@@ -52,11 +52,6 @@ impl FrameReader {
         Self { buffer: Vec::new(), start: 0, end: 0, frame_bytes_max }
     }
 
-    /// Sets another bound.
-    pub fn set_bound(&mut self, frame_bytes_max: usize) {
-        self.frame_bytes_max = frame_bytes_max;
-    }
-
     /// A place for the next bytes of the stream; tell how many came with [`FrameReader::filled`].
     pub fn space(&mut self) -> &mut [u8] {
         if self.start == self.end {
@@ -116,6 +111,26 @@ impl FrameReader {
             self.start = body + length;
             return Ok(Some(&self.buffer[body..body + length]));
         }
+    }
+
+    /// Takes the length of the next frame that is not empty off the stream, to read its body piece by piece with
+    /// [`FrameReader::pending`] and [`FrameReader::take`].
+    ///
+    /// # Errors
+    /// [`Error::Wire`] for a length that is none.
+    pub fn open_frame(&mut self) -> Result<Option<u64>> {
+        while let Some((length, prefix)) = take_varint(self.pending())? {
+            self.take(prefix);
+            if length > 0 {
+                return Ok(Some(length));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The first `bytes` of what is pending are read.
+    pub fn take(&mut self, bytes: usize) {
+        self.start = (self.start + bytes).min(self.end);
     }
 
     /// What has come and is not a whole frame yet.

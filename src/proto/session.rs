@@ -1,15 +1,12 @@
 //! A session on the original's wire: the two halves as state machines, bytes in and events out.
 
-use std::collections::HashMap;
-
 use super::frame::FrameReader;
-use super::message::{ChangeMessage, Handshake, Mode};
+use super::handshake::{Handshake, HandshakeReader};
+use super::message::{ChangeMessage, Mode};
 use crate::entry::{PEER_BYTES_MAX, PeerId};
 use crate::error::{Error, Result};
-use crate::heads::Heads;
+use crate::heads::{FeedKey, FeedMap};
 
-/// The longest handshake, in bytes: 1,000,000 feeds with ids of 50 bytes fit.
-const HANDSHAKE_BYTES_MAX: usize = 64 << 20;
 /// Tags, lengths and seq around the two strings of a change.
 const CHANGE_EXTRA_BYTES_MAX: usize = 64;
 /// How much of what was no handshake is quoted.
@@ -19,7 +16,7 @@ const QUOTE_BYTES_MAX: usize = 128;
 pub struct Incoming {
     frames: FrameReader,
     mode: Mode,
-    entry_bytes_max: usize,
+    handshake: HandshakeReader,
     greeted: bool,
     /// The first bytes of the stream, until the handshake is read.
     opening: Vec<u8>,
@@ -28,7 +25,8 @@ pub struct Incoming {
 impl Incoming {
     /// For a side whose own mode is `mode`.
     pub fn new(mode: Mode, entry_bytes_max: usize) -> Self {
-        Self { frames: FrameReader::new(HANDSHAKE_BYTES_MAX), mode, entry_bytes_max, greeted: false, opening: Vec::new() }
+        let frames = FrameReader::new(entry_bytes_max + PEER_BYTES_MAX + CHANGE_EXTRA_BYTES_MAX);
+        Self { frames, mode, handshake: HandshakeReader::default(), greeted: false, opening: Vec::new() }
     }
 
     /// A place for the next bytes; tell how many came with [`Incoming::filled`].
@@ -56,15 +54,10 @@ impl Incoming {
     /// # Errors
     /// [`Error::Wire`] when the bytes are none; what they are is quoted, if it is text.
     pub fn handshake(&mut self) -> Result<Option<Handshake>> {
-        let handshake = match self.frames.next_frame() {
-            Ok(None) => return Ok(None),
-            Ok(Some(frame)) => Handshake::decode(frame),
-            Err(err) => Err(err),
-        };
-        let handshake = handshake.map_err(|err| no_handshake(&self.opening, &err))?;
+        let read = self.handshake.read(&mut self.frames).map_err(|err| no_handshake(&self.opening, &err))?;
+        let Some(handshake) = read else { return Ok(None) };
         self.greeted = true;
         self.opening = Vec::new();
-        self.frames.set_bound(self.entry_bytes_max + PEER_BYTES_MAX + CHANGE_EXTRA_BYTES_MAX);
         Ok(Some(handshake))
     }
 
@@ -85,11 +78,10 @@ impl Incoming {
 
     /// What the end of the stream means here: `None` when it lies between two frames, else what is wrong.
     pub fn cut(&self) -> Option<Error> {
-        match (self.greeted, self.frames.pending().is_empty()) {
-            (_, true) => None,
-            (true, false) => Some(Error::Wire("the stream was cut inside an entry".into())),
-            (false, false) => Some(no_handshake(&self.opening, &Error::Wire("the stream was cut inside it".into()))),
+        if !self.greeted && !self.opening.is_empty() {
+            return Some(no_handshake(&self.opening, &Error::Wire("the stream was cut inside it".into())));
         }
+        (!self.frames.pending().is_empty()).then(|| Error::Wire("the stream was cut inside an entry".into()))
     }
 }
 
@@ -109,22 +101,22 @@ fn no_handshake(opening: &[u8], err: &Error) -> Error {
 
 /// What the other side is known to hold, because it said so, sent it or was sent it.
 #[derive(Default)]
-pub struct Remote(HashMap<PeerId, u32>);
+pub struct Remote(FeedMap);
 
 impl Remote {
-    /// From its handshake. Of a feed that is named twice the last counts, as in the original.
-    pub fn new(heads: &[(PeerId, u32)]) -> Self {
-        Self(heads.iter().cloned().collect())
+    /// From its handshake.
+    pub fn new(heads: FeedMap) -> Self {
+        Self(heads)
+    }
+
+    /// The highest seq of `feed` that it is known to hold.
+    pub fn head(&self, feed: FeedKey) -> u32 {
+        self.0.get(feed)
     }
 
     /// For looking at many changes in a row.
     pub fn known(&mut self) -> Known<'_> {
         Known { remote: self, current: None }
-    }
-
-    /// Its heads.
-    pub fn heads(&self) -> Heads {
-        self.0.iter().map(|(peer, &seq)| (peer.clone(), seq)).collect()
     }
 }
 
@@ -143,7 +135,7 @@ impl Known<'_> {
         if self.current.as_ref().is_none_or(|(current, _)| current.as_str() != peer) {
             self.store();
             let peer = PeerId::new(peer)?;
-            let head = self.remote.0.get(&peer).copied().unwrap_or(0);
+            let head = self.remote.head(FeedKey::of(peer.as_str()));
             self.current = Some((peer, head));
         }
         let (peer, head) = self.current.as_mut().expect("set above");
@@ -152,7 +144,7 @@ impl Known<'_> {
 
     fn store(&mut self) {
         if let Some((peer, head)) = self.current.take() {
-            self.remote.0.insert(peer, head);
+            self.remote.0.set(FeedKey::of(peer.as_str()), head);
         }
     }
 }

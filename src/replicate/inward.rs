@@ -12,7 +12,7 @@ use super::keep::{Batch, Keeper};
 use super::{InEnds, Outcome, Shared};
 use crate::error::{Error, Result};
 use crate::follow::{poll_until, wait_for};
-use crate::heads::Heads;
+use crate::heads::{FeedKey, FeedMap};
 use crate::proto::{Handshake, Incoming, Mode, Remote};
 use crate::stage::{Stage, StoringEnded};
 
@@ -24,7 +24,7 @@ const GRACE_MILLIS: u16 = 60_000;
 pub fn run<'a>(
     shared: &'a Shared<'a>,
     mut input: impl Read + AsFd,
-    greet: SyncSender<Handshake>,
+    greet: SyncSender<Mode>,
     out_end: &PipeReader,
     in_ends: PipeWriter,
 ) -> Result<Outcome> {
@@ -32,13 +32,14 @@ pub fn run<'a>(
     // Refused for what is no pipe, and over the user's limit: then it stays as it is.
     fcntl(input.as_fd(), FcntlArg::F_SETPIPE_SZ(PIPE_BYTES)).ok();
     let keeper = Keeper::new(shared);
-    let ours = shared.log.heads()?;
+    let mut ours = Vec::new();
+    shared.log.each_head(|peer, seq| ours.push((FeedKey::of(peer), seq)))?;
     std::thread::scope(|threads| {
         let mut inward = Inward {
             shared,
             incoming: Incoming::new(shared.options.mode, shared.options.entry_bytes_max),
             greet: Some(greet),
-            ours,
+            ours: FeedMap::from(ours),
             keeper: &keeper,
             stage: Stage::new(threads, |batch| keeper.store(batch)),
             batch: Batch::default(),
@@ -101,9 +102,9 @@ enum Wait {
 struct Inward<'a, 'scope, 'env> {
     shared: &'a Shared<'a>,
     incoming: Incoming,
-    greet: Option<SyncSender<Handshake>>,
-    /// Our heads at the start.
-    ours: Heads,
+    greet: Option<SyncSender<Mode>>,
+    /// Our heads at the start, until the handshake.
+    ours: FeedMap,
     keeper: &'a Keeper<'a>,
     stage: Stage<'scope, 'env, Batch, Error>,
     batch: Batch,
@@ -201,15 +202,16 @@ impl Inward<'_, '_, '_> {
 
     /// The handshake has come: the outward thread may begin.
     fn greet(&mut self, remote: &mut Remote, handshake: Handshake) {
-        self.outcome.peer = Some(handshake.id.clone());
-        let sends = handshake.mode.sends_to(self.shared.options.mode);
+        let Handshake { id, heads, mode } = handshake;
+        self.outcome.peer = Some(id);
+        let sends = mode.sends_to(self.shared.options.mode);
         self.expects_end = sends;
-        let more = handshake.heads.iter().filter(|(peer, seq)| sends && *seq > self.ours.get(peer.as_str()));
-        self.keeper.expect(more.cloned());
-        *remote = Remote::new(&handshake.heads);
+        let ours = std::mem::take(&mut self.ours);
+        self.keeper.expect(heads.iter().filter(|&(feed, seq)| sends && seq > ours.get(feed)));
+        *remote = Remote::new(heads);
         if let Some(greet) = self.greet.take() {
             // It may have ended already.
-            greet.send(handshake).ok();
+            greet.send(mode).ok();
         }
     }
 }

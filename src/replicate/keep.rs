@@ -1,19 +1,21 @@
 //! The storing thread: applies batches of received changes, one commit each, and keeps account of the feeds.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard};
 
 use super::{Notice, Outcome, Shared};
 use crate::entry::{Entry, Kind, PeerId, Seq, Tomb};
-use crate::error::Result;
-use crate::heads::Heads;
+use crate::error::{Error, Result};
+use crate::heads::{FeedKey, FeedMap};
 use crate::store::Put;
 
 /// A batch is full at one of these.
 const BATCH_CHANGES_MAX: usize = 16 << 10;
 const BATCH_BYTES_MAX: usize = 4 << 20;
+/// The most feeds that stop before the session does.
+const STOPPED_MAX: usize = 10_000;
 
 /// Received changes, classified and hashed.
 #[derive(Default)]
@@ -70,10 +72,12 @@ pub struct Keeper<'a> {
 
 #[derive(Default)]
 struct Account {
-    /// Feeds of which more was announced than we have: the announced head.
-    awaited: HashMap<PeerId, u32>,
+    /// Feeds of which more was announced than we have: the announced head, 0 once it is here.
+    awaited: FeedMap,
+    /// How many of them are not 0.
+    awaited_feeds: usize,
     /// Feeds stopped by a fork or a gap.
-    stopped: HashSet<PeerId>,
+    stopped: HashSet<FeedKey>,
     forks: u64,
     gaps: u64,
     received: u64,
@@ -89,10 +93,11 @@ impl<'a> Keeper<'a> {
     }
 
     /// The other side has announced this much that we lack.
-    pub fn expect(&self, heads: impl Iterator<Item = (PeerId, u32)>) {
+    pub fn expect(&self, heads: impl Iterator<Item = (FeedKey, u32)>) {
         let mut account = self.lock();
         account.awaited = heads.collect();
-        self.has_all.store(account.awaited.is_empty(), Ordering::SeqCst);
+        account.awaited_feeds = account.awaited.iter().count();
+        self.has_all.store(account.awaited_feeds == 0, Ordering::SeqCst);
     }
 
     /// Whether all that was announced is stored, but for stopped feeds; false before the handshake.
@@ -104,50 +109,63 @@ impl<'a> Keeper<'a> {
     pub fn store(&self, batch: &mut Batch) -> Result<()> {
         let mut account = self.lock();
         let mut writer = self.shared.log.writer()?;
-        // The announced head of the feed in work; changes of one feed mostly follow each other.
-        let mut awaited = (usize::MAX, None);
+        // The feed in work; changes of one feed mostly follow each other.
+        let mut current = (usize::MAX, FeedKey::of(""), 0, false);
         for Staged { peer: index, seq, bytes, kind, tomb } in &batch.changes {
             let peer = &batch.peers[*index];
-            if !account.stopped.is_empty() && account.stopped.contains(peer) {
+            if current.0 != *index {
+                let feed = FeedKey::of(peer.as_str());
+                current = (*index, feed, account.awaited.get(feed), account.stopped.contains(&feed));
+            }
+            let (_, feed, awaited, is_stopped) = &mut current;
+            if *is_stopped {
                 continue;
             }
-            let put = writer.put(peer, *seq, Entry::Bytes(&batch.bytes[bytes.clone()], *kind), *tomb)?;
-            match put {
-                Put::New | Put::Known => {
-                    if awaited.0 != *index {
-                        awaited = (*index, account.awaited.get(peer).copied());
-                    }
-                    if awaited.1.is_some_and(|head| seq.get() >= head) {
-                        account.awaited.remove(peer);
-                    }
-                    continue;
-                }
-                Put::Fork => {
-                    account.forks += 1;
-                    (self.shared.notify)(Notice::Fork(peer.clone(), *seq));
-                }
-                Put::Gap(head) => {
-                    account.gaps += 1;
-                    (self.shared.notify)(Notice::Gap(peer.clone(), head, *seq));
-                }
+            let notice = match writer.put(peer, *seq, Entry::Bytes(&batch.bytes[bytes.clone()], *kind), *tomb)? {
+                Put::New | Put::Known => None,
+                Put::Fork => Some(Notice::Fork(peer.clone(), *seq)),
+                Put::Gap(head) => Some(Notice::Gap(peer.clone(), head, *seq)),
+            };
+            if *awaited > 0 && (notice.is_some() || seq.get() >= *awaited) {
+                account.awaited.set(*feed, 0);
+                account.awaited_feeds -= 1;
+                *awaited = 0;
             }
-            account.awaited.remove(peer);
-            account.stopped.insert(peer.clone());
+            if let Some(notice) = notice {
+                account.stop(*feed, &notice)?;
+                *is_stopped = true;
+                (self.shared.notify)(notice);
+            }
         }
         account.received += writer.commit()?.new;
-        self.has_all.store(account.awaited.is_empty(), Ordering::SeqCst);
+        self.has_all.store(account.awaited_feeds == 0, Ordering::SeqCst);
         batch.clear();
         Ok(())
     }
 
     /// Adds what came in to the outcome.
     pub fn account(&self, outcome: &mut Outcome) -> Result<()> {
-        let mut account = self.lock();
+        let account = self.lock();
         (outcome.forks, outcome.gaps, outcome.received) = (account.forks, account.gaps, account.received);
-        if !account.awaited.is_empty() {
-            let awaited: Heads = account.awaited.drain().collect();
-            outcome.missing = awaited.ahead_of(&self.shared.log.heads()?);
+        if account.awaited_feeds > 0 {
+            let mut missing: u64 = account.awaited.iter().map(|(_, head)| u64::from(head)).sum();
+            self.shared.log.each_head(|peer, head| missing -= u64::from(head.min(account.awaited.get(FeedKey::of(peer)))))?;
+            outcome.missing = missing;
         }
+        Ok(())
+    }
+}
+
+impl Account {
+    fn stop(&mut self, feed: FeedKey, notice: &Notice) -> Result<()> {
+        match notice {
+            Notice::Fork(..) => self.forks += 1,
+            _ => self.gaps += 1,
+        }
+        if self.stopped.len() == STOPPED_MAX {
+            return Err(Error::Wire(format!("more than {STOPPED_MAX} feeds with a fork or a gap: this is not the same data")));
+        }
+        self.stopped.insert(feed);
         Ok(())
     }
 }

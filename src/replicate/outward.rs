@@ -14,8 +14,8 @@ use super::{Notice, Shared};
 use crate::entry::{Entry, Offset, PeerId};
 use crate::error::{Error, Result};
 use crate::follow::{Follower, wait_for};
-use crate::heads::Heads;
-use crate::proto::{Handshake, put_change};
+use crate::heads::FeedKey;
+use crate::proto::{Mode, put_change, put_digest, put_handshake};
 use crate::store::Bounds;
 
 /// What the sending thread did.
@@ -28,23 +28,31 @@ pub struct Sent {
 }
 
 /// Sends the handshake, what the other side lacks, and if live what arrives, then closes `output`.
-pub fn run<W: Write + AsFd>(shared: &Shared<'_>, output: W, greeted: &Receiver<Handshake>, in_end: &PipeReader) -> Result<Sent> {
+pub fn run<W: Write + AsFd>(shared: &Shared<'_>, output: W, greeted: &Receiver<Mode>, in_end: &PipeReader) -> Result<Sent> {
     let mut pipe = Pipe { output, shared, in_end, restore: None };
     pipe.set_non_blocking();
     let mut sent = Sent::default();
-    let (ours, last) = shared.log.heads_at()?;
+    let (mut ours, mut digests) = (Vec::new(), Vec::new());
+    let last = shared.log.each_head(|peer, seq| {
+        ours.push((FeedKey::of(peer), seq));
+        put_digest(&mut digests, peer, seq);
+    })?;
     let mut first = Vec::new();
-    let heads = ours.iter().map(|(peer, seq)| (peer.clone(), seq)).collect();
-    Handshake { id: shared.log.id().clone(), heads, mode: shared.options.mode }.encode(&mut first);
+    put_handshake(&mut first, shared.log.id(), &digests, shared.options.mode);
+    drop(digests);
     let wrote = pipe.write(&first)?;
+    drop(first);
     let Ok(theirs) = greeted.recv() else { return Ok(sent) };
-    if !shared.options.mode.sends_to(theirs.mode) {
+    if !shared.options.mode.sends_to(theirs) {
         return Ok(sent);
     }
-    let theirs: Heads = shared.remote().heads();
+    let start = {
+        let remote = shared.remote();
+        shared.log.reader().start_above(|peer| remote.head(FeedKey::of(peer)))?
+    };
     let mut feed = Sending {
         shared,
-        follower: shared.log.follow(shared.log.reader().start_above(&theirs)?)?,
+        follower: shared.log.follow(start)?,
         // A one-shot session sends what its handshake announced, and no more.
         until: if shared.options.once { last } else { Offset(u64::MAX) },
         holed: HashSet::new(),
@@ -55,7 +63,9 @@ pub fn run<W: Write + AsFd>(shared: &Shared<'_>, output: W, greeted: &Receiver<H
     sent.closed = went == Went::Closed;
     if went != Went::On {
         // Of the batch in hand we cannot know how much arrived.
-        sent.unsent = ours.ahead_of(&shared.remote().heads()) + feed.frames_entries;
+        let remote = shared.remote();
+        let lacks = ours.iter().map(|&(feed, seq)| u64::from(seq.saturating_sub(remote.head(feed))));
+        sent.unsent = lacks.sum::<u64>() + feed.frames_entries;
     }
     Ok(sent)
 }

@@ -203,12 +203,12 @@ impl<T: Transaction> Txn<T> {
     }
 
     /// Gives each feed to `each`, in the order of the ids.
-    pub fn feeds(&self, mut each: impl FnMut(PeerId, FeedRow) -> Result<()>) -> Result<()> {
+    pub fn feeds(&self, mut each: impl FnMut(&str, FeedRow) -> Result<()>) -> Result<()> {
         let cursor = found(self.txn.open_ro_cursor(self.tables.peers))?;
         let Some(cursor) = cursor else { return Ok(()) };
         let mut op = ffi::MDB_FIRST;
         while let Some((key, row)) = found(cursor.get(None, None, op))? {
-            each(PeerId::from_bytes(key.unwrap_or_default())?, FeedRow::decode(row)?)?;
+            each(PeerId::check(key.unwrap_or_default())?, FeedRow::decode(row)?)?;
             op = ffi::MDB_NEXT;
         }
         Ok(())

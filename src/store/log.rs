@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use super::bell::{Bell, BellWatch};
 use super::layout::FORMAT;
-use super::lmdb::{Env, ReadTxn};
+use super::lmdb::Env;
 use super::{datafile, identity};
 use crate::entry::{Entry, Kind, Offset, PeerId, Seq, Tomb};
 use crate::error::{Error, Result};
@@ -151,13 +151,23 @@ impl Log {
     /// # Errors
     /// When the log cannot be read.
     pub fn heads(&self) -> Result<Heads> {
-        heads_in(&self.env.read()?)
+        let mut heads = Heads::new();
+        self.env.read()?.feeds(|peer, row| {
+            heads.raise(&PeerId::new(peer)?, row.head);
+            Ok(())
+        })?;
+        Ok(heads)
     }
 
-    /// Heads, and the offset of the last entry, of the same moment.
-    pub(crate) fn heads_at(&self) -> Result<(Heads, Offset)> {
+    /// Gives each feed and its head to `each`, and returns the offset of the last entry at that moment. For logs of so
+    /// many feeds that [`Heads`] would be too large; `each` must not block.
+    pub(crate) fn each_head(&self, mut each: impl FnMut(&str, u32)) -> Result<Offset> {
         let txn = self.env.read()?;
-        Ok((heads_in(&txn)?, txn.last_offset()?))
+        txn.feeds(|peer, row| {
+            each(peer, row.head);
+            Ok(())
+        })?;
+        txn.last_offset()
     }
 
     /// The offset of the last entry.
@@ -222,15 +232,6 @@ pub(super) fn own_id(value: Option<&[u8]>) -> Result<PeerId> {
 pub(super) fn root_in<T: ::lmdb::Transaction>(txn: &super::lmdb::Txn<T>) -> Result<u128> {
     let root = txn.meta(meta::ROOT)?.and_then(|value| value.try_into().ok());
     root.map(u128::from_le_bytes).ok_or_else(|| Error::Corrupt("the log has no root".into()))
-}
-
-fn heads_in(txn: &ReadTxn<'_>) -> Result<Heads> {
-    let mut heads = Heads::new();
-    txn.feeds(|peer, row| {
-        heads.raise(&peer, row.head);
-        Ok(())
-    })?;
-    Ok(heads)
 }
 
 /// Says which log it was.

@@ -11,7 +11,6 @@ use super::layout::{Header, decode_tomb};
 use super::lmdb::ReadTxn;
 use crate::entry::{Change, Entry, Offset, PeerId, Seq};
 use crate::error::{Error, Result};
-use crate::heads::Heads;
 
 /// How much one snapshot reads at the most, so that it stays short.
 #[derive(Clone, Copy, Debug)]
@@ -90,15 +89,15 @@ impl Reader<'_> {
         Ok(Some(each(Change { offset, peer, seq, entry })))
     }
 
-    /// The offset after which every entry above `heads` lies; the last offset when there is none.
+    /// The offset after which every entry above `head_of` its feed lies; the last offset when there is none.
     ///
     /// # Errors
     /// When the log cannot be read.
-    pub fn start_above(&self, heads: &Heads) -> Result<Offset> {
+    pub fn start_above(&self, head_of: impl Fn(&str) -> u32) -> Result<Offset> {
         let txn = self.log.env.read()?;
         let mut start = txn.last_offset()?.next();
         txn.feeds(|peer, row| {
-            let next = heads.get(peer.as_str()).saturating_add(1);
+            let next = head_of(peer).saturating_add(1);
             if next <= row.head
                 && let Some(offset) = txn.run(row.number, next)?.and_then(|run| run.offset_of(next))
             {
