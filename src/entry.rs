@@ -186,6 +186,11 @@ pub struct Tomb {
     pub bytes: u32,
 }
 
+impl Tomb {
+    /// Of an entry that was never here: nobody told hash and length. (The empty entry has another hash.)
+    pub const UNKNOWN: Self = Self { hash: 0, bytes: 0 };
+}
+
 /// The content of one place in a feed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Entry<'a> {

@@ -25,6 +25,8 @@ pub struct Options<'a> {
     pub mode: Mode,
     /// End when both sides hold what both held at the start; else go on with what arrives.
     pub once: bool,
+    /// Store what the other side has deleted, and so cannot send, as deleted entries, instead of stopping the feed.
+    pub accept_gaps: bool,
     /// The longest entry that is taken, in bytes.
     pub entry_bytes_max: usize,
     /// When this becomes readable, finish the commit in hand and return.
@@ -33,7 +35,7 @@ pub struct Options<'a> {
 
 impl Default for Options<'_> {
     fn default() -> Self {
-        Self { mode: Mode::Sync, once: false, entry_bytes_max: ENTRY_BYTES_MAX, stop: None }
+        Self { mode: Mode::Sync, once: false, accept_gaps: false, entry_bytes_max: ENTRY_BYTES_MAX, stop: None }
     }
 }
 

@@ -36,6 +36,12 @@ pub fn command() -> Command {
                 .action(ArgAction::SetTrue)
                 .help("End when both sides hold what both held at the start, instead of going on as entries arrive"),
         )
+        .arg(
+            Arg::new("accept-gaps")
+                .long("accept-gaps")
+                .action(ArgAction::SetTrue)
+                .help("Store what the other side has deleted as deleted entries, instead of stopping the feed there"),
+        )
         .arg(entry_bytes_arg())
         .arg(
             Arg::new("command")
@@ -62,7 +68,13 @@ pub fn run(context: &Context, args: &ArgMatches) -> Result<Exit> {
         Some("pull") => Mode::Pull,
         _ => Mode::Sync,
     };
-    let options = Options { mode, once: args.get_flag("once"), entry_bytes_max: entry_bytes(args), stop: Some(stop.as_fd()) };
+    let options = Options {
+        mode,
+        once: args.get_flag("once"),
+        accept_gaps: args.get_flag("accept-gaps"),
+        entry_bytes_max: entry_bytes(args),
+        stop: Some(stop.as_fd()),
+    };
     let outcome = match command {
         Some(words) => with_command(&log, &words, options, &stop),
         None => with_stdio(&log, options),
@@ -93,7 +105,8 @@ fn with_command(log: &Log, words: &[OsString], options: Options<'_>, stop: &Stop
         Error::Wire(why) if !status.success() && !dismissed => Error::Wire(format!("{why} ({name} ended with {status})")),
         err => err,
     })?;
-    if !dismissed && !status.success() {
+    // Its own message stands above; only a session that looks well from here needs another.
+    if !dismissed && !status.success() && outcome.complete() {
         message::error(&format!("{name} ended with {status}"));
         outcome.cut = true;
     }
@@ -131,11 +144,10 @@ fn tell(notice: Notice) {
                 "fork: entry {seq} of {peer} has other bytes here than there; that feed is stopped, both versions stay where they are"
             )
         }
-        Notice::Gap(peer, head, seq) => {
-            format!(
-                "gap: the other side sent entry {seq} of {peer} after {head}, what is between them was deleted there; that feed is stopped"
-            )
-        }
+        Notice::Gap(peer, head, seq) => format!(
+            "gap: the other side sent entry {seq} of {peer} after {head}, what is between was deleted there; that feed is stopped: \
+             --accept-gaps stores such entries as deleted"
+        ),
         Notice::DeletedLeftOut(peer, seq) => {
             format!("entry {seq} of {peer} was deleted here, so that this wire cannot carry it: the other side gets a gap there")
         }
@@ -145,18 +157,20 @@ fn tell(notice: Notice) {
 
 /// Says how it went.
 fn conclude(outcome: &Outcome, messages: Messages) -> Exit {
-    let Outcome { sent, received, unsent, missing, .. } = outcome;
+    let Outcome { sent, received, unsent, missing, forks, gaps, .. } = outcome;
     let Some(peer) = &outcome.peer else {
         message::error("the other side ended before it said anything: run it again");
         return Exit::Incomplete;
     };
-    if outcome.complete() {
-        messages.note(&format!("synced with {peer}: sent {sent}, received {received}"));
-    } else {
+    if outcome.cut || unsent + missing > 0 {
         let (to_send, announced) = (sent + unsent, received + missing);
         message::error(&format!(
-            "not in sync with {peer}: the other side ended early or a feed is stopped: sent {sent} of {to_send}, received {received} of {announced}; run it again"
+            "the other side ended early: {sent} of {to_send} sent to {peer}, {received} of {announced} received; run it again"
         ));
+    } else if forks + gaps > 0 {
+        message::error(&format!("synced with {peer}: sent {sent}, received {received}, but {} feeds are stopped", forks + gaps));
+    } else {
+        messages.note(&format!("synced with {peer}: sent {sent}, received {received}"));
     }
     match outcome {
         Outcome { forks: 1.., .. } => Exit::Fork,

@@ -9,11 +9,13 @@ use super::{Notice, Outcome, Shared};
 use crate::entry::{Entry, Kind, PeerId, Seq, Tomb};
 use crate::error::{Error, Result};
 use crate::heads::{FeedKey, FeedMap};
-use crate::store::Put;
+use crate::store::{Put, Writer};
 
 /// A batch is full at one of these.
 const BATCH_CHANGES_MAX: usize = 16 << 10;
 const BATCH_BYTES_MAX: usize = 4 << 20;
+/// The longest gap that is accepted: nobody deletes more one by one, and a wrong number must not fill the disk.
+const GAP_ENTRIES_MAX: u32 = 1 << 20;
 /// The most feeds that stop before the session does.
 const STOPPED_MAX: usize = 10_000;
 
@@ -121,7 +123,16 @@ impl<'a> Keeper<'a> {
             if *is_stopped {
                 continue;
             }
-            let notice = match writer.put(peer, *seq, Entry::Bytes(&batch.bytes[bytes.clone()], *kind), *tomb)? {
+            let entry = Entry::Bytes(&batch.bytes[bytes.clone()], *kind);
+            let mut put = writer.put(peer, *seq, entry, *tomb)?;
+            if let Put::Gap(head) = put
+                && self.shared.options.accept_gaps
+                && seq.get() - head <= GAP_ENTRIES_MAX
+            {
+                bridge(&mut writer, peer, head, *seq)?;
+                put = writer.put(peer, *seq, entry, *tomb)?;
+            }
+            let notice = match put {
                 Put::New | Put::Known => None,
                 Put::Fork => Some(Notice::Fork(peer.clone(), *seq)),
                 Put::Gap(head) => Some(Notice::Gap(peer.clone(), head, *seq)),
@@ -154,6 +165,14 @@ impl<'a> Keeper<'a> {
         }
         Ok(())
     }
+}
+
+/// Stores what lies between `head` and `seq` as deleted.
+fn bridge(writer: &mut Writer<'_>, peer: &PeerId, head: u32, seq: Seq) -> Result<()> {
+    for hole in (head + 1..seq.get()).filter_map(|hole| Seq::new(u64::from(hole))) {
+        writer.put(peer, hole, Entry::Deleted(Tomb::UNKNOWN), Tomb::UNKNOWN)?;
+    }
+    Ok(())
 }
 
 impl Account {

@@ -132,7 +132,8 @@ impl Writer<'_> {
         };
         let FeedRow { number, head, .. } = self.feeds[feed].row;
         if seq.get() <= head {
-            let same = self.stored_tomb(number, seq)? == tomb;
+            let stored = self.stored_tomb(number, seq)?;
+            let same = stored == tomb || stored == Tomb::UNKNOWN || tomb == Tomb::UNKNOWN;
             return Ok(if same { Put::Known } else { Put::Fork });
         }
         if seq.get() - head > 1 {
