@@ -4,6 +4,8 @@ use std::fmt;
 use std::io;
 use std::path::PathBuf;
 
+use nix::errno::Errno;
+
 use crate::entry::{Offset, PeerId};
 
 /// An error of the library.
@@ -53,15 +55,15 @@ impl Error {
     /// Wraps the answer of the system, telling a full disk from the rest.
     pub fn io(doing: impl Into<String>, err: io::Error) -> Self {
         match err.raw_os_error() {
-            Some(libc_code) if is_full(libc_code) => Self::DiskFull(err),
+            Some(code) if is_full(Errno::from_raw(code)) => Self::DiskFull(err),
             _ => Self::Io(doing.into(), err),
         }
     }
 }
 
-fn is_full(code: i32) -> bool {
-    use nix::errno::Errno;
-    matches!(Errno::from_raw(code), Errno::ENOSPC | Errno::EDQUOT | Errno::EFBIG)
+/// Whether it is space that is wanting: of the disk, of a quota, or under a file size limit.
+pub(crate) fn is_full(code: Errno) -> bool {
+    matches!(code, Errno::ENOSPC | Errno::EDQUOT | Errno::EFBIG)
 }
 
 impl fmt::Display for Error {

@@ -23,6 +23,9 @@ pub fn command() -> Command {
         .arg(entry_bytes_arg())
 }
 
+/// The most white space around a line of JSON.
+const WHITE_SPACE_BYTES_MAX: usize = 4096;
+
 /// A checked entry: where it lies in its batch.
 struct Item {
     range: Range<usize>,
@@ -39,13 +42,19 @@ pub fn run(context: &Context, args: &ArgMatches) -> Result<Exit> {
         (false, true) => Cut::Whole,
         (false, false) => Cut::Lines,
     };
-    let check = match (args.get_flag("text"), raw) {
-        (true, _) => check_text,
-        (_, true) => check_raw,
-        _ => check_json_line,
+    let bytes_max = entry_bytes(args);
+    // The white space around JSON is no part of the entry.
+    let (check, line_bytes_max): (Check, _) = match (args.get_flag("text"), raw) {
+        (true, _) => (check_text, bytes_max),
+        (_, true) => (check_raw, bytes_max),
+        _ => (check_json_line, bytes_max + WHITE_SPACE_BYTES_MAX),
+    };
+    let check = |line: Line<'_>| match check(&line)? {
+        Some(item) if item.range.len() > bytes_max => Err(Error::EntryTooLong(item.range.len() as u64, bytes_max)),
+        item => Ok(item),
     };
     let ack = args.get_flag("ack").then(Output::new);
-    pump(cut, entry_bytes(args), &stop, check, |batch| store(&log, batch, ack.as_ref(), &stop))?;
+    pump(cut, line_bytes_max, &stop, check, |batch| store(&log, batch, ack.as_ref(), &stop))?;
     Ok(stop.exit().unwrap_or(Exit::Done))
 }
 
@@ -58,9 +67,9 @@ fn utf8(bytes: &[u8]) -> Result<&str, Error> {
         .map_err(|err| Error::BadInput(format!("not UTF-8 at byte {}: use --raw for other bytes", err.valid_up_to() + 1)))
 }
 
-// These take a line by value because they are passed as `fn(Line) -> …`.
-#[allow(clippy::needless_pass_by_value)]
-fn check_json_line(line: Line<'_>) -> Result<Option<Item>, Error> {
+type Check = fn(&Line<'_>) -> Result<Option<Item>, Error>;
+
+fn check_json_line(line: &Line<'_>) -> Result<Option<Item>, Error> {
     let text = utf8(line.bytes)?;
     // The white space of JSON only; what else Unicode calls white space is an error.
     let json = text.trim_matches([' ', '\t', '\r', '\n']);
@@ -72,14 +81,13 @@ fn check_json_line(line: Line<'_>) -> Result<Option<Item>, Error> {
     Ok(Some(item(at, json.as_bytes(), Kind::of_json(json))))
 }
 
-#[allow(clippy::needless_pass_by_value)]
-fn check_text(line: Line<'_>) -> Result<Option<Item>, Error> {
+fn check_text(line: &Line<'_>) -> Result<Option<Item>, Error> {
     utf8(line.bytes)?;
     Ok(Some(item(line.at, line.bytes, Kind::of(line.bytes))))
 }
 
-#[allow(clippy::needless_pass_by_value, clippy::unnecessary_wraps)]
-fn check_raw(line: Line<'_>) -> Result<Option<Item>, Error> {
+#[allow(clippy::unnecessary_wraps)]
+fn check_raw(line: &Line<'_>) -> Result<Option<Item>, Error> {
     Ok(Some(item(line.at, line.bytes, Kind::of(line.bytes))))
 }
 

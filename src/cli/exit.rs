@@ -1,13 +1,12 @@
 //! The exit codes, in one place, and the rule for a reader that has gone.
 
 use std::fmt;
-use std::io::Write;
 use std::process::ExitCode;
 
 use scuttleup::Error;
 
 use super::message;
-use super::output::Closed;
+use super::output::{Closed, Output};
 
 /// How a command ended; see scuttleup(1), EXIT STATUS.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -97,9 +96,7 @@ pub fn of_outcome(outcome: anyhow::Result<Exit>) -> ExitCode {
 /// Help and version go to stdout, whatever is wrong with the command line to stderr in one line.
 pub fn of_usage(err: &clap::Error) -> ExitCode {
     if !err.use_stderr() {
-        // A reader that has gone has read enough.
-        write!(std::io::stdout(), "{err}").ok();
-        return ExitCode::from(Exit::Done.code());
+        return of_outcome(Output::new().write(err.to_string().as_bytes()).map(|()| Exit::Done));
     }
     let text = err.to_string();
     let mut lines = text.lines().map(str::trim).take_while(|line| !line.starts_with("Usage:")).filter(|line| !line.is_empty());

@@ -212,10 +212,12 @@ impl Printer {
                 }
                 self.add(&change);
                 Ok(ControlFlow::Continue(()))
-            })?;
-            if self.buffer.len() >= WRITE_BYTES {
+            });
+            // What lies before a damaged entry is good.
+            if self.buffer.len() >= WRITE_BYTES || last.is_err() {
                 self.flush(output)?;
             }
+            let last = last?;
             if last == after {
                 break;
             }
@@ -234,9 +236,9 @@ impl Printer {
             let any = follower.scan(Bounds::default(), |change| {
                 self.add(&change);
                 Ok(ControlFlow::Continue(()))
-            })?;
+            });
             self.flush(output)?;
-            if any {
+            if any? {
                 continue;
             }
             let mut reader_gone = [PollFd::new(output.as_fd(), PollFlags::empty())];

@@ -13,7 +13,8 @@ use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 
 use crate::error::{Error, Result};
 
-const NAME: &str = "bell";
+/// The file in the directory of a log; it is made last, so that where it is there was a log.
+pub const NAME: &str = "bell";
 
 /// The writer's end.
 pub struct Bell(File);
@@ -41,7 +42,17 @@ impl BellWatch {
     pub fn new(dir: &Path) -> Result<Self> {
         let fail = |err: Errno| Error::io("the log cannot be watched (see fs.inotify in sysctl)", err.into());
         let inotify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK).map_err(fail)?;
-        inotify.add_watch(&dir.join(NAME), AddWatchFlags::IN_MODIFY).map_err(fail)?;
+        let add = || inotify.add_watch(&dir.join(NAME), AddWatchFlags::IN_MODIFY);
+        match add() {
+            // The maker of the log was killed before it came to the bell.
+            Err(Errno::ENOENT) => {
+                Bell::open(dir)?;
+                add().map_err(fail)?;
+            }
+            added => {
+                added.map_err(fail)?;
+            }
+        }
         Ok(Self(inotify))
     }
 

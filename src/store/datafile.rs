@@ -3,9 +3,15 @@
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use crate::error::{Error, Result};
+use nix::errno::Errno;
+use nix::fcntl::{FallocateFlags, fallocate};
+use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit};
+use nix::sys::statvfs::statvfs;
+
+use super::bell;
+use crate::error::{Error, Result, is_full};
 
 /// LMDB's file in the directory of a log.
 pub const NAME: &str = "data.mdb";
@@ -22,7 +28,7 @@ pub fn check(dir: &Path) -> Result<bool> {
     let path = dir.join(NAME);
     let file = match File::open(&path) {
         Ok(file) => file,
-        Err(err) if err.kind() == io::ErrorKind::NotFound => return Ok(false),
+        Err(err) if err.kind() == io::ErrorKind::NotFound => return if_never_made(dir, path),
         Err(err) => return Err(Error::io(format!("{} cannot be opened", path.display()), err)),
     };
     let fail = |err| Error::io(format!("{} cannot be read", path.display()), err);
@@ -40,6 +46,12 @@ pub fn check(dir: &Path) -> Result<bool> {
     // The length after the meta page: a writer writes its pages before its meta page.
     let (has, needs) = (file.metadata().map_err(fail)?.len(), (newer.last_page + 1).saturating_mul(page_bytes));
     if has < needs { Err(Error::Truncated(path, has, needs)) } else { Ok(true) }
+}
+
+/// There is nothing in the data file: false, unless there is a bell, which is made once the log is.
+fn if_never_made(dir: &Path, path: PathBuf) -> Result<bool> {
+    const BYTES_MIN: u64 = 8192;
+    if dir.join(bell::NAME).exists() { Err(Error::Truncated(path, 0, BYTES_MIN)) } else { Ok(false) }
 }
 
 #[derive(Clone, Copy)]
@@ -78,4 +90,51 @@ pub fn disk_bytes(dir: &Path) -> Result<u64> {
     let path = dir.join(NAME);
     let meta = path.metadata().map_err(|err| Error::io(format!("{} cannot be read", path.display()), err))?;
     Ok(meta.blocks() * 512)
+}
+
+/// The size for the map: `most`, or half of a limited address space (ulimit -v): the heap needs room, too.
+pub fn map_bytes(most: usize) -> usize {
+    match getrlimit(Resource::RLIMIT_AS) {
+        Ok((limit, _)) if limit != RLIM_INFINITY => {
+            let half = usize::try_from(limit / 2).unwrap_or(usize::MAX).max(2);
+            most.min(1 << (half.ilog2()))
+        }
+        _ => most,
+    }
+}
+
+/// LMDB tells a write that came out short as EIO. Finds out whether it was for want of space: `bytes` is about what was
+/// to be written. If not, the error stays what it is.
+pub fn explain(dir: &Path, err: Error, bytes: u64) -> Error {
+    match err {
+        Error::Io(_, cause) if cause.raw_os_error() == Some(Errno::EIO as i32) => match probe(dir, bytes) {
+            Err(full) if is_full(full) => Error::DiskFull(full.into()),
+            _ => Error::Io("the log cannot be written".into(), cause),
+        },
+        err => err,
+    }
+}
+
+/// Asks for `bytes` more of disk behind the end of the data file, without making it longer.
+fn probe(dir: &Path, bytes: u64) -> Result<(), Errno> {
+    let file =
+        File::options().write(true).open(dir.join(NAME)).map_err(|err| Errno::from_raw(err.raw_os_error().unwrap_or(0)))?;
+    let length = file.metadata().map_or(0, |meta| meta.len());
+    let bytes = bytes.max(1 << 20);
+    if matches!(getrlimit(Resource::RLIMIT_FSIZE), Ok((limit, _)) if length + bytes > limit) {
+        return Err(Errno::EFBIG);
+    }
+    let (from, more) = (i64::try_from(length).unwrap_or(i64::MAX), i64::try_from(bytes).unwrap_or(i64::MAX));
+    match fallocate(&file, FallocateFlags::FALLOC_FL_KEEP_SIZE, from, more) {
+        // Not every file system can: then the free blocks tell.
+        Err(Errno::EOPNOTSUPP) => match statvfs(dir) {
+            Ok(free) if free.blocks_available() * free.fragment_size() < bytes => Err(Errno::ENOSPC),
+            _ => Ok(()),
+        },
+        result => {
+            // Gives back what was asked for.
+            file.set_len(length).ok();
+            result
+        }
+    }
 }

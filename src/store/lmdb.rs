@@ -17,14 +17,16 @@ use lmdb::{
     Cursor, Database, DatabaseFlags, Environment, EnvironmentFlags, RoTransaction, RwTransaction, Transaction, WriteFlags,
 };
 use lmdb_sys as ffi;
+use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 
+use super::datafile;
 use super::layout::{FeedRow, Run};
 use crate::entry::{Offset, PeerId};
 use crate::error::{Error, Result};
 
 const READERS_MAX: u32 = 4096;
-/// 1 TiB, sparse. Halved down to the smallest until the address space has room for it.
+/// 1 TiB, sparse; less where the address space is limited.
 const MAP_BYTES_MAX: usize = 1 << 40;
 const MAP_BYTES_MIN: usize = 1 << 20;
 
@@ -62,7 +64,7 @@ impl Env {
     pub fn open(dir: &Path, write: bool) -> Result<Self> {
         let mut flags = EnvironmentFlags::NO_TLS;
         flags.set(EnvironmentFlags::READ_ONLY, !write);
-        let mut map_bytes = MAP_BYTES_MAX;
+        let mut map_bytes = datafile::map_bytes(MAP_BYTES_MAX);
         let env = loop {
             let opened = Environment::new()
                 .set_flags(flags)
@@ -71,8 +73,11 @@ impl Env {
                 .set_map_size(map_bytes)
                 .open_with_permissions(dir, 0o600);
             match opened {
-                Err(lmdb::Error::Other(code)) if code == nix::errno::Errno::ENOMEM as i32 && map_bytes > MAP_BYTES_MIN => {
+                Err(lmdb::Error::Other(code)) if code == Errno::ENOMEM as i32 => {
                     map_bytes /= 2;
+                    if map_bytes < MAP_BYTES_MIN {
+                        return Err(Error::MapFull(map_bytes));
+                    }
                 }
                 opened => break opened.map_err(|err| refused("the log cannot be opened", err))?,
             }
@@ -199,6 +204,10 @@ impl<T: Transaction> Txn<T> {
 
     /// The feed of `peer`.
     pub fn feed(&self, peer: &str) -> Result<Option<FeedRow>> {
+        // LMDB has other words for keys of no or too many bytes.
+        if PeerId::check(peer.as_bytes()).is_err() {
+            return Ok(None);
+        }
         found(self.txn.get(self.tables.peers, &peer))?.map(FeedRow::decode).transpose()
     }
 

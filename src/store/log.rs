@@ -117,7 +117,8 @@ impl Log {
                     txn.put_meta(meta::CLONE, &clone)?;
                 }
                 Ok(())
-            })?;
+            })
+            .map_err(|err| datafile::explain(dir, err, 0))?;
         }
         let log = Self::with_env(dir, env, true)?;
         sync_directory(dir)?;

@@ -6,6 +6,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::Log;
+use super::datafile;
 use super::layout::{FEEDS_MAX, FeedRow, Header, RUN_ENTRIES_MAX, Run, encode_tomb};
 use super::lmdb::WriteTxn;
 use super::log::{meta, own_id, root_in};
@@ -49,6 +50,8 @@ pub struct Writer<'l> {
     open_runs: Vec<usize>,
     first: Offset,
     next: Offset,
+    /// Of the entries so far.
+    bytes: u64,
     deleted: bool,
 }
 
@@ -83,6 +86,7 @@ impl Log {
             open_runs: Vec::new(),
             first,
             next: first,
+            bytes: 0,
             deleted: false,
         })
     }
@@ -171,7 +175,16 @@ impl Writer<'_> {
     ///
     /// # Errors
     /// [`Error::DiskFull`], [`Error::MapFull`] and others: then nothing of this transaction is stored.
-    pub fn commit(mut self) -> Result<Committed> {
+    pub fn commit(self) -> Result<Committed> {
+        let (log, bytes) = (self.log, self.bytes);
+        let committed = self.commit_txn().map_err(|err| datafile::explain(log.dir(), err, bytes))?;
+        if committed.new > 0 {
+            log.bell.as_ref().map_or(Ok(()), super::bell::Bell::ring)?;
+        }
+        Ok(committed)
+    }
+
+    fn commit_txn(mut self) -> Result<Committed> {
         let committed = Committed { last_offset: Offset(self.next.0 - 1), new: self.new_entries() };
         if committed.new == 0 && !self.deleted {
             return Ok(committed);
@@ -187,9 +200,7 @@ impl Writer<'_> {
             let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
             self.txn.put_time(self.first, u64::try_from(now).unwrap_or(u64::MAX))?;
         }
-        let Self { log, txn, .. } = self;
-        txn.commit()?;
-        log.bell.as_ref().map_or(Ok(()), super::bell::Bell::ring)?;
+        self.txn.commit()?;
         Ok(committed)
     }
 
@@ -233,12 +244,15 @@ impl Writer<'_> {
 
     /// Stores the next entry of a feed.
     fn push(&mut self, index: usize, seq: Seq, entry: Entry<'_>, tomb: Tomb) -> Result<()> {
+        self.bytes += u64::from(tomb.bytes);
         let feed = &mut self.feeds[index];
         let (offset, number) = (self.next, feed.row.number);
         match entry {
             Entry::Bytes(bytes, kind) => {
                 let header = Header { number, seq: seq.get(), kind: Some(kind) }.encode(offset, tomb.hash);
-                self.txn.append_record(offset, &header, bytes)?;
+                self.txn
+                    .append_record(offset, &header, bytes)
+                    .map_err(|err| datafile::explain(self.log.dir(), err, self.bytes))?;
             }
             Entry::Deleted(tomb) => {
                 let payload = encode_tomb(tomb);
