@@ -51,6 +51,7 @@ pub struct Run {
     stdin: Vec<u8>,
     stdout: Option<Vec<u8>>,
     stderr: Vec<String>,
+    stderr_all: Option<String>,
 }
 
 /// What a run printed.
@@ -89,7 +90,7 @@ impl Run {
     pub fn program(program: impl AsRef<OsStr>) -> Self {
         let mut command = Command::new(program);
         command.env_remove("SCUTTLEUP_LOG");
-        Self { command, stdin: Vec::new(), stdout: None, stderr: Vec::new() }
+        Self { command, stdin: Vec::new(), stdout: None, stderr: Vec::new(), stderr_all: None }
     }
 
     pub fn args<S: AsRef<OsStr>>(mut self, args: impl IntoIterator<Item = S>) -> Self {
@@ -113,6 +114,12 @@ impl Run {
         self
     }
 
+    /// Stderr must be exactly this.
+    pub fn stderr(mut self, text: &str) -> Self {
+        self.stderr_all = Some(text.into());
+        self
+    }
+
     /// Stderr must have this in it.
     pub fn stderr_has(mut self, text: &str) -> Self {
         self.stderr.push(text.into());
@@ -127,6 +134,7 @@ impl Run {
     /// It must end with this exit code, and every line on stderr must be a message of scuttleup's.
     pub fn status(self, code: i32) -> Printed {
         let (stdin, stdout, stderr) = (self.stdin.clone(), self.stdout.clone(), self.stderr.clone());
+        let stderr_all = self.stderr_all.clone();
         let shown = format!("{:?}", self.command);
         let mut running = self.spawn();
         let mut pipe = running.stdin.take().expect("piped");
@@ -136,6 +144,9 @@ impl Run {
         assert_eq!(ended.status.code(), Some(code), "{shown}: {}", ended.printed.stderr);
         for text in stderr {
             assert!(ended.printed.stderr.contains(&text), "{shown}: no {text:?} in {:?}", ended.printed.stderr);
+        }
+        if let Some(stderr) = stderr_all {
+            assert_eq!(ended.printed.stderr, stderr, "{shown}");
         }
         if let Some(stdout) = stdout {
             assert_eq!(String::from_utf8_lossy(&ended.printed.stdout), String::from_utf8_lossy(&stdout), "{shown}");
@@ -200,10 +211,6 @@ pub struct Ended {
 }
 
 impl Running {
-    pub fn pid(&self) -> u32 {
-        self.pid
-    }
-
     pub fn signal(&self, signal: Signal) {
         kill(Pid::from_raw(self.pid as i32), signal).expect("it is there");
     }
@@ -225,6 +232,11 @@ impl Running {
             Ok(line) => String::from_utf8(line).expect("UTF-8"),
             Err(err) => self.fail(&format!("no line came: {err}")),
         }
+    }
+
+    /// The next line, if one has come yet.
+    pub fn line_now(&mut self) -> Option<String> {
+        self.lines.0.try_recv().ok().map(|line| String::from_utf8(line).expect("UTF-8"))
     }
 
     /// Waits until it ends, its stdin closed.
@@ -271,6 +283,16 @@ pub fn shell(line: &str) -> Run {
     let mut script = OsString::from("set -o pipefail; scuttleup=\"$SCUTTLEUP\"; ");
     script.push(line);
     Run::program("bash").args([OsStr::new("-c"), &script]).env("SCUTTLEUP", SCUTTLEUP)
+}
+
+/// Appends lines, which are JSON values.
+pub fn append(log: &Path, lines: impl AsRef<[u8]>) {
+    Run::new(log).args(["append"]).stdin(lines).stdout("").stderr("").success();
+}
+
+/// All that `read` prints.
+pub fn read(log: &Path) -> String {
+    Run::new(log).args(["read"]).stderr("").success().text().to_owned()
 }
 
 /// The `heads` of a log without the mark of its own feed, so that two logs can be compared.

@@ -1,5 +1,6 @@
 //! The integration tests: all through the real binary, in one program. Each file is about one command or one theme.
 
+mod append;
 mod docs;
 mod harness;
 mod live_push;

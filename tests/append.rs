@@ -1,0 +1,176 @@
+//! `append`: what becomes an entry, what does not, and when it is acknowledged.
+
+use crate::harness::{Place, Run, append, heads, read};
+
+/// The payload part of each line of `read`.
+fn payloads(log: &std::path::Path) -> Vec<String> {
+    read(log).lines().map(|line| line.splitn(4, ',').nth(3).expect("a payload").trim_end_matches('}').to_owned()).collect()
+}
+
+#[test]
+fn each_json_line_becomes_an_entry_byte_for_byte() {
+    let place = Place::new();
+    let log = place.log("alice");
+    append(&log, "{\"a\": 1}\n\"text\"\nnull\n-0.0e+10\n[1 ,2]\n");
+    let expected = "{\"offset\":1,\"peer\":\"alice\",\"seq\":1,\"entry\":{\"a\": 1}}\n\
+                    {\"offset\":2,\"peer\":\"alice\",\"seq\":2,\"entry\":\"text\"}\n\
+                    {\"offset\":3,\"peer\":\"alice\",\"seq\":3,\"entry\":null}\n\
+                    {\"offset\":4,\"peer\":\"alice\",\"seq\":4,\"entry\":-0.0e+10}\n\
+                    {\"offset\":5,\"peer\":\"alice\",\"seq\":5,\"entry\":[1 ,2]}\n";
+    assert_eq!(read(&log), expected);
+}
+
+#[test]
+fn white_space_around_a_json_line_is_dropped_and_blank_lines_are_skipped() {
+    let place = Place::new();
+    let log = place.log("alice");
+    append(&log, "\n \t {\"a\" :\t1} \t\r\n   \n\r\n\t\n2\r\n\n3");
+    assert_eq!(payloads(&log), ["\"text\":\"{\\\"a\\\" :\\t1}\"".trim_end_matches('}'), "\"entry\":2", "\"entry\":3"]);
+    Run::new(&log).args(["entry", "alice", "1", "--raw"]).stdout("{\"a\" :\t1}").success();
+}
+
+#[test]
+fn text_lines_are_kept_as_they_are() {
+    let place = Place::new();
+    let log = place.log("alice");
+    Run::new(&log).args(["append", "--text"]).stdin(" a \r\n\n{\"a\":1}\né").stdout("").success();
+    assert_eq!(payloads(&log), ["\"text\":\" a \\r\"", "\"base64\":\"\"", "\"entry\":{\"a\":1", "\"text\":\"é\""]);
+}
+
+#[test]
+fn nul_ends_an_entry_with_0() {
+    let place = Place::new();
+    let log = place.log("alice");
+    Run::new(&log).args(["append", "-0"]).stdin("1\0\n2 \0\0[\n3]\0").success();
+    Run::new(&log).args(["append", "--text", "-0"]).stdin("a\nb\0\0c").success();
+    Run::new(&log).args(["append", "--raw", "-0"]).stdin(b"\xff\n\0\0").success();
+    let expected = [
+        "\"entry\":1",
+        "\"entry\":2",
+        "\"text\":\"[\\n3]\"",
+        "\"text\":\"a\\nb\"",
+        "\"base64\":\"\"",
+        "\"text\":\"c\"",
+        "\"base64\":\"/wo=\"",
+        "\"base64\":\"\"",
+    ];
+    assert_eq!(payloads(&log), expected);
+}
+
+#[test]
+fn raw_takes_the_whole_of_stdin_as_one_entry() {
+    let place = Place::new();
+    let log = place.log("alice");
+    Run::new(&log).args(["append", "--raw"]).stdin("a\nb\0c\n").success();
+    Run::new(&log).args(["append", "--raw"]).stdin("").success();
+    Run::new(&log).args(["entry", "alice", "1", "--raw"]).stdout("a\nb\0c\n").success();
+    Run::new(&log).args(["entry", "alice", "2", "--raw"]).stdout("").success();
+    assert_eq!(heads(&log), ["{\"peer\":\"alice\",\"seq\":2}"]);
+}
+
+#[test]
+fn no_input_is_no_entry() {
+    let place = Place::new();
+    let log = place.log("alice");
+    for options in [&[][..], &["--text"], &["-0"], &["--raw", "-0"]] {
+        Run::new(&log).args(["append", "--ack"]).args(options).stdin("").stdout("").stderr("").success();
+    }
+    assert_eq!(read(&log), "");
+}
+
+#[test]
+fn each_entry_is_acknowledged_with_its_number_once_it_is_stored() {
+    let place = Place::new();
+    let log = place.log("alice");
+    append(&log, "0");
+    let mut appending = Run::new(&log).args(["append", "--ack"]).spawn();
+    for seq in 2..=20 {
+        // Blank lines get no number and no answer.
+        appending.send(format!("\n{seq}\n"));
+        assert_eq!(appending.line(), format!("{{\"peer\":\"alice\",\"seq\":{seq}}}\n"));
+        Run::new(&log).args(["entry", "alice", &seq.to_string(), "--raw"]).stdout(seq.to_string()).success();
+    }
+    let ended = appending.finish();
+    assert_eq!((ended.status.code(), ended.printed.stdout, ended.printed.stderr), (Some(0), Vec::new(), String::new()));
+}
+
+#[test]
+fn a_line_without_an_end_is_an_entry_once_the_input_ends() {
+    let place = Place::new();
+    let log = place.log("alice");
+    let mut appending = Run::new(&log).args(["append", "--ack"]).spawn();
+    appending.send("1\n[2,");
+    assert_eq!(appending.line(), "{\"peer\":\"alice\",\"seq\":1}\n");
+    appending.send("3]");
+    let ended = appending.finish();
+    assert_eq!(ended.printed.text(), "{\"peer\":\"alice\",\"seq\":2}\n");
+    Run::new(&log).args(["entry", "alice", "2", "--raw"]).stdout("[2,3]").success();
+}
+
+/// Options, input, how many entries are stored, what is said.
+type BadInput<'a> = (&'a [&'a str], &'a [u8], usize, &'a str);
+
+#[test]
+fn bad_input_is_named_by_its_line_and_what_came_before_it_is_stored() {
+    let deep = [b"1\n", &b"[".repeat(129)[..], &b"]".repeat(129), b"\n2\n"].concat();
+    let cases: [BadInput<'_>; 11] = [
+        (&[], b"1\n2\nnot json\n4\n", 2, "line 3: not JSON: "),
+        (&[], b"\n\n{\n", 0, "line 3: not JSON: "),
+        (&[], b"1\n2 3\n", 1, "line 2: not JSON: "),
+        (&[], b"1\n\"\xff\"\n", 1, "line 2: not UTF-8 at byte 2: "),
+        (&[], b"1\n\xc2\xa02\n", 1, "line 2: not JSON: "),
+        (&[], &deep, 1, "line 2: JSON nested more than 128 levels deep"),
+        (&[], b"1\n\"\x01\"\n", 1, "line 2: not JSON: "),
+        (&[], b"1\nNaN", 1, "line 2: not JSON: "),
+        (&["--text"], b"a\nb\n\xe9\nd\n", 2, "line 3: not UTF-8 at byte 1: "),
+        (&["-0"], b"1\0{\0", 1, "entry 2: not JSON: "),
+        (&["--text", "-0"], b"a\0b\nc\0\xff\0", 2, "entry 3: not UTF-8 at byte 1: "),
+    ];
+    for (options, input, stored, said) in cases {
+        let place = Place::new();
+        let log = place.log("alice");
+        let run = Run::new(&log).args(["append", "--ack"]).args(options).stdin(input);
+        let printed = run.stderr_has(&format!("scuttleup: {said}")).stderr_has("what came before it is stored").status(7);
+        assert_eq!(printed.stderr.matches('\n').count(), 1, "{}", printed.stderr);
+        assert_eq!(printed.lines().len(), stored, "{said}");
+        assert_eq!(read(&log).lines().count(), stored, "{said}");
+    }
+}
+
+#[test]
+fn a_bad_line_after_a_hundred_thousand_good_ones_is_named_and_they_are_stored() {
+    let place = Place::new();
+    let log = place.log("alice");
+    let mut input: String = (1..=100_000).map(|n| format!("{n}\n")).collect();
+    input.push_str("}\n1\n");
+    let printed = Run::new(&log).args(["append", "--ack"]).stdin(input).stderr_has("line 100001: ").status(7);
+    assert_eq!(printed.lines().len(), 100_000);
+    assert_eq!(heads(&log), ["{\"peer\":\"alice\",\"seq\":100000}"]);
+}
+
+#[test]
+fn a_reader_of_acknowledgements_that_has_gone_ends_it_quietly() {
+    let place = Place::new();
+    let log = place.log("alice");
+    let lines: String = (1..=50_000).map(|n| format!("{n}\n")).collect();
+    let input = place.file("input", lines);
+    crate::harness::shell("$scuttleup --log \"$LOG\" append --ack < \"$INPUT\" | head -n 1")
+        .env("LOG", &log)
+        .env("INPUT", input)
+        .stdout("{\"peer\":\"alice\",\"seq\":1}\n")
+        .stderr("")
+        .success();
+}
+
+#[test]
+fn append_makes_the_log_on_first_use_with_a_random_id() {
+    let place = Place::new();
+    let ids = ["x", "deep/down/y"].map(|name| {
+        let log = place.path(name);
+        append(&log, "1\n");
+        let id = Run::new(&log).args(["id"]).success().text().trim_end().to_owned();
+        assert!(id.len() == 32 && id.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')), "{id}");
+        id
+    });
+    assert_ne!(ids[0], ids[1]);
+}
