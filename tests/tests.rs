@@ -1,6 +1,7 @@
 //! The integration tests: all through the real binary, in one program. Each file is about one command or one theme.
 
 mod append;
+mod bytes;
 mod docs;
 mod harness;
 mod live_push;
