@@ -5,4 +5,5 @@ mod bytes;
 mod docs;
 mod harness;
 mod live_push;
+mod read;
 mod tidy;

@@ -1,0 +1,180 @@
+//! `read`: which changes, and how they look.
+
+use std::path::{Path, PathBuf};
+
+use crate::harness::{Place, Run, append, read, shell};
+
+/// A log with entries of three peers: offsets 1 to 7 are a1 b1 a2 c1 b2 a3 a4 (deleted).
+fn mixed(place: &Place) -> PathBuf {
+    let log = place.log("a");
+    let line = |peer: &str, seq: u32| format!("{{\"peer\":\"{peer}\",\"seq\":{seq},\"text\":\"{peer}{seq}\"}}\n");
+    let lines = [line("a", 1), line("b", 1), line("a", 2), line("c", 1), line("b", 2), line("a", 3)].concat();
+    Run::new(&log).args(["write"]).stdin(lines).success();
+    append(&log, "{\"a\":1}\n");
+    Run::new(&log).args(["del", "a", "4"]).success();
+    log
+}
+
+/// The offsets that `read` prints with `options`.
+fn offsets(log: &Path, options: &[&str]) -> Vec<u64> {
+    let printed = Run::new(log).args(["read"]).args(options).stderr("").success();
+    printed.json().iter().map(|change| change["offset"].as_u64().expect("an offset")).collect()
+}
+
+#[test]
+fn change_lines_look_as_documented() {
+    let place = Place::new();
+    let log = place.log("alice");
+    append(&log, "{\"k\": [1,2]}\n");
+    Run::new(&log).args(["append", "--text"]).stdin("plain \"é\" \\ \t\n").success();
+    Run::new(&log).args(["append", "--raw"]).stdin(b"\xff\x00").success();
+    append(&log, "{\"a\":1}\n");
+    Run::new(&log).args(["del", "alice", "4"]).success();
+    let line = |offset: u32, payload: &str| format!("{{\"offset\":{offset},\"peer\":\"alice\",\"seq\":{offset}{payload}}}\n");
+    let deleted = ",\"deleted\":true,\"hash\":\"c5e3762ffc8453c6\",\"bytes\":7";
+    let (json, text) = (",\"entry\":{\"k\": [1,2]}", ",\"text\":\"plain \\\"é\\\" \\\\ \\t\"");
+    let (json_text, binary) = (",\"text\":\"{\\\"k\\\": [1,2]}\"", ",\"base64\":\"/wA=\"");
+    let (json_base64, text_base64) = (",\"base64\":\"eyJrIjogWzEsMl19\"", ",\"base64\":\"cGxhaW4gIsOpIiBcIAk=\"");
+    for (options, payloads) in [
+        (&[][..], [json, text, binary, deleted]),
+        (&["--text"], [json_text, text, binary, deleted]),
+        (&["--raw"], [json_base64, text_base64, binary, deleted]),
+        (&["--no-entry"], ["", "", "", ""]),
+    ] {
+        let expected: String = (1..).zip(payloads).map(|(offset, payload)| line(offset, payload)).collect();
+        Run::new(&log).args(["read"]).args(options).stdout(expected).stderr("").success();
+    }
+}
+
+#[test]
+fn an_empty_entry_is_text_with_text_and_base64_without() {
+    let place = Place::new();
+    let log = place.log("alice");
+    Run::new(&log).args(["append", "--raw"]).stdin("").success();
+    for (option, key) in [("--text", "text"), ("--raw", "base64")] {
+        let expected = format!("{{\"offset\":1,\"peer\":\"alice\",\"seq\":1,\"{key}\":\"\"}}\n");
+        Run::new(&log).args(["read", option]).stdout(expected).success();
+    }
+}
+
+#[test]
+fn the_selection_is_what_was_asked_for() {
+    let place = Place::new();
+    let log = mixed(&place);
+    let cases: [(&[&str], &[u64]); 20] = [
+        (&[], &[1, 2, 3, 4, 5, 6, 7]),
+        (&["-n", "2"], &[6, 7]),
+        (&["-n", "0"], &[]),
+        (&["-n", "100"], &[1, 2, 3, 4, 5, 6, 7]),
+        (&["-n", "18446744073709551615"], &[1, 2, 3, 4, 5, 6, 7]),
+        (&["--after", "0"], &[1, 2, 3, 4, 5, 6, 7]),
+        (&["--after", "5"], &[6, 7]),
+        (&["--after", "7"], &[]),
+        (&["--after", "18446744073709551615"], &[]),
+        (&["--after", "2", "-n", "100"], &[3, 4, 5, 6, 7]),
+        (&["--after", "2", "-n", "1"], &[7]),
+        (&["--peer", "a"], &[1, 3, 6, 7]),
+        (&["--peer", "b"], &[2, 5]),
+        (&["--peer", "c", "--peer", "b"], &[2, 4, 5]),
+        (&["--peer", "nobody"], &[]),
+        (&["--peer", "a", "-n", "2"], &[6, 7]),
+        (&["--peer", "b", "-n", "1"], &[5]),
+        (&["--peer", "b", "-n", "0"], &[]),
+        (&["--peer", "a", "--after", "1", "-n", "2"], &[6, 7]),
+        (&["--peer", "c", "--after", "4"], &[]),
+    ];
+    for (options, expected) in cases {
+        assert_eq!(offsets(&log, options), expected, "{options:?}");
+    }
+}
+
+#[test]
+fn since_heads_gives_what_is_above_them() {
+    let place = Place::new();
+    let log = mixed(&place);
+    let cases: [(&str, &[u64]); 7] = [
+        ("", &[1, 2, 3, 4, 5, 6, 7]),
+        ("{\"peer\":\"a\",\"seq\":4}\n{\"peer\":\"b\",\"seq\":2}\n{\"peer\":\"c\",\"seq\":1}\n", &[]),
+        ("{\"peer\":\"a\",\"seq\":2,\"own\":true}\n\n{\"peer\":\"b\",\"seq\":1}", &[4, 5, 6, 7]),
+        ("{\"peer\":\"a\",\"seq\":4294967295}\n{\"peer\":\"b\",\"seq\":0}\n", &[2, 4, 5]),
+        ("{\"peer\":\"else\",\"seq\":9}\n{\"seq\":3,\"peer\":\"a\"}\r\n", &[2, 4, 5, 7]),
+        ("{\"peer\":\"a\",\"seq\":1}\n{\"peer\":\"a\",\"seq\":3}\n", &[2, 4, 5, 7]),
+        ("{\"peer\":\"c\",\"seq\":1}\n", &[1, 2, 3, 5, 6, 7]),
+    ];
+    for (heads, expected) in cases {
+        let file = place.file("heads", heads);
+        assert_eq!(offsets(&log, &["--since-heads", file.to_str().expect("UTF-8")]), expected, "{heads}");
+        let piped = Run::new(&log).args(["read", "--since-heads", "-", "--no-entry"]).stdin(heads).success();
+        assert_eq!(piped.lines().len(), expected.len());
+    }
+    let file = place.file("heads", "{\"peer\":\"a\",\"seq\":2}\n");
+    assert_eq!(offsets(&log, &["--since-heads", file.to_str().expect("UTF-8"), "--peer", "a", "-n", "1"]), [7]);
+}
+
+#[test]
+fn bad_heads_are_named_by_their_line() {
+    let place = Place::new();
+    let log = mixed(&place);
+    let good = "{\"peer\":\"a\",\"seq\":1}\n\n";
+    for bad in [
+        "x",
+        "{\"peer\":\"a\"}",
+        "{\"peer\":\"a\",\"seq\":-1}",
+        "{\"peer\":\"a\",\"seq\":4294967296}",
+        "{\"peer\":\"\",\"seq\":1}",
+    ] {
+        let read = Run::new(&log).args(["read", "--since-heads", "-"]).stdin(format!("{good}{bad}\n"));
+        read.stdout("").stderr_has("scuttleup: stdin, line 3: ").status(7);
+        let file = place.file("heads", format!("{good}{bad}\n"));
+        let read = Run::new(&log).args(["read", "--since-heads"]).args([&file]);
+        read.stdout("").stderr_has(&format!("{}, line 3: ", file.display())).status(7);
+    }
+    let mut not_utf8 = good.as_bytes().to_vec();
+    not_utf8.extend_from_slice(b"\xff\n");
+    Run::new(&log).args(["read", "--since-heads", "-"]).stdin(not_utf8).stderr_has("line 3: not UTF-8").status(7);
+    let missing = place.path("missing");
+    Run::new(&log).args(["read", "--since-heads"]).args([&missing]).stderr_has("missing cannot be read").status(1);
+}
+
+#[test]
+fn a_reader_that_goes_away_ends_it_quietly() {
+    let place = Place::new();
+    let log = place.log("a");
+    let lines: String = (0..200_000).map(|n| format!("{{\"number\":{n}}}\n")).collect();
+    append(&log, lines);
+    let first = "{\"offset\":1,\"peer\":\"a\",\"seq\":1,\"entry\":{\"number\":0}}\n";
+    let run = shell("$scuttleup --log \"$LOG\" read | head -n 1").env("LOG", &log);
+    run.stdout(first).stderr("").success();
+    let gone = shell("$scuttleup --log \"$LOG\" read | true; echo ${PIPESTATUS[0]}").env("LOG", &log);
+    gone.stdout("0\n").stderr("").success();
+    let entry = shell("$scuttleup --log \"$LOG\" heads | true").env("LOG", &log);
+    entry.stderr("").success();
+}
+
+#[test]
+fn many_entries_come_back_in_order_and_byte_for_byte() {
+    let place = Place::new();
+    let log = place.log("a");
+    let lines: Vec<String> = (0..100_000).map(|n| format!("{{\"n\":{n},\"pad\":\"{}\"}}", "x".repeat(n % 97))).collect();
+    append(&log, lines.join("\n"));
+    let printed = read(&log);
+    assert_eq!(printed.lines().count(), lines.len());
+    for ((number, line), expected) in (1..).zip(printed.lines()).zip(&lines) {
+        assert_eq!(line, format!("{{\"offset\":{number},\"peer\":\"a\",\"seq\":{number},\"entry\":{expected}}}"));
+    }
+    // The end is found without reading all.
+    let last = Run::new(&log).args(["read", "-n", "1"]).success();
+    assert_eq!(last.text(), printed.lines().last().map(|line| format!("{line}\n")).expect("a line"));
+}
+
+#[test]
+fn read_prints_what_is_there_and_ends_while_others_append() {
+    let place = Place::new();
+    let log = place.log("a");
+    let mut appending = Run::new(&log).args(["append", "--ack"]).spawn();
+    for n in 1..=50 {
+        appending.send(format!("{n}\n"));
+        appending.line();
+        assert_eq!(read(&log).lines().count(), n);
+    }
+}
