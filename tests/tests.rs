@@ -7,3 +7,4 @@ mod harness;
 mod live_push;
 mod read;
 mod tidy;
+mod watch;

@@ -1,0 +1,178 @@
+//! `watch` and `read --live`: what is there, then each entry as it arrives.
+
+use std::path::Path;
+
+use nix::sys::signal::Signal;
+
+use crate::harness::{Place, Run, Running, append, shell};
+
+fn line(seq: u32) -> String {
+    format!("{{\"offset\":{seq},\"peer\":\"a\",\"seq\":{seq},\"entry\":{seq}}}\n")
+}
+
+fn numbers(range: std::ops::RangeInclusive<u32>) -> String {
+    range.map(|n| format!("{n}\n")).collect()
+}
+
+fn spawn(log: &Path, args: &[&str]) -> Running {
+    Run::new(log).args(args).spawn()
+}
+
+#[test]
+fn watch_begins_with_the_last_ten_and_goes_on() {
+    let place = Place::new();
+    let log = place.log("a");
+    append(&log, numbers(1..=25));
+    let mut watching = spawn(&log, &["watch"]);
+    for seq in 16..=25 {
+        assert_eq!(watching.line(), line(seq));
+    }
+    for seq in 26..=40 {
+        append(&log, seq.to_string());
+        assert_eq!(watching.line(), line(seq));
+    }
+    append(&log, numbers(41..=3000));
+    for seq in 41..=3000 {
+        assert_eq!(watching.line(), line(seq));
+    }
+}
+
+#[test]
+fn live_begins_with_everything() {
+    let place = Place::new();
+    let log = place.log("a");
+    append(&log, numbers(1..=20));
+    for option in ["--live", "-f"] {
+        let mut reading = spawn(&log, &["read", option]);
+        for seq in 1..=20 {
+            assert_eq!(reading.line(), line(seq));
+        }
+    }
+}
+
+#[test]
+fn an_empty_log_can_be_watched() {
+    let place = Place::new();
+    let log = place.log("a");
+    let mut watching = spawn(&log, &["watch"]);
+    append(&log, numbers(1..=12));
+    // It may have been armed before or after the append: ten or twelve of them come.
+    let first = watching.line();
+    assert!(first == line(1) || first == line(3), "{first}");
+    while watching.line() != line(12) {}
+    append(&log, "13");
+    assert_eq!(watching.line(), line(13));
+}
+
+#[test]
+fn tail_begins_with_what_arrives_from_now_on() {
+    let place = Place::new();
+    let log = place.log("a");
+    append(&log, numbers(1..=100));
+    for args in [&["read", "--tail"][..], &["watch", "--tail"], &["read", "--live", "--tail"]] {
+        let mut tailing = spawn(&log, args);
+        let before = Run::new(&log).args(["info"]).success().json()[0]["last_offset"].as_u64().expect("a number");
+        let mut seq = before as u32;
+        // Nothing tells that it is ready but its first line.
+        let first = loop {
+            seq += 1;
+            append(&log, seq.to_string());
+            if let Some(first) = tailing.line_now() {
+                break first;
+            }
+            assert!(seq < 5000, "nothing comes");
+        };
+        let begun = (101..=seq).find(|&seq| line(seq) == first).expect("one that was appended after the start");
+        for seq in begun + 1..=seq {
+            assert_eq!(tailing.line(), line(seq));
+        }
+    }
+}
+
+#[test]
+fn live_takes_the_options_of_read() {
+    let place = Place::new();
+    let log = place.log("a");
+    append(&log, numbers(1..=20));
+    let heads = place.file("heads", "{\"peer\":\"a\",\"seq\":18}\n");
+    let heads = heads.to_str().expect("UTF-8");
+    let cases: [(&[&str], u32); 6] = [
+        (&["watch", "-n", "3"], 18),
+        (&["watch", "--after", "12"], 13),
+        (&["watch", "--since-heads", heads], 19),
+        (&["read", "--live", "-n", "1"], 20),
+        (&["read", "--live", "--after", "19"], 20),
+        (&["watch", "--peer", "a", "-n", "2"], 19),
+    ];
+    let mut running: Vec<Running> = cases.iter().map(|(args, _)| spawn(&log, args)).collect();
+    for (running, (args, first)) in running.iter_mut().zip(cases) {
+        for seq in first..=20 {
+            assert_eq!(running.line(), line(seq), "{args:?}");
+        }
+    }
+    append(&log, numbers(21..=30));
+    for (running, (args, _)) in running.iter_mut().zip(cases) {
+        for seq in 21..=30 {
+            assert_eq!(running.line(), line(seq), "{args:?}");
+        }
+    }
+    let mut bare = spawn(&log, &["watch", "--no-entry", "-n", "1"]);
+    assert_eq!(bare.line(), "{\"offset\":30,\"peer\":\"a\",\"seq\":30}\n");
+}
+
+#[test]
+fn a_watched_feed_prints_only_that_feed() {
+    let place = Place::new();
+    let log = place.log("a");
+    let theirs = |seq: u32| format!("{{\"peer\":\"b\",\"seq\":{seq},\"entry\":{seq}}}\n");
+    Run::new(&log).args(["write"]).stdin(theirs(1)).success();
+    let mut watching = spawn(&log, &["watch", "--peer", "b"]);
+    assert_eq!(watching.line(), "{\"offset\":1,\"peer\":\"b\",\"seq\":1,\"entry\":1}\n");
+    append(&log, "1\n2\n");
+    Run::new(&log).args(["write"]).stdin(theirs(2)).success();
+    assert_eq!(watching.line(), "{\"offset\":4,\"peer\":\"b\",\"seq\":2,\"entry\":2}\n");
+}
+
+#[test]
+fn a_deletion_prints_nothing() {
+    let place = Place::new();
+    let log = place.log("a");
+    append(&log, numbers(1..=3));
+    let mut watching = spawn(&log, &["watch", "-n", "1"]);
+    assert_eq!(watching.line(), line(3));
+    Run::new(&log).args(["del", "a", "2"]).success();
+    append(&log, "4");
+    assert_eq!(watching.line(), line(4));
+}
+
+#[test]
+fn a_signal_ends_it_with_its_number() {
+    let place = Place::new();
+    let log = place.log("a");
+    append(&log, "1");
+    for (signal, code) in [(Signal::SIGINT, 130), (Signal::SIGTERM, 143)] {
+        let mut watching = spawn(&log, &["watch"]);
+        assert_eq!(watching.line(), line(1));
+        watching.signal(signal);
+        let ended = watching.wait();
+        assert_eq!((ended.status.code(), ended.printed.stderr.as_str()), (Some(code), ""));
+    }
+}
+
+#[test]
+fn a_watcher_whose_reader_has_gone_ends_while_nothing_arrives() {
+    let place = Place::new();
+    let log = place.log("a");
+    append(&log, "1");
+    for command in ["watch", "read --live", "read -f -n 1"] {
+        let piped = shell(&format!("$scuttleup --log \"$LOG\" {command} | head -n 1")).env("LOG", &log);
+        piped.stdout(line(1)).stderr("").success();
+    }
+}
+
+#[test]
+fn watching_what_is_no_log_is_an_error() {
+    let place = Place::new();
+    Run::new(&place.path("none")).args(["watch"]).stderr_has("there is no log in ").status(1);
+    assert!(!place.path("none").exists());
+}
