@@ -3,6 +3,7 @@
 mod append;
 mod bytes;
 mod docs;
+mod entry_del;
 mod harness;
 mod live_push;
 mod read;
