@@ -9,3 +9,4 @@ mod live_push;
 mod read;
 mod tidy;
 mod watch;
+mod write;
