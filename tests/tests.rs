@@ -6,6 +6,7 @@ mod docs;
 mod entry_del;
 mod harness;
 mod live_push;
+mod log;
 mod read;
 mod tidy;
 mod watch;

@@ -1,0 +1,192 @@
+//! `init`, `id`, `heads`, `info`, and which log is meant.
+
+use std::os::unix::fs::PermissionsExt;
+
+use crate::harness::{Place, Run, append, heads, root};
+
+#[test]
+fn init_makes_an_empty_log_with_its_id() {
+    let place = Place::new();
+    let log = place.path("x/y");
+    let note = format!("scuttleup: made the log {} with the id alice é\n", log.display());
+    Run::new(&log).args(["init", "--id", "alice é"]).stdout("").stderr(&note).success();
+    Run::new(&log).args(["id"]).stdout("alice é\n").stderr("").success();
+    assert_eq!(heads(&log), Vec::<String>::new());
+    // Only its owner may look into it.
+    assert_eq!(log.metadata().expect("it is there").permissions().mode() & 0o777, 0o700);
+    for file in std::fs::read_dir(&log).expect("a directory") {
+        let file = file.expect("a file");
+        assert_eq!(file.metadata().expect("it is there").permissions().mode() & 0o777, 0o600, "{:?}", file.path());
+    }
+}
+
+#[test]
+fn init_never_touches_a_log_that_is_there() {
+    let place = Place::new();
+    let log = place.log("alice");
+    append(&log, "1\n");
+    for args in [&["init"][..], &["init", "--id", "bob"], &["init", "--id", "alice"]] {
+        Run::new(&log).args(args).stdout("").stderr_has("is a log already, with the id alice").status(1);
+    }
+    Run::new(&log).args(["id"]).stdout("alice\n").success();
+    assert_eq!(heads(&log), ["{\"peer\":\"alice\",\"seq\":1}"]);
+}
+
+#[test]
+fn ids_are_1_to_255_bytes_without_control_characters() {
+    let place = Place::new();
+    let longest = "é".repeat(127) + "x";
+    Run::new(&place.path("long")).args(["-q", "init", "--id", &longest]).stderr("").success();
+    append(&place.path("long"), "1");
+    assert_eq!(heads(&place.path("long")), [format!("{{\"peer\":\"{longest}\",\"seq\":1}}")]);
+    for bad in ["", &*"x".repeat(256), "a\nb", "\u{1b}", "\u{9b}"] {
+        let said = Run::new(&place.path("bad")).args(["init", "--id", bad]).stdout("").stderr_has("not a peer id: ").status(2);
+        assert_eq!(said.stderr.matches('\n').count(), 1);
+        assert!(!place.path("bad").exists());
+    }
+}
+
+#[test]
+fn heads_are_sorted_and_mark_the_own_feed() {
+    let place = Place::new();
+    let log = place.log("m");
+    let lines: String = ["z", "a", "é"].map(|peer| format!("{{\"peer\":\"{peer}\",\"seq\":1,\"entry\":1}}\n")).concat();
+    Run::new(&log).args(["write"]).stdin(lines).success();
+    append(&log, "1\n2\n");
+    let expected = "{\"peer\":\"a\",\"seq\":1}\n{\"peer\":\"m\",\"seq\":2,\"own\":true}\n\
+                    {\"peer\":\"z\",\"seq\":1}\n{\"peer\":\"é\",\"seq\":1}\n";
+    Run::new(&log).args(["heads"]).stdout(expected).stderr("").success();
+}
+
+#[test]
+fn info_is_one_line_of_json() {
+    let place = Place::new();
+    let log = place.log("alice");
+    let printed = Run::new(&log).args(["info"]).stderr("").success();
+    let start = "{\"id\":\"alice\",\"feeds\":0,\"entries\":0,\"bytes_on_disk\":";
+    let end = ",\"last_offset\":0,\"root\":\"00000000000000000000000000000000\"}\n";
+    assert!(printed.text().starts_with(start) && printed.text().ends_with(end), "{}", printed.text());
+    let empty = printed.json()[0]["bytes_on_disk"].as_u64().expect("a number");
+
+    Run::new(&log).args(["write"]).stdin("{\"peer\":\"b\",\"seq\":1,\"entry\":1}\n").success();
+    append(&log, format!("1\n\"{}\"\n", "x".repeat(100_000)));
+    Run::new(&log).args(["del", "alice", "1"]).success();
+    let info = Run::new(&log).args(["info"]).success().json().remove(0);
+    assert_eq!((&info["feeds"], &info["entries"], &info["last_offset"]), (&2.into(), &3.into(), &3.into()));
+    assert!(info["bytes_on_disk"].as_u64().expect("a number") > empty + 100_000, "{info}");
+}
+
+#[test]
+fn the_root_is_that_of_the_feeds_and_not_of_their_order() {
+    let place = Place::new();
+    let (a, b) = (place.log("a"), place.log("b"));
+    let line = |peer: &str, seq: u32| format!("{{\"peer\":\"{peer}\",\"seq\":{seq},\"entry\":{seq}}}\n");
+    Run::new(&a).args(["write"]).stdin([line("p", 1), line("p", 2), line("q", 1)].concat()).success();
+    for lines in [line("q", 1), line("p", 1)] {
+        Run::new(&b).args(["write"]).stdin(lines).success();
+        assert_ne!(root(&a), root(&b));
+    }
+    Run::new(&b).args(["write"]).stdin(line("p", 2)).success();
+    assert_eq!(root(&a), root(&b));
+    append(&b, "1");
+    assert_ne!(root(&a), root(&b));
+}
+
+#[test]
+fn the_log_is_named_by_option_variable_or_default() {
+    let place = Place::new();
+    for id in ["option", "variable"] {
+        place.log(id);
+    }
+    let (option, variable) = (place.path("option"), place.path("variable"));
+    let (data, home) = (place.path("data"), place.path("home"));
+    let make = |dir: std::path::PathBuf, id: &str| Run::new(&dir).args(["-q", "init", "--id", id]).success();
+    make(data.join("scuttleup"), "data");
+    make(home.join(".local/share/scuttleup"), "home");
+    let run = || Run::bare().env("HOME", &home).env("XDG_DATA_HOME", &data);
+    let both = || run().env("SCUTTLEUP_LOG", &variable);
+    both().args(["--log"]).args([&option]).args(["id"]).stdout("option\n").success();
+    both().args(["id", "--log"]).args([&option]).stdout("option\n").success();
+    both().args(["id"]).stdout("variable\n").success();
+    run().args(["id"]).stdout("data\n").success();
+    run().env("SCUTTLEUP_LOG", "").args(["id"]).stdout("data\n").success();
+    run().env("XDG_DATA_HOME", "").args(["id"]).stdout("home\n").success();
+    // A relative path is none, say the XDG base directories.
+    run().env("XDG_DATA_HOME", "data").args(["id"]).stdout("home\n").success();
+    let none = run().env("XDG_DATA_HOME", "").env("HOME", "").args(["id"]).stdout("");
+    none.stderr_has("no log is named: use --log DIR, or set SCUTTLEUP_LOG or HOME").status(2);
+}
+
+#[test]
+fn the_default_log_is_made_on_first_use() {
+    let place = Place::new();
+    let home = place.path("home");
+    let run = || Run::bare().env("HOME", &home).env("XDG_DATA_HOME", "");
+    run().args(["append", "--ack"]).stdin("1\n").success();
+    run().args(["read", "--no-entry"]).success();
+    assert!(home.join(".local/share/scuttleup/data.mdb").exists());
+}
+
+#[test]
+fn reading_commands_never_make_a_log() {
+    let place = Place::new();
+    let none = place.path("none");
+    for args in [&["read"][..], &["watch"], &["heads"], &["id"], &["info"], &["entry", "a", "1"], &["del", "a", "1"]] {
+        Run::new(&none).args(args).stdout("").stderr_has("there is no log in ").status(1);
+        assert!(!none.exists(), "{args:?}");
+        // An empty directory stays empty, too.
+        let empty = place.path("empty");
+        std::fs::create_dir_all(&empty).expect("a directory");
+        Run::new(&empty).args(args).stdout("").stderr_has("there is no log in ").status(1);
+        assert_eq!(std::fs::read_dir(&empty).expect("a directory").count(), 0, "{args:?}");
+    }
+}
+
+#[test]
+fn quiet_says_nothing_but_errors() {
+    let place = Place::new();
+    Run::new(&place.path("a")).args(["init", "-q"]).stdout("").stderr("").success();
+    Run::new(&place.path("b")).args(["--quiet", "init"]).stdout("").stderr("").success();
+    Run::new(&place.path("b")).args(["-q", "init"]).stdout("").stderr_has("is a log already").status(1);
+}
+
+#[test]
+fn usage_errors_are_one_line_and_exit_2() {
+    let place = Place::new();
+    let log = place.log("a");
+    for args in [
+        &[][..],
+        &["bogus"],
+        &["read", "--bogus"],
+        &["read", "extra"],
+        &["read", "-n"],
+        &["read", "-n", "x"],
+        &["read", "-n", "-1"],
+        &["read", "--after", "1.5"],
+        &["read", "--text", "--raw"],
+        &["read", "--peer", ""],
+        &["append", "--text", "--raw"],
+        &["append", "--entry-bytes-max", "0"],
+        &["append", "file"],
+        &["entry"],
+        &["entry", "a"],
+        &["del", "a", "1", "2"],
+        &["heads", "\u{1b}[31m"],
+        &["\u{1b}]0;x\u{7}"],
+        &["replicate", "--mode", "all"],
+        &["init", "--log"],
+    ] {
+        let said = Run::new(&log).args(args).stdout("").status(2).stderr;
+        assert!(said.starts_with("scuttleup: ") && said.matches('\n').count() == 1, "{args:?}: {said}");
+        assert!(!said.trim_end_matches('\n').contains(char::is_control), "{said:?}");
+    }
+}
+
+#[test]
+fn help_and_version_go_to_stdout() {
+    for args in [&["--help"][..], &["-h"], &["help"], &["read", "--help"], &["help", "append"]] {
+        let printed = Run::bare().args(args).stderr("").success();
+        assert!(printed.text().contains("Usage: scuttleup"), "{}", printed.text());
+    }
+    Run::bare().args(["--version"]).stdout(format!("scuttleup {}\n", env!("CARGO_PKG_VERSION"))).stderr("").success();
+}
