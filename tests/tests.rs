@@ -2,6 +2,7 @@
 
 mod append;
 mod bytes;
+mod crash;
 mod docs;
 mod entry_del;
 mod harness;

@@ -1,0 +1,223 @@
+//! Processes that are killed: what was acknowledged stays, and the others go on.
+
+use std::collections::BTreeMap;
+use std::io::{Read, Write};
+use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
+use std::thread;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::harness::{Place, Run, Running, SCUTTLEUP, append, assert_equal, heads, read};
+
+/// The entries of the own feed by their numbers, bytes as text.
+fn entries(log: &Path) -> BTreeMap<u64, String> {
+    let printed = Run::new(log).args(["read", "--text"]).success();
+    let entry = |change: serde_json::Value| {
+        (change["seq"].as_u64().expect("a number"), change["text"].as_str().expect("text").to_owned())
+    };
+    printed.json().into_iter().map(entry).collect()
+}
+
+/// An appender that runs under strace, which does `inject` to it.
+fn injected(log: &Path, inject: &str) -> Running {
+    let strace = ["-f", "-qq", "-o", "/dev/null", "-e", &format!("inject={inject}"), SCUTTLEUP, "--log"].map(str::to_owned);
+    Run::program("strace").args(strace).args([log]).args(["append", "--ack"]).spawn()
+}
+
+#[test]
+fn what_was_acknowledged_survives_a_kill_in_the_middle_of_a_stream() {
+    let place = Place::new();
+    let log = place.log("a");
+    let mut expected = 0;
+    for round in 0..8u64 {
+        let mut appending = Run::new(&log).args(["append", "--ack"]).spawn();
+        let mut stdin = appending.stdin.take().expect("it is piped");
+        // Writes until the reader is dead.
+        let feeding = thread::spawn(move || {
+            let lines: String = (0..1000).map(|n| format!("\"{round} {n}\"\n")).collect();
+            while stdin.write_all(lines.as_bytes()).is_ok() {}
+        });
+        let mut acknowledged = expected;
+        for _ in 0..round * 700 + 1 {
+            let ack: serde_json::Value = serde_json::from_str(&appending.line()).expect("JSON");
+            acknowledged += 1;
+            assert_eq!(ack["seq"], acknowledged);
+        }
+        appending.signal(Signal::SIGKILL);
+        feeding.join().expect("it ends with the appender");
+        let ended = appending.wait();
+        assert_eq!(ended.status.signal(), Some(9));
+        // Acknowledgements that were still in the pipe count, too; its last line may be cut.
+        let late = ended.printed.stdout.iter().filter(|&&byte| byte == b'\n').count() as u64;
+        let stored = entries(&log);
+        let head = stored.len() as u64;
+        assert!(head >= acknowledged + late, "{head} stored, {acknowledged} + {late} acknowledged");
+        // Of this round's stream, a prefix is stored, each line once.
+        for (at, (seq, entry)) in stored.iter().skip(expected as usize).enumerate() {
+            assert_eq!((*seq, entry), (expected + 1 + at as u64, &format!("\"{round} {}\"", at % 1000)));
+        }
+        expected = head;
+    }
+    append(&log, "1");
+    assert_eq!(heads(&log), [format!("{{\"peer\":\"a\",\"seq\":{}}}", expected + 1)]);
+}
+
+#[test]
+fn a_kill_at_any_step_of_a_commit_leaves_all_of_it_or_nothing() {
+    // The writes of a commit: its pages, the sync, the meta page that makes it count, the ring of the bell.
+    for (inject, stored) in [
+        ("pwrite64,pwritev,writev:signal=SIGKILL:when=1", Some(1)),
+        ("fdatasync:signal=SIGKILL:when=1", Some(1)),
+        // The kernel ends the call before the signal: whether it counts depends on which one it is.
+        ("pwrite64:signal=SIGKILL:when=1", None),
+        ("pwrite64:signal=SIGKILL:when=2", Some(2)),
+        ("exit_group:signal=SIGKILL:when=1", Some(2)),
+    ] {
+        let place = Place::new();
+        let log = place.log("a");
+        append(&log, "1");
+        let mut watching = Run::new(&log).args(["watch"]).spawn();
+        watching.line();
+        let mut appending = injected(&log, inject);
+        appending.send("2\n");
+        let ended = appending.finish();
+        assert_eq!(ended.status.signal(), Some(9), "{inject}: {}", ended.printed.stderr);
+        let count = entries(&log).len();
+        assert!(stored.is_none_or(|stored| stored == count), "{inject}: {count}");
+        // The next one is neither kept waiting nor misled, and wakes the watcher for all.
+        append(&log, "3");
+        for seq in 2..=count + 1 {
+            let entry = if seq == count + 1 { 3 } else { seq };
+            assert_eq!(watching.line(), format!("{{\"offset\":{seq},\"peer\":\"a\",\"seq\":{seq},\"entry\":{entry}}}\n"));
+        }
+    }
+}
+
+#[test]
+fn a_kill_while_a_log_is_made_leaves_a_log_or_none() {
+    let mut kills = 0;
+    for call in ["mkdir", "ftruncate", "pwrite64", "write", "writev", "fdatasync", "fsync", "openat"] {
+        for when in 1..=20 {
+            let place = Place::new();
+            let log = place.path("log");
+            let mut appending = injected(&log, &format!("{call}:signal=SIGKILL:when={when}"));
+            // It may be dead before it reads.
+            if let Some(mut stdin) = appending.stdin.take() {
+                stdin.write_all(b"1\n").ok();
+            }
+            let killed = appending.finish().status.signal() == Some(9);
+            append(&log, "2");
+            let stored = read(&log).lines().count();
+            assert!(stored == 1 || stored == 2, "{call} {when}: {stored}");
+            let mut watching = Run::new(&log).args(["watch"]).spawn();
+            watching.line();
+            if !killed {
+                break;
+            }
+            kills += 1;
+        }
+    }
+    assert!(kills > 10, "only {kills} kills");
+}
+
+#[test]
+fn a_signal_ends_an_appender_with_what_was_read_stored() {
+    for (signal, code) in [(Signal::SIGINT, 130), (Signal::SIGTERM, 143)] {
+        let place = Place::new();
+        let log = place.log("a");
+        // While it waits: a line without its end is no entry.
+        let mut appending = Run::new(&log).args(["append", "--ack"]).spawn();
+        appending.send("1\n2");
+        appending.line();
+        appending.signal(signal);
+        let ended = appending.wait();
+        assert_eq!((ended.status.code(), ended.printed.stderr.as_str()), (Some(code), ""));
+        // In the middle of a commit: it is finished.
+        let mut appending = injected(&log, &format!("fdatasync:signal={signal}:when=1"));
+        appending.send("2\n3\n");
+        let ended = appending.wait();
+        assert_eq!(ended.status.code(), Some(code));
+        assert_eq!(ended.printed.text().lines().next(), Some("{\"peer\":\"a\",\"seq\":2}"));
+        let acknowledged = 1 + ended.printed.lines().len();
+        assert_eq!(entries(&log).len(), acknowledged);
+    }
+}
+
+#[test]
+fn a_signal_ends_write_with_what_was_read_stored() {
+    for (signal, code) in [(Signal::SIGINT, 130), (Signal::SIGTERM, 143)] {
+        let place = Place::new();
+        let log = place.log("a");
+        let mut watching = Run::new(&log).args(["read", "--live"]).spawn();
+        let mut writing = Run::new(&log).args(["write"]).spawn();
+        writing.send("{\"peer\":\"p\",\"seq\":1,\"entry\":1}\n");
+        watching.line();
+        writing.signal(signal);
+        let ended = writing.wait();
+        assert_eq!((ended.status.code(), ended.printed.stderr.as_str()), (Some(code), ""));
+        assert_eq!(read(&log).lines().count(), 1);
+    }
+}
+
+#[test]
+fn killed_readers_and_stopped_ones_block_nobody() {
+    let place = Place::new();
+    let log = place.log("a");
+    append(&log, (0..50_000).map(|n| format!("{n}\n")).collect::<String>());
+    // More than LMDB's usual 126 readers die without giving their places back; some of them in the middle of a read.
+    for round in 0..150 {
+        let mut reading = Run::new(&log).args(["read", "--live"]).spawn();
+        if round % 10 == 0 {
+            reading.line();
+        }
+        reading.signal(Signal::SIGKILL);
+    }
+    // This one is stopped, its pipe full.
+    let mut stopped = Run::new(&log).args(["read", "--live"]).spawn();
+    stopped.line();
+    stopped.signal(Signal::SIGSTOP);
+    append(&log, "1\n2\n");
+    assert_eq!(read(&log).lines().count(), 50_002);
+    stopped.signal(Signal::SIGCONT);
+    for _ in 1..50_002 {
+        stopped.line();
+    }
+}
+
+#[test]
+fn a_killed_writer_gives_its_lock_to_those_who_wait() {
+    let place = Place::new();
+    let log = place.log("a");
+    // Held in the middle of its commit, with others waiting for it.
+    let trace = place.path("trace");
+    nix::unistd::mkfifo(&trace, nix::sys::stat::Mode::S_IRWXU).expect("a FIFO");
+    let strace =
+        Run::program("strace").args(["-f", "-qq", "-e", "trace=fdatasync", "-e", "inject=fdatasync:signal=SIGSTOP", "-o"]);
+    let mut holding = strace.args([&trace]).args([SCUTTLEUP, "--log"]).args([&log]).args(["append"]).spawn();
+    holding.send("0\n");
+    let mut trace = std::fs::File::open(&trace).expect("strace writes to it");
+    let mut said = Vec::new();
+    while !said.ends_with(b"stopped by SIGSTOP") {
+        let mut byte = [0];
+        trace.read_exact(&mut byte).expect("it comes to its commit");
+        said.push(byte[0]);
+    }
+    let last = String::from_utf8_lossy(&said).lines().last().expect("a line").to_owned();
+    let pid: i32 = last.split(' ').next().and_then(|pid| pid.parse().ok()).expect("a pid");
+    let mut waiting: Vec<Running> = (0..4).map(|_| Run::new(&log).args(["append", "--ack"]).spawn()).collect();
+    for (number, waiting) in waiting.iter_mut().enumerate() {
+        waiting.send(format!("{number}\n"));
+    }
+    // Readers do not wait for it.
+    assert_eq!(read(&log), "");
+    assert!(waiting.iter_mut().all(|waiting| waiting.line_now().is_none()));
+    kill(Pid::from_raw(pid), Signal::SIGKILL).expect("it is there");
+    let mut seqs: Vec<String> = waiting.iter_mut().map(Running::line).collect();
+    seqs.sort();
+    assert_eq!(seqs, [1, 2, 3, 4].map(|seq| format!("{{\"peer\":\"a\",\"seq\":{seq}}}\n")));
+    let other = place.log("b");
+    Run::new(&other).args(["write"]).stdin(read(&log)).success();
+    assert_equal(&log, &other);
+}
