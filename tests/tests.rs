@@ -5,6 +5,7 @@ mod bytes;
 mod crash;
 mod docs;
 mod entry_del;
+mod faults;
 mod harness;
 mod live_push;
 mod log;

@@ -1,0 +1,202 @@
+//! What is wrong outside of the program: directories, rights, disks, damaged files. A clear error each.
+
+use std::fs;
+use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use crate::harness::{Place, Run, SCUTTLEUP, append, read, shell};
+
+/// Runs scuttleup on `log` as nobody, since root may do everything.
+fn as_nobody(log: &Path, args: &[&str]) -> Run {
+    Run::program("setpriv").args(["--reuid=65534", "--regid=65534", "--clear-groups", SCUTTLEUP, "--log"]).args([log]).args(args)
+}
+
+fn set_mode(path: &Path, mode: u32) {
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("the mode can be set");
+}
+
+/// A directory below which nobody may pass, with a log that belongs to nobody.
+fn open_to_nobody(place: &Place) -> PathBuf {
+    set_mode(&place.path("."), 0o755);
+    let log = place.log("a");
+    append(&log, "1\n");
+    for path in [&log, &log.join("data.mdb"), &log.join("lock.mdb"), &log.join("bell")] {
+        std::os::unix::fs::chown(path, Some(65534), Some(65534)).expect("root may give it away (the tests run as root)");
+    }
+    log
+}
+
+fn one_line(printed: &crate::harness::Printed) {
+    assert!(printed.stderr.starts_with("scuttleup: ") && printed.stderr.matches('\n').count() == 1, "{}", printed.stderr);
+}
+
+#[test]
+fn a_log_directory_that_is_a_file_is_an_error() {
+    let place = Place::new();
+    let file = place.file("file", "mine");
+    for log in [&file, &file.join("below")] {
+        for args in [&["append"][..], &["write"], &["init"], &["read"], &["watch"], &["heads"], &["del", "a", "1"]] {
+            one_line(&Run::new(log).args(args).stdin("1\n").stdout("").stderr_has("is not a directory").status(1));
+        }
+    }
+    assert_eq!(fs::read(&file).expect("it is there"), b"mine");
+}
+
+#[test]
+fn an_unreadable_log_is_an_error() {
+    let place = Place::new();
+    let log = open_to_nobody(&place);
+    as_nobody(&log, &["read", "--no-entry"]).stdout("{\"offset\":1,\"peer\":\"a\",\"seq\":1}\n").stderr("").success();
+    let refused = |what: &str| {
+        for args in [&["append"][..], &["read"], &["heads"]] {
+            let run = as_nobody(&log, args).stdin("2\n").stdout("");
+            one_line(&run.stderr_has(what).stderr_has("Permission denied").status(1));
+        }
+    };
+    set_mode(&log.join("data.mdb"), 0);
+    refused("data.mdb cannot be opened");
+    set_mode(&log.join("data.mdb"), 0o600);
+    set_mode(&log, 0);
+    refused(log.to_str().expect("UTF-8"));
+    set_mode(&log, 0o700);
+    assert_eq!(read(&log).lines().count(), 1);
+}
+
+#[test]
+fn a_read_only_log_is_an_error_for_those_who_write() {
+    let place = Place::new();
+    let log = open_to_nobody(&place);
+    set_mode(&log.join("data.mdb"), 0o400);
+    for args in [&["append"][..], &["del", "a", "1"], &["write"]] {
+        let run = as_nobody(&log, args).stdin("2\n").stdout("");
+        one_line(&run.stderr_has(log.to_str().expect("UTF-8")).stderr_has("Permission denied").status(1));
+    }
+    as_nobody(&log, &["read", "--no-entry"]).stdout("{\"offset\":1,\"peer\":\"a\",\"seq\":1}\n").stderr("").success();
+    // And where none can be made.
+    let none = place.path("none");
+    one_line(&as_nobody(&none, &["append"]).stdin("2\n").stderr_has("none cannot be made: Permission denied").status(1));
+    fs::create_dir(&none).expect("a directory");
+    one_line(&as_nobody(&none, &["append"]).stdin("2\n").stderr_has("Permission denied").status(1));
+    assert_eq!(fs::read_dir(&none).expect("a directory").count(), 0);
+}
+
+#[test]
+fn a_read_only_file_system_can_be_read() {
+    let place = Place::new();
+    let log = place.log("a");
+    append(&log, "1\n");
+    let line = "unshare --mount bash -ec 'mount --bind \"$LOG\" \"$LOG\"; mount -o remount,ro,bind \"$LOG\"; \
+                $SCUTTLEUP --log \"$LOG\" read; echo 2 | $SCUTTLEUP --log \"$LOG\" append'";
+    let run = shell(line).env("LOG", &log).stdout("{\"offset\":1,\"peer\":\"a\",\"seq\":1,\"entry\":1}\n");
+    one_line(&run.stderr_has("Read-only file system").status(1));
+}
+
+#[test]
+fn a_full_stdout_is_exit_5() {
+    let place = Place::new();
+    let log = place.log("a");
+    append(&log, "1\n");
+    for command in ["read", "watch", "heads", "id", "info", "entry a 1", "entry a 1 --raw", "append --ack"] {
+        let run = shell(&format!("echo 2 | $scuttleup --log \"$LOG\" {command} > /dev/full")).env("LOG", &log);
+        one_line(&run.stderr_has("No space left on device").status(5));
+    }
+}
+
+#[test]
+fn a_sync_that_fails_ends_the_process_and_is_not_tried_again() {
+    let place = Place::new();
+    let log = place.log("a");
+    append(&log, "1\n");
+    let strace = ["-f", "-qq", "-o", "/dev/null", "-e", "inject=fdatasync:error=EIO:when=1", SCUTTLEUP];
+    let run = Run::program("strace").args(strace).args(["append", "--ack"]).env("SCUTTLEUP_LOG", &log).stdin("2\n3\n");
+    one_line(&run.stdout("").stderr_has("Input/output error").status(1));
+    assert_eq!(read(&log).lines().count(), 1);
+}
+
+/// The places of `needle` in the data file.
+fn places(log: &Path, needle: &[u8]) -> Vec<usize> {
+    let data = fs::read(log.join("data.mdb")).expect("the data file");
+    data.windows(needle.len()).enumerate().filter(|(_, part)| *part == needle).map(|(at, _)| at).collect()
+}
+
+fn patch(log: &Path, at: usize, bytes: &[u8]) {
+    let file = fs::File::options().write(true).open(log.join("data.mdb")).expect("the data file");
+    file.write_all_at(bytes, at as u64).expect("it can be written");
+}
+
+#[test]
+fn a_newer_format_is_refused_and_left_alone() {
+    let place = Place::new();
+    let log = place.log("a");
+    append(&log, "1\n");
+    let found = places(&log, b"format\x01\0\0\0");
+    assert!(!found.is_empty());
+    for at in found {
+        patch(&log, at + b"format".len(), &[2]);
+    }
+    let before = fs::read(log.join("data.mdb")).expect("the data file");
+    for args in [&["append"][..], &["read"], &["watch"], &["write"], &["heads"], &["info"], &["init"], &["del", "a", "1"]] {
+        let run = Run::new(&log).args(args).stdin("2\n").stdout("").stderr_has("has format 2, which is newer than this program");
+        one_line(&run.stderr_has("install a newer scuttleup").status(1));
+    }
+    assert!(fs::read(log.join("data.mdb")).expect("the data file") == before);
+}
+
+#[test]
+fn a_truncated_data_file_is_an_error_and_not_a_crash() {
+    let place = Place::new();
+    let log = place.log("a");
+    append(&log, (0..2000).map(|n| format!("{n}\n")).collect::<String>());
+    let data = fs::read(log.join("data.mdb")).expect("the data file");
+    for keep in [1, 100, 152, 4096, 5000, 8192, 12_288, data.len() / 2, data.len() - 4096, data.len() - 1] {
+        fs::write(log.join("data.mdb"), &data[..keep]).expect("the data file");
+        for args in [&["append"][..], &["read"], &["watch"], &["heads"], &["entry", "a", "1"], &["init"]] {
+            let printed = Run::new(&log).args(args).stdin("2\n").stdout("").stderr_has("data.mdb is ").status(1);
+            one_line(&printed);
+            assert!(printed.stderr.contains("restore"), "{}", printed.stderr);
+        }
+        assert_eq!(log.join("data.mdb").metadata().expect("it is there").len(), keep as u64, "it is left as it is");
+    }
+    fs::write(log.join("data.mdb"), &data).expect("the data file");
+    assert_eq!(read(&log).lines().count(), 2000);
+}
+
+#[test]
+fn what_is_no_data_file_is_an_error() {
+    let place = Place::new();
+    let log = place.log("a");
+    for content in [b"hello".to_vec(), vec![0; 100_000], vec![0xff; 100_000]] {
+        fs::write(log.join("data.mdb"), content).expect("the data file");
+        for args in [&["append"][..], &["read"]] {
+            one_line(&Run::new(&log).args(args).stdin("2\n").stdout("").stderr_has("data.mdb is not a data file").status(1));
+        }
+    }
+}
+
+#[test]
+fn a_flipped_byte_of_an_entry_is_found_and_nothing_wrong_is_printed() {
+    for (entry, at) in [("\"needle-needle\"".to_owned(), 3), (format!("\"needle-needle{}\"", "x".repeat(20_000)), 15_000)] {
+        let place = Place::new();
+        let log = place.log("a");
+        append(&log, format!("1\n{entry}\n3\n"));
+        let found = places(&log, b"\"needle-needle");
+        assert!(!found.is_empty());
+        for found in found {
+            patch(&log, found + at, b"Q");
+        }
+        let said = "the entry at offset 2 does not match its checksum";
+        for options in [&[][..], &["--raw"], &["--text"], &["--no-entry"], &["--live"], &["-n", "2"]] {
+            let printed = Run::new(&log).args(["read"]).args(options).stderr_has(said).status(1);
+            one_line(&printed);
+            // What comes before it may be printed, nothing else.
+            assert!(!printed.text().contains("\"offset\":2"), "{}", printed.text());
+            assert!(printed.lines().len() <= 1, "{}", printed.text());
+        }
+        for args in [&["entry", "a", "2"][..], &["entry", "a", "2", "--raw"], &["del", "a", "2"]] {
+            one_line(&Run::new(&log).args(args).stdout("").stderr_has(said).status(1));
+        }
+        // The others can still be had.
+        Run::new(&log).args(["entry", "a", "3", "--raw"]).stdout("3").success();
+        Run::new(&log).args(["read", "--after", "2", "--no-entry"]).stdout("{\"offset\":3,\"peer\":\"a\",\"seq\":3}\n").success();
+    }
+}
