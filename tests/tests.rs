@@ -3,6 +3,7 @@
 mod append;
 mod bytes;
 mod crash;
+mod crowd;
 mod docs;
 mod entry_del;
 mod faults;
