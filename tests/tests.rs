@@ -5,6 +5,7 @@ mod bytes;
 mod crash;
 mod crowd;
 mod docs;
+mod edges;
 mod entry_del;
 mod faults;
 mod harness;

@@ -1,0 +1,120 @@
+//! Space that runs out, and states that a kill or a broken disk can leave behind.
+
+use std::fs;
+
+use crate::harness::{Place, Run, SCUTTLEUP, append, heads, read, shell};
+
+fn one_line(printed: &crate::harness::Printed) {
+    assert!(printed.stderr.starts_with("scuttleup: ") && printed.stderr.matches('\n').count() == 1, "{}", printed.stderr);
+}
+
+#[test]
+fn a_file_size_limit_is_a_full_disk() {
+    let place = Place::new();
+    let log = place.log("a");
+    let input = place.file("input", (0..200_000).map(|n| format!("{n}\n")).collect::<String>());
+    let run = shell("ulimit -f 2048; $scuttleup --log \"$LOG\" append --ack < \"$INPUT\"").env("LOG", &log).env("INPUT", &input);
+    let printed = run.stderr_has("scuttleup: no space to store more ").status(5);
+    one_line(&printed);
+    // What was acknowledged is there, and with more space it goes on.
+    let stored = read(&log).lines().count();
+    assert_eq!(stored, printed.lines().len());
+    assert!((1..200_000).contains(&stored), "{stored}");
+    append(&log, "1\n");
+    assert_eq!(heads(&log), [format!("{{\"peer\":\"a\",\"seq\":{}}}", stored + 1)]);
+    // Where not even an empty log finds place.
+    let none = place.path("none");
+    let run = shell("ulimit -f 1; echo 1 | $scuttleup --log \"$LOG\" append").env("LOG", &none);
+    one_line(&run.stdout("").stderr_has("scuttleup: no space to store more ").status(5));
+    append(&none, "1\n");
+}
+
+#[test]
+fn on_a_full_disk_append_fails_and_read_works() {
+    let place = Place::new();
+    let script = "mkdir -p \"$DISK\"; mount -t tmpfs -o size=4m none \"$DISK\"; export SCUTTLEUP_LOG=\"$DISK/log\"; \
+                  $SCUTTLEUP -q init --id a; yes 1 | head -n 500000 | $SCUTTLEUP append --ack > \"$DISK.acks\"; code=$?; \
+                  cat /dev/zero > \"$DISK/filler\" 2> /dev/null; \
+                  for _ in 1 2; do head -c 8M /dev/zero | $SCUTTLEUP append --raw 2> /dev/null; echo $?; done; \
+                  $SCUTTLEUP read | wc -l; wc -l < \"$DISK.acks\"; \
+                  rm \"$DISK/filler\"; mount -o remount,size=64m \"$DISK\"; echo 3 | $SCUTTLEUP append; $SCUTTLEUP heads; exit $code";
+    let run = Run::program("unshare").args(["--mount", "bash", "-c", script]).env("SCUTTLEUP", SCUTTLEUP);
+    let printed = run.env("DISK", place.path("disk")).stderr_has("no space to store more (No space left on device").status(5);
+    one_line(&printed);
+    let lines = printed.lines();
+    assert_eq!(lines[..2], ["5", "5"]);
+    let stored: u64 = lines[2].parse().expect("a number");
+    assert_eq!(lines[3], lines[2], "what was acknowledged is what is there");
+    assert!((1..500_000).contains(&stored), "{stored}");
+    assert_eq!(lines[4], format!("{{\"peer\":\"a\",\"seq\":{},\"own\":true}}", stored + 1));
+}
+
+#[test]
+fn help_that_cannot_be_written_is_an_error() {
+    for args in ["--help", "--version", "help read"] {
+        one_line(&shell(&format!("$scuttleup {args} > /dev/full")).stderr_has("No space left on device").status(5));
+    }
+}
+
+#[test]
+fn a_log_whose_data_file_was_emptied_is_not_begun_anew() {
+    let place = Place::new();
+    let log = place.log("a");
+    append(&log, "1\n");
+    fs::write(log.join("data.mdb"), "").expect("the data file");
+    // The bell tells that it was a log: to go on under another id would hide the loss.
+    for args in [&["append"][..], &["write"], &["init"], &["read"]] {
+        one_line(&Run::new(&log).args(args).stdin("2\n").stdout("").stderr_has("data.mdb is ").status(1));
+    }
+    assert_eq!(log.join("data.mdb").metadata().expect("it is there").len(), 0);
+}
+
+#[test]
+fn a_log_whose_maker_was_killed_before_it_made_the_bell_can_be_watched() {
+    let mut watched = 0;
+    for when in 1..=30 {
+        let place = Place::new();
+        let log = place.path("log");
+        let inject = format!("inject=openat:signal=SIGKILL:when={when}");
+        let strace = ["-f", "-qq", "-o", "/dev/null", "-e", &inject, SCUTTLEUP, "init", "--log"].map(str::to_owned);
+        let killed = Run::program("strace").args(strace).args([&log]).spawn().finish().status.code().is_none();
+        if Run::new(&log).args(["id"]).spawn().finish().status.code() == Some(0) {
+            watched += 1;
+            shell("$scuttleup --log \"$LOG\" watch | true").env("LOG", &log).stderr("").success();
+        }
+        if !killed {
+            break;
+        }
+    }
+    assert!(watched > 1, "{watched}");
+}
+
+#[test]
+fn a_name_that_no_peer_can_have_is_not_here() {
+    let place = Place::new();
+    let log = place.log("a");
+    append(&log, "1\n");
+    for peer in ["", &*"x".repeat(600)] {
+        for command in ["entry", "del"] {
+            let run = Run::new(&log).args([command, peer, "1"]).stdout("");
+            one_line(&run.stderr_has(&format!("scuttleup: entry 1 of {peer} is not here: ")).status(1));
+        }
+    }
+}
+
+#[test]
+fn white_space_around_a_json_line_does_not_count_as_its_entry() {
+    let place = Place::new();
+    let log = place.log("a");
+    Run::new(&log).args(["append", "--entry-bytes-max", "5"]).stdin("  12345  \r\n").stderr("").success();
+    assert_eq!(read(&log).lines().count(), 1);
+}
+
+#[test]
+fn no_control_character_of_an_entry_reaches_stdout_raw() {
+    let place = Place::new();
+    let log = place.log("a");
+    // U+009B is the one-character form of ESC [, which some terminals obey.
+    append(&log, "\"\u{9b}31m\"\n");
+    assert!(!read(&log).trim_end().contains(char::is_control), "{:?}", read(&log));
+}
