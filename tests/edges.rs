@@ -109,12 +109,3 @@ fn white_space_around_a_json_line_does_not_count_as_its_entry() {
     Run::new(&log).args(["append", "--entry-bytes-max", "5"]).stdin("  12345  \r\n").stderr("").success();
     assert_eq!(read(&log).lines().count(), 1);
 }
-
-#[test]
-fn no_control_character_of_an_entry_reaches_stdout_raw() {
-    let place = Place::new();
-    let log = place.log("a");
-    // U+009B is the one-character form of ESC [, which some terminals obey.
-    append(&log, "\"\u{9b}31m\"\n");
-    assert!(!read(&log).trim_end().contains(char::is_control), "{:?}", read(&log));
-}

@@ -36,7 +36,7 @@ pub fn check(dir: &Path) -> Result<bool> {
         let bytes = file.metadata().map_err(fail)?.len();
         // Empty: another process makes it just now, or was killed while it did.
         return if bytes == 0 {
-            Ok(false)
+            if_never_made(dir, path)
         } else {
             Err(Error::Corrupt(format!("{} is not a data file of a log", path.display())))
         };

@@ -14,7 +14,8 @@ use std::path::Path;
 use std::ptr;
 
 use lmdb::{
-    Cursor, Database, DatabaseFlags, Environment, EnvironmentFlags, RoTransaction, RwTransaction, Transaction, WriteFlags,
+    Cursor, Database, DatabaseFlags, Environment, EnvironmentFlags, RoCursor, RoTransaction, RwTransaction, Transaction,
+    WriteFlags,
 };
 use lmdb_sys as ffi;
 use nix::errno::Errno;
@@ -197,6 +198,10 @@ fn offset_of(key: Option<&[u8]>) -> Result<Offset> {
 }
 
 impl<T: Transaction> Txn<T> {
+    fn cursor(&self, table: Database) -> Result<RoCursor<'_>> {
+        self.txn.open_ro_cursor(table).map_err(|err| refused("the log cannot be read", err))
+    }
+
     /// A value of `meta`.
     pub fn meta(&self, key: &str) -> Result<Option<&[u8]>> {
         found(self.txn.get(self.tables.meta, &key))
@@ -213,8 +218,7 @@ impl<T: Transaction> Txn<T> {
 
     /// Gives each feed to `each`, in the order of the ids.
     pub fn feeds(&self, mut each: impl FnMut(&str, FeedRow) -> Result<()>) -> Result<()> {
-        let cursor = found(self.txn.open_ro_cursor(self.tables.peers))?;
-        let Some(cursor) = cursor else { return Ok(()) };
+        let cursor = self.cursor(self.tables.peers)?;
         let mut op = ffi::MDB_FIRST;
         while let Some((key, row)) = found(cursor.get(None, None, op))? {
             each(PeerId::check(key.unwrap_or_default())?, FeedRow::decode(row)?)?;
@@ -252,7 +256,7 @@ impl<T: Transaction> Txn<T> {
 
     /// Gives each record from `offset` on to `each`, unchecked, until it breaks.
     pub fn records(&self, from: Offset, mut each: impl FnMut(Offset, &[u8]) -> Result<ControlFlow<()>>) -> Result<()> {
-        let Some(cursor) = found(self.txn.open_ro_cursor(self.tables.entries))? else { return Ok(()) };
+        let cursor = self.cursor(self.tables.entries)?;
         let from = from.0.to_ne_bytes();
         let mut next = found(cursor.get(Some(&from), None, ffi::MDB_SET_RANGE))?;
         while let Some((key, record)) = next {
@@ -266,20 +270,13 @@ impl<T: Transaction> Txn<T> {
 
     /// The offset of the last entry, [`Offset::ZERO`] in an empty log.
     pub fn last_offset(&self) -> Result<Offset> {
-        self.last_key(self.tables.entries)
-    }
-
-    fn last_key(&self, table: Database) -> Result<Offset> {
-        let Some(cursor) = found(self.txn.open_ro_cursor(table))? else { return Ok(Offset::ZERO) };
-        match found(cursor.get(None, None, ffi::MDB_LAST))? {
-            Some((key, _)) => offset_of(key),
-            None => Ok(Offset::ZERO),
-        }
+        let last = found(self.cursor(self.tables.entries)?.get(None, None, ffi::MDB_LAST))?;
+        last.map_or(Ok(Offset::ZERO), |(key, _)| offset_of(key))
     }
 
     /// The last run of the feed `number` that begins at `seq` or before.
     pub fn run(&self, number: u32, seq: u32) -> Result<Option<Run>> {
-        let Some(cursor) = found(self.txn.open_ro_cursor(self.tables.runs))? else { return Ok(None) };
+        let cursor = self.cursor(self.tables.runs)?;
         let sought = Run::key(number, seq);
         let mut row = found(cursor.get(Some(&sought), None, ffi::MDB_SET_RANGE))?;
         if row.is_none_or(|(key, _)| key != Some(&sought[..])) {
