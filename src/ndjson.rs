@@ -180,7 +180,7 @@ pub fn parse_change(line: &str) -> Result<ChangeLine<'_>> {
         (Some(entry), None, None, None) => Content::Bytes(Cow::Borrowed(entry.get().as_bytes())),
         (None, Some(text), None, None) => Content::Bytes(Cow::Owned(text.into_bytes())),
         (None, None, Some(base64), None) => {
-            let bytes = BASE64.decode(base64.as_bytes()).map_err(|_| bad("its \"base64\" is none"))?;
+            let bytes = BASE64.decode(base64.0.as_bytes()).map_err(|_| bad("its \"base64\" is none"))?;
             Content::Bytes(Cow::Owned(bytes))
         }
         (None, None, None, Some(tomb)) => Content::Deleted(tomb),
@@ -208,7 +208,7 @@ struct Fields<'a> {
     seq: Option<u64>,
     entry: Option<&'a RawValue>,
     text: Option<String>,
-    base64: Option<String>,
+    base64: Option<Text<'a>>,
     deleted: Option<bool>,
     tomb: Option<Tomb>,
 }
@@ -216,6 +216,33 @@ struct Fields<'a> {
 impl<'de> Deserialize<'de> for Fields<'de> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         deserializer.deserialize_map(FieldsVisitor)
+    }
+}
+
+/// A string that is borrowed from the line unless it has escapes; base64 of a large entry is large.
+struct Text<'a>(Cow<'a, str>);
+
+impl<'de> Deserialize<'de> for Text<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_str(TextVisitor)
+    }
+}
+
+struct TextVisitor;
+
+impl<'de> Visitor<'de> for TextVisitor {
+    type Value = Text<'de>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a string")
+    }
+
+    fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Text<'de>, E> {
+        Ok(Text(Cow::Borrowed(text)))
+    }
+
+    fn visit_str<E>(self, text: &str) -> Result<Text<'de>, E> {
+        Ok(Text(Cow::Owned(text.to_owned())))
     }
 }
 

@@ -141,8 +141,8 @@ impl<T: Send + 'static, C: FnMut(Line<'_>) -> Result<Option<T>, Error>> Source<T
     fn fill(&mut self, stdin: &io::Stdin) -> Result<usize> {
         let buffer = &mut self.batch.buffer;
         if buffer.len() - self.end < READ_BYTES {
-            // A little at first, then doubling, so that a long line is not copied over and over.
-            let more = FIRST_READ_BYTES.max(self.end);
+            // A little at first, then doubling up to a bound: growing costs no copy once the kernel moves pages instead.
+            let more = self.end.clamp(FIRST_READ_BYTES, BATCH_BYTES_MAX);
             buffer.reserve_exact((self.end + more).saturating_sub(buffer.len()));
             buffer.resize((self.end + more).max(buffer.len()), 0);
         }

@@ -65,10 +65,10 @@ impl FrameReader {
             (self.start, self.end) = (0, self.end - self.start);
         }
         if self.buffer.len() - self.end < READ_BYTES {
-            // Doubling, so that a large frame is not copied over and over.
-            let bytes = (self.end + READ_BYTES).max(self.buffer.len().min(self.end * 2));
-            self.buffer.reserve_exact((bytes - self.buffer.len()).max(self.end));
-            self.buffer.resize(bytes, 0);
+            // Doubling up to a bound: growing costs no copy once the kernel moves pages instead.
+            let bytes = self.end + self.end.clamp(READ_BYTES, 16 * READ_BYTES);
+            self.buffer.reserve_exact(bytes.saturating_sub(self.buffer.len()));
+            self.buffer.resize(bytes.max(self.buffer.len()), 0);
         }
         let end = self.end;
         &mut self.buffer[end..end + READ_BYTES]
