@@ -1,7 +1,7 @@
 //! Runs the binary as a user does. Nothing here waits without end: what takes too long is killed and fails its test.
 
 use std::ffi::{OsStr, OsString};
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, Read, Write, pipe};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
@@ -133,14 +133,9 @@ impl Run {
 
     /// It must end with this exit code, and every line on stderr must be a message of scuttleup's.
     pub fn status(self, code: i32) -> Printed {
-        let (stdin, stdout, stderr) = (self.stdin.clone(), self.stdout.clone(), self.stderr.clone());
-        let stderr_all = self.stderr_all.clone();
+        let (stdout, stderr, stderr_all) = (self.stdout.clone(), self.stderr.clone(), self.stderr_all.clone());
         let shown = format!("{:?}", self.command);
-        let mut running = self.spawn();
-        let mut pipe = running.stdin.take().expect("piped");
-        // A program that does not read its stdin to the end is none of our concern here.
-        thread::spawn(move || pipe.write_all(&stdin).ok());
-        let ended = running.finish();
+        let ended = self.end();
         assert_eq!(ended.status.code(), Some(code), "{shown}: {}", ended.printed.stderr);
         for text in stderr {
             assert!(ended.printed.stderr.contains(&text), "{shown}: no {text:?} in {:?}", ended.printed.stderr);
@@ -154,16 +149,39 @@ impl Run {
         ended.printed
     }
 
+    /// Runs it to its end, whatever that is.
+    pub fn end(mut self) -> Ended {
+        let stdin = std::mem::take(&mut self.stdin);
+        let mut running = self.spawn();
+        let mut pipe = running.stdin.take().expect("piped");
+        // A program that does not read its stdin to the end is none of our concern here.
+        thread::spawn(move || pipe.write_all(&stdin).ok());
+        running.finish()
+    }
+
     /// Starts it, and lets the test talk with it.
-    pub fn spawn(mut self) -> Running {
+    pub fn spawn(self) -> Running {
+        self.spawn_on(Stdio::piped(), Stdio::piped())
+    }
+
+    /// Starts two, each with its stdout on the other's stdin.
+    pub fn spawn_joined(self, other: Self) -> (Running, Running) {
+        let ((there, to_there), (here, to_here)) = (pipe().expect("a pipe"), pipe().expect("a pipe"));
+        (self.spawn_on(here.into(), to_there.into()), other.spawn_on(there.into(), to_here.into()))
+    }
+
+    /// Starts it on these.
+    pub fn spawn_on(mut self, stdin: Stdio, stdout: Stdio) -> Running {
         let mut child = self
             .command
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
+            .stdin(stdin)
+            .stdout(stdout)
             .stderr(Stdio::piped())
             .spawn()
             .unwrap_or_else(|err| panic!("{:?}: {err} (scripts/test installs what the tests need)", self.command));
-        let lines = Lines::of(child.stdout.take().expect("piped"));
+        // It holds its ends itself now, and only so can they be closed.
+        drop(self.command);
+        let lines = child.stdout.take().map_or_else(|| Lines::of(std::io::empty()), Lines::of);
         let mut stderr = child.stderr.take().expect("piped");
         let (send, said) = channel();
         thread::spawn(move || {
@@ -211,6 +229,10 @@ pub struct Ended {
 }
 
 impl Running {
+    pub fn pid(&self) -> u32 {
+        self.pid
+    }
+
     pub fn signal(&self, signal: Signal) {
         kill(Pid::from_raw(self.pid as i32), signal).expect("it is there");
     }

@@ -1,0 +1,227 @@
+//! The original's wire once more, written from its description alone, and a session that a test holds the other end of.
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+use std::time::Duration;
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use crate::harness::{Ended, Run, Running};
+
+pub const SYNC: u64 = 1;
+pub const PUSH: u64 = 2;
+pub const PULL: u64 = 3;
+
+/// A frame's meaning.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Frame {
+    Handshake { id: String, heads: Vec<(String, u64)>, mode: u64 },
+    Change { peer: String, seq: u64, entry: Vec<u8> },
+}
+
+pub fn varint(mut value: u64) -> Vec<u8> {
+    let mut out = Vec::new();
+    while value >= 0x80 {
+        out.push((value & 0x7f) as u8 | 0x80);
+        value >>= 7;
+    }
+    out.push(value as u8);
+    out
+}
+
+/// A field of bytes.
+pub fn bytes_field(number: u64, bytes: impl AsRef<[u8]>) -> Vec<u8> {
+    [&varint(number << 3 | 2)[..], &varint(bytes.as_ref().len() as u64), bytes.as_ref()].concat()
+}
+
+/// A field of a number.
+pub fn number_field(number: u64, value: u64) -> Vec<u8> {
+    [varint(number << 3), varint(value)].concat()
+}
+
+/// A body with its length before it.
+pub fn frame(body: impl AsRef<[u8]>) -> Vec<u8> {
+    [&varint(body.as_ref().len() as u64)[..], body.as_ref()].concat()
+}
+
+pub fn digest(peer: impl AsRef<[u8]>, seq: u64) -> Vec<u8> {
+    bytes_field(2, [bytes_field(1, peer), number_field(2, seq)].concat())
+}
+
+pub fn handshake(id: &str, heads: &[(&str, u64)], mode: u64) -> Vec<u8> {
+    let digests = heads.iter().flat_map(|(peer, seq)| digest(peer, *seq)).collect();
+    frame([bytes_field(1, id), digests, number_field(3, mode)].concat())
+}
+
+pub fn change(peer: impl AsRef<[u8]>, seq: u64, entry: impl AsRef<[u8]>) -> Vec<u8> {
+    frame([bytes_field(1, peer), number_field(2, seq), bytes_field(3, entry)].concat())
+}
+
+/// Takes a varint off the front; `None` when there is none that is whole.
+fn take_varint(bytes: &mut &[u8]) -> Option<u64> {
+    let length = bytes.iter().position(|byte| byte & 0x80 == 0)? + 1;
+    let (varint, rest) = bytes.split_at(length);
+    *bytes = rest;
+    Some(varint.iter().rev().fold(0, |value, byte| value << 7 | u64::from(byte & 0x7f)))
+}
+
+fn take<'a>(bytes: &mut &'a [u8], length: u64) -> Option<&'a [u8]> {
+    let (taken, rest) = bytes.split_at_checked(usize::try_from(length).ok()?)?;
+    *bytes = rest;
+    Some(taken)
+}
+
+/// The fields of a message: number, value of a number, bytes.
+fn fields(mut body: &[u8]) -> Vec<(u64, u64, &[u8])> {
+    let mut fields = Vec::new();
+    while !body.is_empty() {
+        let tag = take_varint(&mut body).expect("a tag");
+        let number = take_varint(&mut body).expect("a number or a length");
+        let bytes = if tag & 7 == 2 { take(&mut body, number).expect("as many bytes") } else { &[] };
+        assert!(matches!(tag & 7, 0 | 2), "wire type of tag {tag}");
+        fields.push((tag >> 3, number, bytes));
+    }
+    fields
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).expect("UTF-8")
+}
+
+impl Frame {
+    pub fn change(peer: &str, seq: u64, entry: impl AsRef<[u8]>) -> Self {
+        Self::Change { peer: peer.into(), seq, entry: entry.as_ref().to_vec() }
+    }
+
+    pub fn handshake(id: &str, heads: &[(&str, u64)], mode: u64) -> Self {
+        Self::Handshake { id: id.into(), heads: heads.iter().map(|(peer, seq)| ((*peer).into(), *seq)).collect(), mode }
+    }
+
+    fn encode(&self) -> Vec<u8> {
+        match self {
+            Self::Handshake { id, heads, mode } => {
+                handshake(id, &heads.iter().map(|(peer, seq)| (&**peer, *seq)).collect::<Vec<_>>(), *mode)
+            }
+            Self::Change { peer, seq, entry } => change(peer, *seq, entry),
+        }
+    }
+
+    fn decode(body: &[u8], first: bool) -> Self {
+        let fields = fields(body);
+        let bytes = |number| fields.iter().find(|field| field.0 == number).expect("a required field").2;
+        let value = |number| fields.iter().find(|field| field.0 == number).expect("a required field").1;
+        if !first {
+            return Self::Change { peer: text(bytes(1)), seq: value(2), entry: bytes(3).to_vec() };
+        }
+        let heads = fields.iter().filter(|field| field.0 == 2).map(|field| match self::fields(field.2)[..] {
+            [(1, _, peer), (2, seq, _)] => (text(peer), seq),
+            ref other => panic!("a digest of {other:?}"),
+        });
+        Self::Handshake { id: text(bytes(1)), heads: heads.collect(), mode: value(3) }
+    }
+}
+
+/// Takes the next whole frame off the front of a stream; it must be canonical.
+fn take_frame(stream: &mut &[u8], first: bool) -> Option<Frame> {
+    let mut rest = *stream;
+    let length = take_varint(&mut rest)?;
+    let body = take(&mut rest, length)?;
+    let frame = Frame::decode(body, first);
+    assert!(stream.starts_with(&frame.encode()), "{frame:?} is not written in the canonical way");
+    *stream = rest;
+    Some(frame)
+}
+
+/// A whole stream as its frames; nothing may be left over.
+pub fn decode(mut stream: &[u8]) -> Vec<Frame> {
+    let mut frames = Vec::new();
+    while let Some(frame) = take_frame(&mut stream, frames.is_empty()) {
+        frames.push(frame);
+    }
+    assert!(stream.is_empty(), "{} bytes are left over", stream.len());
+    frames
+}
+
+/// A `replicate` of which the test is the other side. Its output is read only when the test asks for a frame.
+pub struct Session {
+    run: Running,
+    output: Option<File>,
+    input: File,
+    buffer: Vec<u8>,
+    greeted: bool,
+}
+
+impl Session {
+    pub fn open(log: &Path, args: &[&str]) -> Self {
+        let ((theirs_in, input), (output, theirs_out)) = (std::io::pipe().expect("a pipe"), std::io::pipe().expect("a pipe"));
+        let run = Run::new(log).args(["replicate"]).args(args).spawn_on(theirs_in.into(), theirs_out.into());
+        let (input, output) = (File::from(OwnedFd::from(input)), Some(File::from(OwnedFd::from(output))));
+        Self { run, output, input, buffer: Vec::new(), greeted: false }
+    }
+
+    pub fn run(&self) -> &Running {
+        &self.run
+    }
+
+    pub fn send(&mut self, bytes: impl AsRef<[u8]>) {
+        self.input.write_all(bytes.as_ref()).expect("it reads its stdin");
+    }
+
+    /// Waits for the next frame; `None` at the end of the stream.
+    pub fn frame(&mut self) -> Option<Frame> {
+        loop {
+            let mut stream = &self.buffer[..];
+            if let Some(frame) = take_frame(&mut stream, !self.greeted) {
+                self.greeted = true;
+                let taken = self.buffer.len() - stream.len();
+                self.buffer.drain(..taken);
+                return Some(frame);
+            }
+            let output = self.output.as_mut().expect("not dropped yet");
+            let mut fds = [PollFd::new(output.as_fd(), PollFlags::POLLIN)];
+            let timeout = PollTimeout::try_from(Duration::from_secs(60)).expect("a short time");
+            assert_ne!(poll(&mut fds, timeout), Ok(0), "no frame came");
+            let mut part = [0; 1 << 16];
+            let count = output.read(&mut part).expect("a pipe can be read");
+            if count == 0 {
+                assert!(self.buffer.is_empty(), "the stream ends inside a frame");
+                return None;
+            }
+            self.buffer.extend_from_slice(&part[..count]);
+        }
+    }
+
+    /// All frames to the end of the stream.
+    pub fn frames(&mut self) -> Vec<Frame> {
+        std::iter::from_fn(|| self.frame()).collect()
+    }
+
+    /// Reads no more, for ever.
+    pub fn drop_output(&mut self) {
+        self.output = None;
+    }
+
+    /// Ends the stream to it, reads what it still sends, and waits for its end.
+    pub fn close(self) -> (Vec<Frame>, Ended) {
+        let Self { mut run, output, input, buffer, greeted } = self;
+        drop(input);
+        let mut rest = buffer;
+        if let Some(mut output) = output {
+            output.read_to_end(&mut rest).expect("a pipe can be read");
+        }
+        let (mut stream, mut frames) = (&rest[..], Vec::new());
+        while let Some(frame) = take_frame(&mut stream, !greeted && frames.is_empty()) {
+            frames.push(frame);
+        }
+        (frames, run.wait())
+    }
+
+    /// Waits for its end, the stream to it still open.
+    pub fn wait(mut self) -> Ended {
+        let ended = self.run.wait();
+        drop(self.input);
+        ended
+    }
+}

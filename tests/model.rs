@@ -1,0 +1,161 @@
+//! Random operations on three logs, against a model that fits in one's head.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use crate::harness::{Place, Run, heads, root, shell};
+use crate::hostile::Random;
+use crate::replicate::join;
+
+const LOGS: [&str; 3] = ["a", "b", "c"];
+const MODES: [&str; 3] = ["sync", "push", "pull"];
+const SEEDS: u64 = 30;
+const STEPS: usize = 25;
+
+/// Feed → its entries, `None` for a deleted one.
+type Model = BTreeMap<&'static str, Vec<Option<String>>>;
+
+/// One direction of a session: what the receiver holds then, how many were sent, and whether it misses something.
+fn flow(from: &Model, to: &Model) -> (Model, u64, bool) {
+    let (mut after, mut sent, mut missing) = (to.clone(), 0, false);
+    for (peer, entries) in from {
+        let head = to.get(peer).map_or(0, Vec::len);
+        let above = entries.get(head..).unwrap_or_default();
+        sent += above.iter().filter(|entry| entry.is_some()).count() as u64;
+        // What follows a deleted entry is sent, but cannot be stored.
+        let whole: Vec<_> = above.iter().take_while(|entry| entry.is_some()).cloned().collect();
+        missing |= whole.len() < above.len();
+        if !whole.is_empty() {
+            after.entry(peer).or_default().extend(whole);
+        }
+    }
+    (after, sent, missing)
+}
+
+/// The log as it is, deleted entries as "deleted".
+fn held(log: &Path) -> BTreeMap<String, Vec<String>> {
+    let mut held: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for line in Run::new(log).args(["read", "--text"]).success().json() {
+        let feed = held.entry(line["peer"].as_str().expect("a peer").into()).or_default();
+        feed.push(line["text"].as_str().unwrap_or("deleted").into());
+        assert_eq!(line["seq"], feed.len(), "{line}");
+    }
+    held
+}
+
+fn shown(model: &Model) -> BTreeMap<String, Vec<String>> {
+    let text = |entry: &Option<String>| entry.clone().unwrap_or_else(|| "deleted".into());
+    model.iter().map(|(peer, entries)| ((*peer).into(), entries.iter().map(text).collect())).collect()
+}
+
+fn heads_of(model: &Model) -> Vec<String> {
+    model.iter().map(|(peer, entries)| format!("{{\"peer\":\"{peer}\",\"seq\":{}}}", entries.len())).collect()
+}
+
+struct World {
+    paths: [PathBuf; 3],
+    models: [Model; 3],
+    random: Random,
+    entries: usize,
+}
+
+impl World {
+    /// Two different logs.
+    fn two(&mut self) -> (usize, usize) {
+        let one = self.random.below(3);
+        (one, (one + 1 + self.random.below(2)) % 3)
+    }
+
+    fn append(&mut self) -> String {
+        let (log, count) = (self.random.below(3), 1 + self.random.below(4));
+        let lines: Vec<_> = (self.entries..self.entries + count).map(|n| format!("entry {n}")).collect();
+        self.entries += count;
+        Run::new(&self.paths[log]).args(["append", "--text"]).stdin(lines.join("\n")).success();
+        self.models[log].entry(LOGS[log]).or_default().extend(lines.into_iter().map(Some));
+        format!("append {count} to {}", LOGS[log])
+    }
+
+    fn del(&mut self) -> String {
+        let (log, feed, seq) = (self.random.below(3), LOGS[self.random.below(3)], 1 + self.random.below(6));
+        let place = self.models[log].get_mut(feed).and_then(|entries| entries.get_mut(seq - 1));
+        let code = i32::from(place.is_none());
+        Run::new(&self.paths[log]).args(["del", feed, &seq.to_string()]).status(code);
+        if let Some(entry) = place {
+            *entry = None;
+        }
+        format!("del {feed} {seq} in {}", LOGS[log])
+    }
+
+    fn replicate(&mut self) -> String {
+        let (one, other) = self.two();
+        let [mode_one, mode_other] = [(); 2].map(|()| MODES[self.random.below(3)]);
+        let step = format!("replicate {} --mode {mode_one} with {} --mode {mode_other}", LOGS[one], LOGS[other]);
+        let flow_of = |from: usize, to: usize, mode_from: &str, mode_to: &str| {
+            let moves = mode_from != "pull" && mode_to != "push";
+            if moves { flow(&self.models[from], &self.models[to]) } else { (self.models[to].clone(), 0, false) }
+        };
+        let (after_other, sent_one, other_misses) = flow_of(one, other, mode_one, mode_other);
+        let (after_one, sent_other, one_misses) = flow_of(other, one, mode_other, mode_one);
+        let args = |mode| ["--once", "--mode", mode];
+        let (ended_one, ended_other) = join(&self.paths[one], &args(mode_one), &self.paths[other], &args(mode_other));
+        for (ended, sent, misses) in [(ended_one, sent_one, one_misses), (ended_other, sent_other, other_misses)] {
+            let said = ended.printed.stderr;
+            assert_eq!(ended.status.code(), Some(if misses { 3 } else { 0 }), "{step}: {said}");
+            let counts = [format!(": sent {sent}, "), format!(": {sent} of {sent} sent to ")];
+            assert!(counts.iter().any(|count| said.contains(count)), "{step}: not sent {sent}: {said}");
+        }
+        (self.models[one], self.models[other]) = (after_one, after_other);
+        step
+    }
+
+    /// `read | write` copies deleted entries, too.
+    fn copy(&mut self) -> String {
+        let (from, to) = self.two();
+        let line = shell("\"$scuttleup\" --log \"$from\" read | \"$scuttleup\" --log \"$to\" write");
+        line.env("from", &self.paths[from]).env("to", &self.paths[to]).success();
+        for (peer, entries) in self.models[from].clone() {
+            let feed = self.models[to].entry(peer).or_default();
+            feed.extend(entries.into_iter().skip(feed.len()));
+        }
+        format!("read {} | write {}", LOGS[from], LOGS[to])
+    }
+
+    fn check(&self, steps: &[String]) {
+        for (path, model) in self.paths.iter().zip(&self.models) {
+            assert_eq!(held(path), shown(model), "{} after {steps:#?}", path.display());
+            assert_eq!(heads(path), heads_of(model), "{} after {steps:#?}", path.display());
+        }
+    }
+}
+
+fn random_operations(seed: u64) {
+    // Shown if it fails.
+    println!("seed {seed}");
+    let place = Place::new();
+    let paths = LOGS.map(|id| place.log(id));
+    let mut world = World { paths, models: Default::default(), random: Random(seed), entries: 0 };
+    let mut steps = Vec::new();
+    for _ in 0..STEPS {
+        let step = match world.random.below(10) {
+            0..4 => world.append(),
+            4 => world.del(),
+            5..9 => world.replicate(),
+            _ => world.copy(),
+        };
+        steps.push(step);
+        world.check(&steps);
+    }
+    let roots: BTreeSet<_> = world.paths.iter().map(|path| root(path)).collect();
+    let heads: BTreeSet<_> = world.models.iter().map(heads_of).collect();
+    assert_eq!(roots.len(), heads.len(), "equal heads, equal roots: after {steps:#?}");
+}
+
+#[test]
+fn random_operations_of_even_seeds() {
+    (0..SEEDS).step_by(2).for_each(random_operations);
+}
+
+#[test]
+fn random_operations_of_odd_seeds() {
+    (1..SEEDS).step_by(2).for_each(random_operations);
+}

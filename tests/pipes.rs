@@ -1,0 +1,182 @@
+//! Pipes that are full, slow or stuck: no deadlock, and nothing else on the log waits for them.
+
+use std::fs::File;
+use std::io::{PipeReader, Read, Write, pipe};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
+
+use nix::fcntl::{FcntlArg, fcntl};
+use nix::sys::signal::Signal;
+
+use crate::frames::{Frame, PULL, SYNC, Session, change, decode, handshake};
+use crate::harness::{Place, Run, assert_equal, heads, shell};
+use crate::replicate::{append, await_entries};
+
+/// Appends so many entries of 64 KiB, which differ.
+fn fill(place: &Place, log: &Path, count: usize) {
+    let lines: String = (0..count).map(|n| format!("{n} {}\n", "x".repeat(65_530))).collect();
+    let path = place.file("lines", lines);
+    let append = shell("exec \"$scuttleup\" --log \"$log\" append --text <\"$lines\"");
+    append.env("log", log).env("lines", path).success();
+}
+
+/// A pipe of 4 KiB that stays as small, because the far end is not given away: what comes in is carried over.
+fn small_pipe() -> (PipeReader, std::io::PipeWriter) {
+    let ((mut from, to_small), (out, mut to)) = (pipe().expect("a pipe"), pipe().expect("a pipe"));
+    for end in [from.as_fd(), out.as_fd()] {
+        fcntl(end, FcntlArg::F_SETPIPE_SZ(4096)).expect("a pipe can be made small");
+    }
+    thread::spawn(move || std::io::copy(&mut from, &mut to));
+    (out, to_small)
+}
+
+#[test]
+fn two_full_small_pipes() {
+    let place = Place::new();
+    let (a, b) = (place.log("a"), place.log("b"));
+    fill(&place, &a, 3200);
+    fill(&place, &b, 3200);
+    let ((there, to_there), (here, to_here)) = (small_pipe(), small_pipe());
+    let once = |log: &Path| Run::new(log).args(["replicate", "--once"]);
+    let mut run_a = once(&a).spawn_on(here.into(), to_there.into());
+    let mut run_b = once(&b).spawn_on(there.into(), to_here.into());
+    assert_eq!((run_a.wait().status.code(), run_b.wait().status.code()), (Some(0), Some(0)));
+    assert_equal(&a, &b);
+}
+
+/// A session whose other side has greeted and does not read on.
+fn stalled(place: &Place, args: &[&str]) -> (PathBuf, Session) {
+    let log = place.log("a");
+    fill(place, &log, 100);
+    let mut session = Session::open(&log, args);
+    session.send(handshake("y", &[], SYNC));
+    assert!(matches!(session.frame(), Some(Frame::Handshake { .. })));
+    (log, session)
+}
+
+#[test]
+fn append_goes_on_beside_a_stalled_reader() {
+    let place = Place::new();
+    let (log, session) = stalled(&place, &[]);
+    let mut appender = Run::new(&log).args(["append", "--ack"]).spawn();
+    for seq in 101..=110 {
+        appender.send("0\n");
+        assert_eq!(appender.line(), format!("{{\"peer\":\"a\",\"seq\":{seq}}}\n"));
+    }
+    appender.finish();
+    // It reads again, and everything comes.
+    let (frames, ended) = session.close();
+    let seqs: Vec<u64> = frames.iter().map(|frame| if let Frame::Change { seq, .. } = frame { *seq } else { 0 }).collect();
+    assert_eq!((seqs, ended.status.code()), ((1..=110).collect(), Some(0)), "{}", ended.printed.stderr);
+}
+
+#[test]
+fn a_signal_ends_a_stalled_session() {
+    let modes =
+        [(&[][..], Signal::SIGTERM, 143), (&["--once"], Signal::SIGINT, 130), (&["--mode", "push"], Signal::SIGTERM, 143)];
+    for (args, signal, code) in modes {
+        let place = Place::new();
+        let (_, session) = stalled(&place, args);
+        session.run().signal(signal);
+        let ended = session.wait();
+        assert_eq!(ended.status.code(), Some(code), "{args:?}: {}", ended.printed.stderr);
+    }
+}
+
+#[test]
+fn a_signal_ends_a_session_that_has_not_begun() {
+    let place = Place::new();
+    let mut session = Session::open(&place.log("a"), &[]);
+    session.frame();
+    // In the middle of the other side's handshake.
+    session.send([20, 10]);
+    session.run().signal(Signal::SIGTERM);
+    assert_eq!(session.wait().status.code(), Some(143));
+}
+
+#[test]
+fn a_peer_that_only_sends() {
+    let place = Place::new();
+    let (log, mut session) = stalled(&place, &[]);
+    let entry = vec![b'e'; 65_536];
+    for seq in 1..=600 {
+        session.send(change("y", seq, &entry));
+    }
+    await_entries(&log, "y", 600);
+    append(&log, "1\n");
+    session.drop_output();
+    let (_, ended) = session.close();
+    assert_eq!(ended.status.code(), Some(3), "{}", ended.printed.stderr);
+    assert!(ended.printed.stderr.contains("600 of 600 received"), "{}", ended.printed.stderr);
+}
+
+/// Its entry is half there for as long as it likes.
+#[test]
+fn append_goes_on_beside_a_peer_that_stalls_inside_an_entry() {
+    let place = Place::new();
+    let log = place.log("a");
+    let mut session = Session::open(&log, &[]);
+    let half = change("y", 2, vec![b'e'; 100_000]);
+    session.send([&handshake("y", &[("y", 2)], SYNC)[..], &change("y", 1, "1"), &half[..50_000]].concat());
+    // What was whole is stored although no more comes.
+    await_entries(&log, "y", 1);
+    append(&log, "1\n");
+    session.send(&half[50_000..]);
+    await_entries(&log, "y", 2);
+    let (frames, ended) = session.close();
+    assert_eq!(frames, [Frame::handshake("a", &[], SYNC), Frame::change("a", 1, "1")]);
+    assert_eq!(ended.status.code(), Some(0), "{}", ended.printed.stderr);
+}
+
+/// The other side goes away while nothing moves, and says nothing: the session ends without a turn of the processor.
+#[test]
+fn a_live_session_ends_when_the_reader_goes_away() {
+    let place = Place::new();
+    let log = place.log("a");
+    append(&log, "1\n");
+    let mut session = Session::open(&log, &[]);
+    session.send(handshake("y", &[], PULL));
+    assert_eq!(session.frame(), Some(Frame::handshake("a", &[("a", 1)], SYNC)));
+    assert_eq!(session.frame(), Some(Frame::change("a", 1, "1")));
+    session.drop_output();
+    let (_, ended) = session.close();
+    assert_eq!(ended.status.code(), Some(0), "{}", ended.printed.stderr);
+}
+
+/// As under inetd or `socat EXEC`, where stdin and stdout are one socket: it is still ended half by half.
+#[test]
+fn one_socket_for_both_directions() {
+    let place = Place::new();
+    let log = place.log("a");
+    let (socket, theirs) = UnixStream::pair().expect("sockets");
+    let stdin = OwnedFd::from(theirs);
+    let stdout = stdin.try_clone().expect("a descriptor");
+    let run = Run::new(&log).args(["replicate", "--mode", "pull"]).spawn_on(stdin.into(), stdout.into());
+    (&socket).write_all(&handshake("y", &[], SYNC)).expect("it reads");
+    // A side that only pulls ends its output at once, while it goes on reading.
+    socket.set_read_timeout(Some(Duration::from_secs(60))).expect("a timeout");
+    let mut said = Vec::new();
+    (&socket).read_to_end(&mut said).expect("its output ends");
+    assert_eq!(decode(&said), [Frame::handshake("a", &[], PULL)]);
+    (&socket).write_all(&change("y", 1, "1")).expect("it still reads");
+    drop(socket);
+    assert_eq!(run.finish().status.code(), Some(0));
+    assert_eq!(heads(&log), ["{\"peer\":\"y\",\"seq\":1}"]);
+}
+
+/// From a regular file, whole, in one go.
+#[test]
+fn a_stream_from_a_file() {
+    let place = Place::new();
+    let log = place.log("a");
+    let changes: Vec<u8> = (1..=5000).flat_map(|seq| change("y", seq, "e")).collect();
+    let path = place.file("stream", [handshake("y", &[("y", 5000)], SYNC), changes].concat());
+    let null = File::create("/dev/null").expect("/dev/null");
+    let file = File::open(path).expect("a file");
+    let ended = Run::new(&log).args(["replicate", "--once"]).spawn_on(file.into(), null.into()).finish();
+    assert_eq!(ended.status.code(), Some(0), "{}", ended.printed.stderr);
+    assert_eq!(heads(&log), ["{\"peer\":\"y\",\"seq\":5000}"]);
+}

@@ -1,0 +1,340 @@
+//! Two logs through everything that joins two programs: pipes, a command, ssh, sockets; and three of them live.
+
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::thread;
+
+use nix::sys::signal::Signal;
+
+use crate::frames::{Frame, decode};
+use crate::harness::{Place, Run, Running, SCUTTLEUP, assert_equal, heads, shell};
+use crate::replicate::{append, await_entries};
+
+fn two_logs(place: &Place) -> (PathBuf, PathBuf) {
+    let (a, b) = (place.log("a"), place.log("b"));
+    append(&a, "{\"from\":\"a\"}\n");
+    append(&b, "{\"from\":\"b\"}\n{\"from\":\"b\"}\n");
+    (a, b)
+}
+
+/// Shell with `$a`, `$b` and more set.
+fn shell_with(place: &Place, line: &str) -> Run {
+    shell(line).env("a", place.path("a")).env("b", place.path("b")).env("dir", place.path(""))
+}
+
+#[test]
+fn two_fifos() {
+    let place = Place::new();
+    let (a, b) = two_logs(&place);
+    let line = "cd \"$dir\"; mkfifo there back; \"$scuttleup\" --log b replicate --once <there >back & \
+                \"$scuttleup\" --log a replicate --once >there <back && wait $!";
+    shell_with(&place, line).success();
+    assert_equal(&a, &b);
+}
+
+#[test]
+fn a_pipe_and_a_fifo_as_in_a_shell() {
+    let place = Place::new();
+    let (a, b) = two_logs(&place);
+    let line = "cd \"$dir\"; mkfifo back; \"$scuttleup\" --log a replicate --once <back | \"$scuttleup\" --log b replicate >back";
+    shell_with(&place, line).success();
+    assert_equal(&a, &b);
+}
+
+#[test]
+fn a_command() {
+    let place = Place::new();
+    let (a, b) = two_logs(&place);
+    let command = ["replicate", "--once", "--", SCUTTLEUP, "--log", b.to_str().expect("UTF-8"), "replicate"];
+    let printed = Run::new(&a).args(command).stderr_has("synced with b: sent 1, received 2").success();
+    assert_eq!(printed.stdout, b"", "nothing of ours on stdout");
+    assert_equal(&a, &b);
+}
+
+#[test]
+fn a_command_in_every_mode() {
+    for mode in ["sync", "push", "pull"] {
+        let place = Place::new();
+        let (a, b) = two_logs(&place);
+        let command = ["replicate", "--once", "--mode", mode, "--", SCUTTLEUP, "--log", b.to_str().expect("UTF-8"), "replicate"];
+        Run::new(&a).args(command).success();
+        assert_eq!((heads(&a).len() == 2, heads(&b).len() == 2), (mode != "push", mode != "pull"), "{mode}");
+    }
+}
+
+#[test]
+fn a_live_command_ends_with_us() {
+    let place = Place::new();
+    let (a, b) = two_logs(&place);
+    let command = ["replicate", "--", SCUTTLEUP, "--log", b.to_str().expect("UTF-8"), "replicate"];
+    let mut live = Run::new(&a).args(command).spawn();
+    await_entries(&b, "a", 1);
+    append(&b, "3\n");
+    await_entries(&a, "b", 3);
+    live.signal(Signal::SIGTERM);
+    // Its stderr ends, and so the command has ended, which has it, too.
+    assert_eq!(live.wait().status.code(), Some(143));
+    assert_equal(&a, &b);
+}
+
+#[test]
+fn commands_that_do_not_work() {
+    let place = Place::new();
+    let (a, _) = two_logs(&place);
+    let before = heads(&a);
+    let run = |words: &[&str]| Run::new(&a).args(["replicate", "--once", "--"]).args(words);
+    run(&["/nonexistent/program"]).stderr_has("/nonexistent/program cannot be run").status(1);
+    run(&["false"]).stderr_has("the other side ended before it said anything").status(3);
+    run(&["true"]).stderr_has("the other side ended before it said anything").status(3);
+    run(&["sh", "-c", "exit 255"]).stderr_has("the other side ended before it said anything").status(3);
+    run(&["echo", "bash: scuttleup: command not found"])
+        .stderr_has("the other side said: bash: scuttleup: command not found")
+        .status(7);
+    // It would go on for ever.
+    run(&["yes", "no such host"]).stderr_has("the other side said: no such host").status(7);
+    assert_eq!(heads(&a), before);
+}
+
+#[test]
+fn a_command_that_echoes_us_is_no_other_log() {
+    let place = Place::new();
+    let (a, _) = two_logs(&place);
+    let before = heads(&a);
+    Run::new(&a).args(["replicate", "--once", "--", "cat"]).success();
+    assert_eq!(heads(&a), before);
+}
+
+/// sshd on a port of its own, started for each connection, which may do one thing only.
+struct Sshd {
+    client: Vec<String>,
+}
+
+impl Sshd {
+    fn new(place: &Place, forced: &str) -> Self {
+        for key in ["host", "user"] {
+            let path = place.path(key);
+            Run::program("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-f"]).args([path]).success();
+        }
+        let user_key = std::fs::read_to_string(place.path("user.pub")).expect("a key");
+        let authorized =
+            place.file("authorized_keys", format!("restrict,command=\"{}\" {user_key}", forced.replace('"', "\\\"")));
+        let config = format!(
+            "HostKey {}\nAuthorizedKeysFile {}\nStrictModes no\nUsePAM no\nPasswordAuthentication no\nPidFile none\nLogLevel ERROR\n",
+            place.path("host").display(),
+            authorized.display()
+        );
+        let config = place.file("sshd_config", config);
+        // sshd wants it and does not make it.
+        std::fs::create_dir_all("/run/sshd").expect("/run/sshd, without which sshd does not start (scripts/test makes it)");
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let port = listener.local_addr().expect("an address").port();
+        thread::spawn(move || {
+            for stream in listener.incoming().map_while(Result::ok) {
+                let output = stream.try_clone().expect("a descriptor");
+                let mut sshd = Command::new("/usr/sbin/sshd");
+                sshd.args(["-i", "-e", "-f"]).arg(&config).stdin(Stdio::from(std::os::fd::OwnedFd::from(stream)));
+                sshd.stdout(Stdio::from(std::os::fd::OwnedFd::from(output))).spawn().expect("sshd (scripts/test installs it)");
+            }
+        });
+        let known = place.file("known_hosts", "");
+        let (user, known) = (place.path("user").display().to_string(), known.display());
+        let options = format!(
+            "-F none -p {port} -i {user} -oIdentitiesOnly=yes -oIdentityAgent=none -oBatchMode=yes -oLogLevel=ERROR \
+             -oStrictHostKeyChecking=no -oUserKnownHostsFile={known} 127.0.0.1"
+        );
+        Self { client: std::iter::once("ssh").chain(options.split_whitespace()).map(Into::into).collect() }
+    }
+}
+
+fn forced(log: &Path, args: &str) -> String {
+    format!("{SCUTTLEUP} --log {} {args}", log.display())
+}
+
+#[test]
+fn ssh_once() {
+    let place = Place::new();
+    let (a, b) = two_logs(&place);
+    let sshd = Sshd::new(&place, &forced(&b, "replicate"));
+    for mode in ["pull", "push", "sync"] {
+        append(&a, "1\n");
+        append(&b, "1\n");
+        // What is asked for is ignored: the key may do one thing only.
+        let printed =
+            Run::new(&a).args(["replicate", "--once", "--mode", mode, "--"]).args(&sshd.client).args(["rm", "-rf"]).success();
+        assert!(printed.stderr.contains("synced with b"), "{mode}: {}", printed.stderr);
+    }
+    assert_equal(&a, &b);
+}
+
+#[test]
+fn ssh_live() {
+    let place = Place::new();
+    let (a, b) = two_logs(&place);
+    let sshd = Sshd::new(&place, &forced(&b, "replicate"));
+    let live = Run::new(&a).args(["replicate", "--"]).args(&sshd.client).args(["scuttleup replicate"]).spawn();
+    await_entries(&a, "b", 2);
+    append(&a, "\"live\"\n");
+    await_entries(&b, "a", 2);
+    append(&b, "\"live\"\n");
+    await_entries(&a, "b", 3);
+    live.signal(Signal::SIGTERM);
+    assert_eq!(live.finish().status.code(), Some(143));
+    assert_equal(&a, &b);
+}
+
+#[test]
+fn ssh_that_refuses_is_said() {
+    let place = Place::new();
+    let (a, b) = two_logs(&place);
+    let sshd = Sshd::new(&place, &forced(&b, "heads"));
+    // It prints NDJSON where we expect a handshake.
+    let run = Run::new(&a).args(["replicate", "--once", "--"]).args(&sshd.client).stderr_has("the other side said: {");
+    run.status(7);
+}
+
+/// A listening socat, which gives its program one socket for both directions; its first lines tell where.
+fn socat(place: &Place, listen: &str, args: &str) -> (Running, String) {
+    // The shell in between makes its stderr the stream of lines that the test reads.
+    let line = format!("exec socat -t 60 -d -d {listen} EXEC:\"'$scuttleup' --log '$b' replicate {args}\" 2>&1 </dev/null");
+    let mut server = shell_with(place, &line).spawn();
+    let listening = loop {
+        let line = server.line();
+        if let Some((_, address)) = line.split_once("listening on ") {
+            break address.trim().to_owned();
+        }
+    };
+    (server, listening)
+}
+
+#[test]
+fn socat_over_tcp() {
+    let place = Place::new();
+    let (a, b) = two_logs(&place);
+    let (mut server, address) = socat(&place, "TCP-LISTEN:0,bind=127.0.0.1", "--once");
+    let port = address.rsplit(':').next().expect("a port").to_owned();
+    let client = ["replicate", "--once", "--", "socat", "-t", "60", "-", &format!("TCP:127.0.0.1:{port}")];
+    Run::new(&a).args(client).stderr_has("synced with b: sent 1, received 2").success();
+    assert_eq!(server.wait().status.code(), Some(0));
+    assert_equal(&a, &b);
+}
+
+#[test]
+fn socat_over_a_unix_socket() {
+    let place = Place::new();
+    let (a, b) = two_logs(&place);
+    let path = place.path("socket");
+    let (mut server, _) = socat(&place, &format!("UNIX-LISTEN:{}", path.display()), "--mode sync");
+    let client = ["replicate", "--once", "--", "socat", "-t", "60", "-", &format!("UNIX-CONNECT:{}", path.display())];
+    Run::new(&a).args(client).stderr_has("synced with b: sent 1, received 2").success();
+    assert_eq!(server.wait().status.code(), Some(0));
+    assert_equal(&a, &b);
+}
+
+/// Two live sides, what they say to each other copied into files.
+fn tapped(place: &Place) -> Running {
+    let line = "cd \"$dir\"; mkfifo back; \"$scuttleup\" --log a replicate <back | tee from-a | \
+                \"$scuttleup\" --log b replicate | tee from-b >back";
+    shell_with(place, line).spawn()
+}
+
+fn changes(place: &Place, name: &str) -> Vec<(String, u64)> {
+    let frames = decode(&std::fs::read(place.path(name)).expect("a tap"));
+    let changes = frames.into_iter().skip(1).map(|frame| match frame {
+        Frame::Change { peer, seq, .. } => (peer, seq),
+        Frame::Handshake { .. } => panic!("a second handshake"),
+    });
+    changes.collect()
+}
+
+#[test]
+fn nothing_is_echoed() {
+    let place = Place::new();
+    let (a, b) = two_logs(&place);
+    let mut session = tapped(&place);
+    let feed = |count: u64| (2..=count).map(|n| format!("{n}\n")).collect::<Vec<_>>();
+    // Line by line on both sides at once, while a watcher looks on.
+    thread::scope(|threads| {
+        for (log, peer, other, first) in [(&a, "a", &b, 1), (&b, "b", &a, 2)] {
+            threads.spawn(move || {
+                for line in feed(50) {
+                    append(log, &line);
+                }
+                await_entries(other, peer, 49 + first);
+            });
+        }
+    });
+    // One end gone ends all of it.
+    let pids = shell("pgrep -P \"$parent\"").env("parent", session.pid().to_string()).success();
+    let first = pids.lines()[0].to_owned();
+    Run::program("kill").args([first]).success();
+    session.close();
+    session.wait();
+    assert_equal(&a, &b);
+    let feed = |peer: &str, count| (1..=count).map(|seq| (peer.to_owned(), seq)).collect::<Vec<_>>();
+    assert_eq!(changes(&place, "from-a"), feed("a", 50));
+    assert_eq!(changes(&place, "from-b"), feed("b", 51));
+}
+
+#[test]
+fn a_live_mesh_of_three_converges() {
+    let place = Place::new();
+    let logs = ["a", "b", "c"].map(|id| place.log(id));
+    let live = |from: &Path, to: &Path| {
+        let command = ["replicate", "--", SCUTTLEUP, "--log", to.to_str().expect("UTF-8"), "replicate"];
+        Run::new(from).args(command).spawn()
+    };
+    let mut sessions = [live(&logs[0], &logs[1]), live(&logs[1], &logs[2]), live(&logs[2], &logs[0])];
+    thread::scope(|threads| {
+        for log in &logs {
+            threads.spawn(move || {
+                for n in 0..20 {
+                    append(log, &format!("{n}\n{n}\n"));
+                }
+            });
+        }
+        for (log, peer) in logs.iter().flat_map(|log| ["a", "b", "c"].map(|peer| (log, peer))) {
+            threads.spawn(move || await_entries(log, peer, 40));
+        }
+    });
+    for session in &mut sessions {
+        session.signal(Signal::SIGTERM);
+        assert_eq!(session.wait().status.code(), Some(143));
+    }
+    assert_equal(&logs[0], &logs[1]);
+    assert_equal(&logs[1], &logs[2]);
+}
+
+#[test]
+fn append_and_watch_go_on_beside_a_session() {
+    let place = Place::new();
+    let (a, b) = two_logs(&place);
+    let (mut run_a, mut run_b) = Run::new(&a).args(["replicate"]).spawn_joined(Run::new(&b).args(["replicate"]));
+    let mut appender = Run::new(&a).args(["append", "--ack"]).spawn();
+    let mut watcher = Run::new(&b).args(["read", "--live", "--peer", "a"]).spawn();
+    watcher.line();
+    for n in 2..=30 {
+        appender.send(format!("{{\"n\":{n}}}\n"));
+        assert_eq!(appender.line(), format!("{{\"peer\":\"a\",\"seq\":{n}}}\n"));
+        assert!(watcher.line().ends_with(&format!("\"peer\":\"a\",\"seq\":{n},\"entry\":{{\"n\":{n}}}}}\n")));
+    }
+    assert_eq!(appender.finish().status.code(), Some(0));
+    run_b.signal(Signal::SIGINT);
+    assert_eq!((run_b.wait().status.code(), run_a.wait().status.code()), (Some(130), Some(0)));
+    assert_equal(&a, &b);
+}
+
+#[test]
+fn two_one_shot_sides_with_much_to_say() {
+    let place = Place::new();
+    let (a, b) = (place.log("a"), place.log("b"));
+    let lines = format!("\"{}\"\n", "x".repeat(200)).repeat(50_000);
+    append(&a, &lines);
+    append(&b, &lines);
+    let once = |log: &Path| Run::new(log).args(["replicate", "--once"]);
+    let (mut run_a, mut run_b) = once(&a).spawn_joined(once(&b));
+    let (ended_a, ended_b) = (run_a.wait(), run_b.wait());
+    assert_eq!((ended_a.status.code(), ended_b.status.code()), (Some(0), Some(0)));
+    assert!(ended_a.printed.stderr.contains("sent 50000, received 50000"), "{}", ended_a.printed.stderr);
+    assert_equal(&a, &b);
+}
