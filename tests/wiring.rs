@@ -1,6 +1,7 @@
 //! Two logs through everything that joins two programs: pipes, a command, ssh, sockets; and three of them live.
 
 use std::net::TcpListener;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::thread;
@@ -133,8 +134,12 @@ impl Sshd {
             for stream in listener.incoming().map_while(Result::ok) {
                 let output = stream.try_clone().expect("a descriptor");
                 let mut sshd = Command::new("/usr/sbin/sshd");
-                sshd.args(["-i", "-e", "-f"]).arg(&config).stdin(Stdio::from(std::os::fd::OwnedFd::from(stream)));
-                sshd.stdout(Stdio::from(std::os::fd::OwnedFd::from(output))).spawn().expect("sshd (scripts/test installs it)");
+                sshd.args(["-i", "-e", "-f"]).arg(&config).stdin(Stdio::from(OwnedFd::from(stream)));
+                sshd.stdout(Stdio::from(OwnedFd::from(output)));
+                let mut child = sshd.spawn().expect("sshd (scripts/test installs it)");
+                // The socket is then held by it alone, and closes with it.
+                drop(sshd);
+                thread::spawn(move || child.wait());
             }
         });
         let known = place.file("known_hosts", "");
