@@ -51,21 +51,21 @@ impl Follower<'_> {
         self.after = after;
     }
 
-    /// Waits until the log has changed since the last wait, or until one of `others` has an event. Returns false in the
-    /// latter case. A log that has changed may still have nothing new: scan again.
+    /// Waits until the log has changed since the last wait, or until one of `others` has an event, and says of each of them
+    /// whether it has. A log that has changed may still have nothing new: scan again.
     ///
     /// # Errors
     /// When the system refuses to wait.
-    pub fn wait(&mut self, others: &mut [PollFd<'_>]) -> Result<bool> {
+    pub fn wait(&mut self, others: &[PollFd<'_>]) -> Result<Vec<bool>> {
         let mut fds = Vec::with_capacity(others.len() + 1);
         fds.push(PollFd::new(self.bell.as_fd(), PollFlags::POLLIN));
         fds.extend_from_slice(others);
         wait_for(&mut fds)?;
-        let others = fds[1..].iter().any(|fd| fd.any() == Some(true));
-        if fds[0].any() == Some(true) {
+        let has_event: Vec<bool> = fds.iter().map(|fd| fd.any() == Some(true)).collect();
+        if has_event[0] {
             self.bell.hush()?;
         }
-        Ok(!others)
+        Ok(has_event[1..].to_vec())
     }
 }
 

@@ -19,8 +19,8 @@
 //! let (here, there) = std::os::unix::net::UnixStream::pair()?;
 //! let once = Options { once: true, ..Options::default() };
 //! std::thread::scope(|threads| {
-//!     threads.spawn(|| replicate(&bob, there.try_clone()?, Half(there), once, &|_| ()).map_err(std::io::Error::other));
-//!     replicate(&alice, here.try_clone()?, Half(here), once, &|_| ()).map_err(std::io::Error::other)
+//!     threads.spawn(|| replicate(&bob, there.try_clone()?, there, once, &|_| ()).map_err(std::io::Error::other));
+//!     replicate(&alice, here.try_clone()?, here, once, &|_| ()).map_err(std::io::Error::other)
 //! })?;
 //! assert_eq!(alice.heads()?, bob.heads()?);
 //! assert_eq!(alice.info()?.root, bob.info()?.root);
@@ -38,22 +38,10 @@
 //! // Follow: scan what is there, wait, scan again.
 //! let mut follower = alice.follow(alice.last_offset()?)?;
 //! alice.append(b"3")?;
-//! follower.wait(&mut [])?;
+//! follower.wait(&[])?;
 //! assert!(follower.scan(Bounds::default(), |_| Ok(ControlFlow::Continue(())))?);
 //! # std::fs::remove_dir_all(dir)?;
 //! # Ok(())
-//! # }
-//! # // A socket is closed for writing by shutdown, where a pipe is closed by dropping it.
-//! # struct Half(std::os::unix::net::UnixStream);
-//! # impl std::io::Write for Half {
-//! #     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> { self.0.write(bytes) }
-//! #     fn flush(&mut self) -> std::io::Result<()> { Ok(()) }
-//! # }
-//! # impl std::os::fd::AsFd for Half {
-//! #     fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> { self.0.as_fd() }
-//! # }
-//! # impl Drop for Half {
-//! #     fn drop(&mut self) { self.0.shutdown(std::net::Shutdown::Write).ok(); }
 //! # }
 //! ```
 //!

@@ -13,9 +13,10 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, mpsc};
 
-use crate::entry::{ENTRY_BYTES_MAX, PeerId, Seq};
+use crate::entry::{ENTRY_BYTES_MAX, Offset, PeerId, Seq};
 use crate::error::{Error, Result};
-use crate::proto::{Mode, Remote};
+use crate::heads::{FeedKey, FeedMap};
+use crate::proto::{Mode, Remote, put_digest};
 use crate::store::Log;
 
 /// How to replicate.
@@ -87,6 +88,9 @@ struct Shared<'a> {
     log: &'a Log,
     options: Options<'a>,
     notify: &'a (dyn Fn(Notice) + Sync),
+    /// Our heads at the start, as our handshake announces them, and the last offset of that moment.
+    ours: FeedMap,
+    last_offset: Offset,
     remote: Mutex<Remote>,
     /// The inward thread has ended, or the other side's stream has: send the rest and end.
     in_ended: AtomicBool,
@@ -104,7 +108,8 @@ impl Shared<'_> {
 
 /// Replicates `log` with whoever is at the other end of `input` and `output`, on the original's wire.
 ///
-/// `output` is set to non-blocking for the time of the session, and closed (dropped) when all is sent.
+/// `output` is set to non-blocking for the time of the session, and closed when all is sent: a pipe by dropping it, a
+/// socket by shutting its sending half down.
 ///
 /// # Errors
 /// [`Error::Wire`] when the other side does not speak the protocol, [`Error::Refused`] when it does not keep to our
@@ -114,11 +119,18 @@ where
     R: Read + AsFd + Send,
     W: Write + AsFd + Send,
 {
+    let (mut ours, mut digests) = (Vec::new(), Vec::new());
+    let last_offset = log.each_head(|peer, seq| {
+        ours.push((FeedKey::of(peer), seq));
+        put_digest(&mut digests, peer, seq);
+    })?;
     let pipe = || std::io::pipe().map_err(|err| Error::io("no pipe can be made", err));
     let shared = Shared {
         log,
         options,
         notify,
+        ours: FeedMap::from(ours),
+        last_offset,
         remote: Mutex::default(),
         in_ended: AtomicBool::new(false),
         abandoned: AtomicBool::new(false),
@@ -130,7 +142,7 @@ where
     let (inward, outward) = std::thread::scope(|threads| {
         let shared = &shared;
         let out = threads.spawn(move || {
-            let result = outward::run(shared, output, &greeted, &in_end);
+            let result = outward::run(shared, output, digests, &greeted, &in_end);
             shared.out_failed.store(result.is_err(), Ordering::SeqCst);
             drop(out_ends);
             result

@@ -241,8 +241,8 @@ impl Printer {
             if any? {
                 continue;
             }
-            let mut reader_gone = [PollFd::new(output.as_fd(), PollFlags::empty())];
-            if !follower.wait(&mut reader_gone)? {
+            let reader_gone = PollFd::new(output.as_fd(), PollFlags::empty());
+            if follower.wait(&[reader_gone])?[0] {
                 return Ok(Exit::Done);
             }
         }

@@ -75,11 +75,11 @@ pub fn run(context: &Context, args: &ArgMatches) -> Result<Exit> {
         entry_bytes_max: entry_bytes(args),
         stop: Some(stop.as_fd()),
     };
-    let outcome = match command {
+    let (outcome, failed) = match command {
         Some(words) => with_command(&log, &words, options, &stop),
-        None => with_stdio(&log, options),
+        None => with_stdio(&log, options).map(|outcome| (outcome, None)),
     }?;
-    Ok(stop.exit().unwrap_or_else(|| conclude(&outcome, context.messages)))
+    Ok(stop.exit().unwrap_or_else(|| conclude(&outcome, failed.as_deref(), context.messages)))
 }
 
 fn with_stdio(log: &Log, options: Options<'_>) -> Result<Outcome> {
@@ -92,7 +92,8 @@ fn with_stdio(log: &Log, options: Options<'_>) -> Result<Outcome> {
     Ok(replicate(log, input, output, options, &tell)?)
 }
 
-fn with_command(log: &Log, words: &[OsString], options: Options<'_>, stop: &Stop) -> Result<Outcome> {
+/// The outcome, and how COMMAND ended if it failed.
+fn with_command(log: &Log, words: &[OsString], options: Options<'_>, stop: &Stop) -> Result<(Outcome, Option<String>)> {
     let name = words[0].to_string_lossy().into_owned();
     let child = std::process::Command::new(&words[0]).args(&words[1..]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
     let mut child = child.map_err(|err| Error::io(format!("{name} cannot be run"), err))?;
@@ -105,12 +106,9 @@ fn with_command(log: &Log, words: &[OsString], options: Options<'_>, stop: &Stop
         Error::Wire(why) if !status.success() && !dismissed => Error::Wire(format!("{why} ({name} ended with {status})")),
         err => err,
     })?;
-    // Its own message stands above; only a session that looks well from here needs another.
-    if !dismissed && !status.success() && outcome.complete() {
-        message::error(&format!("{name} ended with {status}"));
-        outcome.cut = true;
-    }
-    Ok(outcome)
+    let failed = (!dismissed && !status.success()).then(|| format!("{name} ended with {status}"));
+    outcome.cut |= failed.is_some();
+    Ok((outcome, failed))
 }
 
 /// Waits until `child` has ended; asks it to end at once if it is dismissed, or when `stop` comes.
@@ -156,16 +154,17 @@ fn tell(notice: Notice) {
 }
 
 /// Says how it went.
-fn conclude(outcome: &Outcome, messages: Messages) -> Exit {
+fn conclude(outcome: &Outcome, failed: Option<&str>, messages: Messages) -> Exit {
     let Outcome { sent, received, unsent, missing, forks, gaps, .. } = outcome;
+    let why = failed.map_or(String::new(), |failed| format!(" ({failed})"));
     let Some(peer) = &outcome.peer else {
-        message::error("the other side ended before it said anything: run it again");
+        message::error(&format!("the other side ended before it said anything{why}: run it again"));
         return Exit::Incomplete;
     };
     if outcome.cut || unsent + missing > 0 {
         let (to_send, announced) = (sent + unsent, received + missing);
         message::error(&format!(
-            "the other side ended early: {sent} of {to_send} sent to {peer}, {received} of {announced} received; run it again"
+            "the other side ended early: {sent} of {to_send} sent to {peer}, {received} of {announced} received{why}; run it again"
         ));
     } else if forks + gaps > 0 {
         message::error(&format!("synced with {peer}: sent {sent}, received {received}, but {} feeds are stopped", forks + gaps));

@@ -43,6 +43,11 @@ enum Step {
 }
 
 impl HandshakeReader {
+    /// Whether some of it has come, and not all.
+    pub fn has_begun(&self) -> bool {
+        self.left.is_some()
+    }
+
     /// Reads what is there; the handshake once it is complete.
     ///
     /// # Errors
@@ -86,6 +91,10 @@ impl HandshakeReader {
         let Some((tag, mut at)) = take_varint(here)? else { return Ok(Step::More) };
         if tag >> 3 == 0 || tag >> 3 > (1 << 29) - 1 {
             return Err(Error::Wire("a field number that is none".into()));
+        }
+        // A Change, for one, has bytes where a handshake has its mode.
+        if matches!((tag >> 3, tag & 7), (1 | 2, 0 | 1 | 5) | (3, 1 | 2 | 5)) {
+            return Err(Error::Wire("a field of the wrong type".into()));
         }
         let skip = match tag & 7 {
             0 => {

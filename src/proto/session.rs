@@ -16,6 +16,7 @@ const QUOTE_BYTES_MAX: usize = 128;
 pub struct Incoming {
     frames: FrameReader,
     mode: Mode,
+    entry_bytes_max: usize,
     handshake: HandshakeReader,
     greeted: bool,
     /// The first bytes of the stream, until the handshake is read.
@@ -26,7 +27,7 @@ impl Incoming {
     /// For a side whose own mode is `mode`.
     pub fn new(mode: Mode, entry_bytes_max: usize) -> Self {
         let frames = FrameReader::new(entry_bytes_max + PEER_BYTES_MAX + CHANGE_EXTRA_BYTES_MAX);
-        Self { frames, mode, handshake: HandshakeReader::default(), greeted: false, opening: Vec::new() }
+        Self { frames, mode, entry_bytes_max, handshake: HandshakeReader::default(), greeted: false, opening: Vec::new() }
     }
 
     /// A place for the next bytes; tell how many came with [`Incoming::filled`].
@@ -68,6 +69,9 @@ impl Incoming {
     pub fn change(&mut self) -> Result<Option<ChangeMessage<'_>>> {
         let Some(frame) = self.frames.next_frame()? else { return Ok(None) };
         let change = ChangeMessage::decode(frame)?;
+        if change.entry.len() > self.entry_bytes_max {
+            return Err(Error::EntryTooLong(change.entry.len() as u64, self.entry_bytes_max));
+        }
         if self.mode == Mode::Push {
             return Err(Error::Refused(
                 "the other side sent an entry, but this side only pushes: use --mode sync or pull".into(),
@@ -78,7 +82,7 @@ impl Incoming {
 
     /// What the end of the stream means here: `None` when it lies between two frames, else what is wrong.
     pub fn cut(&self) -> Option<Error> {
-        if !self.greeted && !self.opening.is_empty() {
+        if !self.greeted && (self.handshake.has_begun() || !self.frames.pending().is_empty()) {
             return Some(no_handshake(&self.opening, &Error::Wire("the stream was cut inside it".into())));
         }
         (!self.frames.pending().is_empty()).then(|| Error::Wire("the stream was cut inside an entry".into()))

@@ -12,12 +12,12 @@ use super::keep::{Batch, Keeper};
 use super::{InEnds, Outcome, Shared};
 use crate::error::{Error, Result};
 use crate::follow::{poll_until, wait_for};
-use crate::heads::{FeedKey, FeedMap};
 use crate::proto::{Handshake, Incoming, Mode, Remote};
 use crate::stage::{Stage, StoringEnded};
 
 const PIPE_BYTES: i32 = 1 << 20;
-/// How long a side that has all that it wants waits for the other one to end its stream.
+/// How long a one-shot side that has sent all waits for the other one to say something, or to end its stream. It may have
+/// all, and the other one is live on the original's wire; or what it awaits was deleted over there, and never comes.
 const GRACE_MILLIS: u16 = 60_000;
 
 /// Runs until the other side ends its stream, or until a one-shot session has all that was announced.
@@ -32,18 +32,16 @@ pub fn run<'a>(
     // Refused for what is no pipe, and over the user's limit: then it stays as it is.
     fcntl(input.as_fd(), FcntlArg::F_SETPIPE_SZ(PIPE_BYTES)).ok();
     let keeper = Keeper::new(shared);
-    let mut ours = Vec::new();
-    shared.log.each_head(|peer, seq| ours.push((FeedKey::of(peer), seq)))?;
     std::thread::scope(|threads| {
         let mut inward = Inward {
             shared,
             incoming: Incoming::new(shared.options.mode, shared.options.entry_bytes_max),
             greet: Some(greet),
-            ours: FeedMap::from(ours),
             keeper: &keeper,
             stage: Stage::new(threads, |batch| keeper.store(batch)),
             batch: Batch::default(),
             expects_end: true,
+            sends: true,
             outcome: Outcome::default(),
         };
         let received = inward.receive(&mut input, out_end);
@@ -88,7 +86,7 @@ fn wait_out(shared: &Shared<'_>, out_end: &PipeReader) -> Result<bool> {
 enum End {
     /// The other side ended its stream.
     Stream,
-    /// A one-shot session has all that it wanted.
+    /// A one-shot session has all that it wanted, or the other side has fallen silent.
     Satisfied,
     /// The caller's stop, or an error of another thread.
     Stopped,
@@ -103,13 +101,13 @@ struct Inward<'a, 'scope, 'env> {
     shared: &'a Shared<'a>,
     incoming: Incoming,
     greet: Option<SyncSender<Mode>>,
-    /// Our heads at the start, until the handshake.
-    ours: FeedMap,
     keeper: &'a Keeper<'a>,
     stage: Stage<'scope, 'env, Batch, Error>,
     batch: Batch,
     /// The other side sends, so that its stream stays open as long as it lives.
     expects_end: bool,
+    /// We send.
+    sends: bool,
     outcome: Outcome,
 }
 
@@ -143,15 +141,15 @@ impl Inward<'_, '_, '_> {
     fn wait(&mut self, input: &impl AsFd, out_end: &PipeReader, out_ended: &mut bool) -> Result<Wait> {
         loop {
             let options = &self.shared.options;
-            let satisfied = options.once && *out_ended && self.keeper.has_all() && self.stage.is_idle() && self.batch.is_empty();
-            // A side that sent nothing loses nothing when it leaves first.
-            if satisfied && options.mode == Mode::Pull {
+            let sent_all = options.once && *out_ended && self.incoming.greeted() && self.stage.is_idle() && self.batch.is_empty();
+            // A side that sends nothing loses nothing when it leaves first.
+            if sent_all && self.keeper.has_all() && !self.sends {
                 return Ok(Wait::Over(End::Satisfied));
             }
             let out = if *out_ended { None } else { Some(out_end.as_fd()) };
             let sources = [Some(input.as_fd()), self.stage.ready(), options.stop, out];
             let mut fds: Vec<PollFd<'_>> = sources.into_iter().flatten().map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
-            let grace = if satisfied { PollTimeout::from(GRACE_MILLIS) } else { PollTimeout::NONE };
+            let grace = if sent_all { PollTimeout::from(GRACE_MILLIS) } else { PollTimeout::NONE };
             if !poll_until(&mut fds, grace)? {
                 return Ok(Wait::Over(End::Satisfied));
             }
@@ -204,10 +202,11 @@ impl Inward<'_, '_, '_> {
     fn greet(&mut self, remote: &mut Remote, handshake: Handshake) {
         let Handshake { id, heads, mode } = handshake;
         self.outcome.peer = Some(id);
-        let sends = mode.sends_to(self.shared.options.mode);
-        self.expects_end = sends;
-        let ours = std::mem::take(&mut self.ours);
-        self.keeper.expect(heads.iter().filter(|&(feed, seq)| sends && seq > ours.get(feed)));
+        let receives = mode.sends_to(self.shared.options.mode);
+        self.expects_end = receives;
+        self.sends = self.shared.options.mode.sends_to(mode);
+        let ours = &self.shared.ours;
+        self.keeper.expect(heads.iter().filter(|&(feed, seq)| receives && seq > ours.get(feed)));
         *remote = Remote::new(heads);
         if let Some(greet) = self.greet.take() {
             // It may have ended already.

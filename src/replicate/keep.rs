@@ -111,6 +111,7 @@ impl<'a> Keeper<'a> {
     pub fn store(&self, batch: &mut Batch) -> Result<()> {
         let mut account = self.lock();
         let mut writer = self.shared.log.writer()?;
+        let mut stopped_enough = Ok(());
         // The feed in work; changes of one feed mostly follow each other.
         let mut current = (usize::MAX, FeedKey::of(""), 0, false);
         for Staged { peer: index, seq, bytes, kind, tomb } in &batch.changes {
@@ -143,15 +144,18 @@ impl<'a> Keeper<'a> {
                 *awaited = 0;
             }
             if let Some(notice) = notice {
-                account.stop(*feed, &notice)?;
                 *is_stopped = true;
+                stopped_enough = account.stop(*feed, &notice);
                 (self.shared.notify)(notice);
+                if stopped_enough.is_err() {
+                    break;
+                }
             }
         }
         account.received += writer.commit()?.new;
         self.has_all.store(account.awaited_feeds == 0, Ordering::SeqCst);
         batch.clear();
-        Ok(())
+        stopped_enough
     }
 
     /// Adds what came in to the outcome.

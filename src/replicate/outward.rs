@@ -3,19 +3,20 @@
 use std::collections::HashSet;
 use std::io::{ErrorKind, PipeReader, Write};
 use std::ops::ControlFlow;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::Receiver;
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags};
+use nix::sys::socket::{Shutdown, shutdown};
 
 use super::{Notice, Shared};
 use crate::entry::{Entry, Offset, PeerId};
 use crate::error::{Error, Result};
 use crate::follow::{Follower, wait_for};
 use crate::heads::FeedKey;
-use crate::proto::{Mode, put_change, put_digest, put_handshake};
+use crate::proto::{Mode, put_change, put_handshake};
 use crate::store::Bounds;
 
 /// What the sending thread did.
@@ -28,15 +29,17 @@ pub struct Sent {
 }
 
 /// Sends the handshake, what the other side lacks, and if live what arrives, then closes `output`.
-pub fn run<W: Write + AsFd>(shared: &Shared<'_>, output: W, greeted: &Receiver<Mode>, in_end: &PipeReader) -> Result<Sent> {
+/// `digests` are our heads as the handshake has them.
+pub fn run<W: Write + AsFd>(
+    shared: &Shared<'_>,
+    output: W,
+    digests: Vec<u8>,
+    greeted: &Receiver<Mode>,
+    in_end: &PipeReader,
+) -> Result<Sent> {
     let mut pipe = Pipe { output, shared, in_end, restore: None };
     pipe.set_non_blocking();
     let mut sent = Sent::default();
-    let (mut ours, mut digests) = (Vec::new(), Vec::new());
-    let last = shared.log.each_head(|peer, seq| {
-        ours.push((FeedKey::of(peer), seq));
-        put_digest(&mut digests, peer, seq);
-    })?;
     let mut first = Vec::new();
     put_handshake(&mut first, shared.log.id(), &digests, shared.options.mode);
     drop(digests);
@@ -54,7 +57,7 @@ pub fn run<W: Write + AsFd>(shared: &Shared<'_>, output: W, greeted: &Receiver<M
         shared,
         follower: shared.log.follow(start)?,
         // A one-shot session sends what its handshake announced, and no more.
-        until: if shared.options.once { last } else { Offset(u64::MAX) },
+        until: if shared.options.once { shared.last_offset } else { Offset(u64::MAX) },
         holed: HashSet::new(),
         frames: Vec::new(),
         frames_entries: 0,
@@ -64,7 +67,7 @@ pub fn run<W: Write + AsFd>(shared: &Shared<'_>, output: W, greeted: &Receiver<M
     if went != Went::On {
         // Of the batch in hand we cannot know how much arrived.
         let remote = shared.remote();
-        let lacks = ours.iter().map(|&(feed, seq)| u64::from(seq.saturating_sub(remote.head(feed))));
+        let lacks = shared.ours.iter().map(|(feed, seq)| u64::from(seq.saturating_sub(remote.head(feed))));
         sent.unsent = lacks.sum::<u64>() + feed.frames_entries;
     }
     Ok(sent)
@@ -92,6 +95,9 @@ struct Sending<'a> {
 impl Sending<'_> {
     fn run<W: Write + AsFd>(&mut self, pipe: &mut Pipe<'_, W>, sent: &mut Sent) -> Result<Went> {
         loop {
+            if self.shared.abandoned.load(Ordering::SeqCst) {
+                return Ok(Went::Abandoned);
+            }
             // Before the scan: what comes in later still is scanned.
             let ending = self.shared.in_ended.load(Ordering::SeqCst);
             if self.scan()? {
@@ -103,16 +109,16 @@ impl Sending<'_> {
                 continue;
             }
             if ending || self.shared.options.once {
-                return Ok(if self.shared.abandoned.load(Ordering::SeqCst) { Went::Abandoned } else { Went::On });
+                return Ok(Went::On);
             }
             let mut others =
                 vec![PollFd::new(pipe.output.as_fd(), PollFlags::empty()), PollFd::new(pipe.in_end.as_fd(), PollFlags::POLLIN)];
             others.extend(self.shared.options.stop.map(|stop| PollFd::new(stop, PollFlags::POLLIN)));
-            self.follower.wait(&mut others)?;
-            if others[0].any() == Some(true) {
+            let has_event = self.follower.wait(&others)?;
+            if has_event[0] {
                 return Ok(Went::Closed);
             }
-            if others.get(2).is_some_and(|stop| stop.any() == Some(true)) {
+            if has_event.get(2) == Some(&true) {
                 return Ok(Went::Abandoned);
             }
         }
@@ -210,6 +216,8 @@ impl<W: Write + AsFd> Pipe<'_, W> {
 
 impl<W: AsFd> Drop for Pipe<'_, W> {
     fn drop(&mut self) {
+        // A socket may be the input, too, and would stay open; what is none says ENOTSOCK.
+        shutdown(self.output.as_fd().as_raw_fd(), Shutdown::Write).ok();
         if let Some(flags) = self.restore {
             fcntl(self.output.as_fd(), FcntlArg::F_SETFL(flags)).ok();
         }
