@@ -11,6 +11,7 @@ mod faults;
 mod frames;
 mod harness;
 mod hostile;
+mod interop;
 mod live_push;
 mod log;
 mod model;

@@ -1,0 +1,112 @@
+//! Entries that one side deleted: this wire cannot say so, they are just left out.
+
+use std::path::Path;
+
+use super::super::harness::{Place, Run};
+use super::{Original, assert_same, entries, lines, log_of, sync};
+
+/// Peer and seq of what a log of ours holds of a peer.
+fn seqs(log: &Path, peer: &str) -> Vec<u64> {
+    entries(log).into_iter().filter(|entry| entry.0 == peer).map(|entry| entry.1).collect()
+}
+
+#[test]
+fn its_feed_stops_at_the_gap() {
+    let place = Place::new();
+    let (ours, theirs) = (log_of(&place, "ours", "1\n2\n"), Original::new(&place, "theirs"));
+    theirs.append(lines("theirs", 5));
+    theirs.run(["del", "theirs", "3"]).success();
+    let printed = sync(&ours, &theirs).stderr_has("theirs").status(3);
+    assert!(printed.stderr.contains("gap: the other side sent entry 4 of theirs after 2"), "{}", printed.stderr);
+    assert_eq!(seqs(&ours, "theirs"), [1, 2]);
+    assert_eq!(theirs.entries().len(), 4 + 2, "ours went on");
+    // Again: it is still so, and still said.
+    sync(&ours, &theirs).stderr_has("gap: the other side sent entry 4 of theirs after 2").status(3);
+    assert_eq!(seqs(&ours, "theirs"), [1, 2]);
+}
+
+#[test]
+fn its_first_entry_is_the_gap() {
+    let place = Place::new();
+    let (ours, theirs) = (place.log("ours"), Original::new(&place, "theirs"));
+    theirs.append("1\n2\n");
+    theirs.run(["del", "theirs", "1"]).success();
+    sync(&ours, &theirs).stderr_has("sent entry 2 of theirs after 0").status(3);
+    assert!(entries(&ours).is_empty());
+}
+
+#[test]
+fn other_feeds_go_on_behind_a_gap() {
+    let place = Place::new();
+    let (ours, other) = (place.log("ours"), log_of(&place, "other", lines("other", 100)));
+    let theirs = Original::new(&place, "theirs");
+    theirs.append(lines("theirs", 100));
+    sync(&other, &theirs).success();
+    theirs.run(["del", "other", "50"]).success();
+    sync(&ours, &theirs).stderr_has("sent entry 51 of other after 49").status(3);
+    assert_eq!(seqs(&ours, "other"), (1..=49).collect::<Vec<_>>());
+    assert_eq!(seqs(&ours, "theirs"), (1..=100).collect::<Vec<_>>());
+    // Who has it all fills it.
+    let whole = Original::new(&place, "whole");
+    sync(&other, &whole).success();
+    sync(&ours, &whole).success();
+    assert_same(&ours, &whole, 200);
+}
+
+#[test]
+fn our_deleted_entries_are_left_out() {
+    let place = Place::new();
+    let (ours, theirs) = (log_of(&place, "ours", lines("ours", 5)), Original::new(&place, "theirs"));
+    Run::new(&ours).args(["del", "ours", "3"]).success();
+    sync(&ours, &theirs).stderr_has("entry 3 of ours was deleted here").success();
+    let there: Vec<_> = theirs.entries().into_iter().map(|entry| entry.1).collect();
+    assert_eq!(there, [1, 2, 4, 5]);
+    // It has no hole in its own eyes.
+    sync(&ours, &theirs).stderr_has("sent 0, received 0").success();
+}
+
+/// `--accept-gaps`, with the original's one-shot side.
+fn sync_with_gaps(ours: &Path, theirs: &Original) -> Run {
+    Run::new(ours).args(["replicate", "--once", "--accept-gaps", "--"]).args(theirs.command(["replicate"]))
+}
+
+/// Which entries of `peer` are here, and whether they are deleted.
+fn held(log: &Path, peer: &str) -> Vec<(u64, bool)> {
+    let printed = Run::new(log).args(["read", "--peer", peer]).success();
+    let mut held: Vec<_> =
+        printed.json().iter().map(|line| (line["seq"].as_u64().expect("a seq"), line["deleted"] == true)).collect();
+    held.sort_unstable();
+    held
+}
+
+#[test]
+fn its_gaps_are_accepted() {
+    let place = Place::new();
+    let (ours, theirs) = (log_of(&place, "ours", "1\n"), Original::new(&place, "theirs"));
+    theirs.append(lines("theirs", 8));
+    for seq in ["1", "4", "5"] {
+        theirs.run(["del", "theirs", seq]).success();
+    }
+    sync(&ours, &theirs).stderr_has("theirs").status(3);
+    assert_eq!(held(&ours, "theirs"), []);
+    sync_with_gaps(&ours, &theirs).success();
+    let expected: Vec<_> = (1..=8).map(|seq| (seq, [1, 4, 5].contains(&seq))).collect();
+    assert_eq!(held(&ours, "theirs"), expected);
+    Run::new(&ours).args(["entry", "theirs", "4"]).status(1);
+    assert_eq!(Run::new(&ours).args(["entry", "theirs", "8", "--raw"]).success().text(), "theirs 8");
+    // They are in the past: the feed goes on as any other.
+    theirs.append("9\n");
+    sync(&ours, &theirs).stderr_has("sent 0, received 1").success();
+    assert_eq!(held(&ours, "theirs").len(), 9);
+}
+
+/// Where there is no gap it changes nothing.
+#[test]
+fn accepting_gaps_where_there_are_none() {
+    let place = Place::new();
+    let (ours, theirs) = (log_of(&place, "ours", "1\n"), Original::new(&place, "theirs"));
+    theirs.append(lines("theirs", 3));
+    sync_with_gaps(&ours, &theirs).success();
+    assert_eq!(held(&ours, "theirs"), [(1, false), (2, false), (3, false)]);
+    assert_same(&ours, &theirs, 4);
+}
