@@ -157,6 +157,16 @@ fn move_one(session: &mut Session, ours: &Path, inward: bool, outward: bool, pai
 }
 
 #[test]
+fn ours_syncs() {
+    MODES.into_iter().for_each(|mode| mode_pair("sync", mode));
+}
+
+#[test]
+fn ours_pushes() {
+    MODES.into_iter().for_each(|mode| mode_pair("push", mode));
+}
+
+#[test]
 fn ours_pulls() {
     MODES.into_iter().for_each(|mode| mode_pair("pull", mode));
 }
