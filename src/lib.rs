@@ -46,7 +46,7 @@
 //! ```
 //!
 //! The library touches neither terminal, home nor environment; it says what it has to say in [`Error`], [`Outcome`]
-//! and [`Notice`]. `unsafe` is confined to the one module that calls LMDB.
+//! and [`Notice`]. `unsafe` is confined to one module, beside the one that calls LMDB.
 
 mod entry;
 mod error;

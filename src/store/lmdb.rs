@@ -1,17 +1,13 @@
-//! Every call of LMDB, and every `unsafe` of the project.
+//! Every call of LMDB; those that need `unsafe` are in `raw`.
 //!
 //! What goes out of here is copied, or borrowed from the transaction that it was read in; nothing can dangle:
 //! no lmdb-rkv iterator is used (it may outlive its cursor), and no slice of a write cursor leaves its function.
 //!
 //! Rows are added and replaced, never removed: LMDB then writes every page that it counts in its meta page,
 //! so that a data file shorter than that was cut (see `datafile`).
-#![allow(unsafe_code)]
 
-use std::ffi::{c_int, c_void};
 use std::ops::ControlFlow;
-use std::os::fd::BorrowedFd;
 use std::path::Path;
-use std::ptr;
 
 use lmdb::{
     Cursor, Database, DatabaseFlags, Environment, EnvironmentFlags, RoCursor, RoTransaction, RwTransaction, Transaction,
@@ -19,10 +15,10 @@ use lmdb::{
 };
 use lmdb_sys as ffi;
 use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 
 use super::datafile;
 use super::layout::{FeedRow, Run};
+use super::raw::{EdgeTxn, Fresh};
 use crate::entry::{Offset, PeerId};
 use crate::error::{Error, Result};
 
@@ -83,21 +79,8 @@ impl Env {
                 opened => break opened.map_err(|err| refused("the log cannot be opened", err))?,
             }
         };
-        let mut dead: c_int = 0;
-        // SAFETY: the environment is open; this frees the reader slots of processes that are gone.
-        unsafe { ffi::mdb_reader_check(env.env(), &raw mut dead) };
-        keep_from_children(&env);
-        let mut this = Self { env, tables: None, map_bytes };
-        this.tables = this.find_tables()?;
-        Ok(this)
-    }
-
-    /// The tables, or `None` in an environment that was never written.
-    fn find_tables(&self) -> Result<Option<Tables>> {
-        let txn = self.env.begin_ro_txn().map_err(|err| refused("the log cannot be read", err))?;
-        // SAFETY: no other transaction of this process uses the environment yet: it was opened just now.
-        let open = |name| unsafe { txn.open_db(Some(name)) };
-        let tables = (|| {
+        let fresh = Fresh::new(env);
+        let tables = fresh.open(|open| {
             Ok(Tables {
                 meta: open("meta")?,
                 peers: open("peers")?,
@@ -106,38 +89,36 @@ impl Env {
                 runs: open("runs")?,
                 times: open("times")?,
             })
-        })();
-        match tables {
-            Ok(tables) => {
-                // Handles opened in a transaction outlive it only when it is committed.
-                txn.commit().map_err(|err| refused("the log cannot be read", err))?;
-                Ok(Some(tables))
-            }
-            Err(lmdb::Error::NotFound) => Ok(None),
-            Err(err) => Err(refused("the log's tables cannot be opened", err)),
-        }
+        });
+        let tables = match tables {
+            Ok(tables) => Some(tables),
+            Err(lmdb::Error::NotFound) => None,
+            Err(err) => return Err(refused("the log's tables cannot be opened", err)),
+        };
+        Ok(Self { env: fresh.into_env(), tables, map_bytes })
     }
 
     /// Makes the tables if need be, and lets `first` fill them, in one commit. Another process may have been faster.
-    pub fn make_tables(&mut self, first: impl FnOnce(&mut WriteTxn<'_>) -> Result<()>) -> Result<()> {
+    pub fn make_tables(self, first: impl FnOnce(&mut WriteTxn<'_>) -> Result<()>) -> Result<Self> {
         let fail = |err| refused("the log cannot be made", err);
-        let txn = self.env.begin_rw_txn().map_err(fail)?;
-        // SAFETY: as in `find_tables`; and only one write transaction exists at a time.
-        let make = |name, flags| unsafe { txn.create_db(Some(name), flags) }.map_err(fail);
+        let Self { env, map_bytes, .. } = self;
+        let fresh = Fresh::new(env);
         let plain = DatabaseFlags::empty();
-        let tables = Tables {
-            meta: make("meta", plain)?,
-            peers: make("peers", plain)?,
-            numbers: make("numbers", plain)?,
-            entries: make("entries", DatabaseFlags::INTEGER_KEY)?,
-            runs: make("runs", plain)?,
-            times: make("times", DatabaseFlags::INTEGER_KEY)?,
-        };
-        let mut txn = WriteTxn::new(txn, tables, self.map_bytes)?;
+        let made = fresh.make(|make| {
+            Ok(Tables {
+                meta: make("meta", plain)?,
+                peers: make("peers", plain)?,
+                numbers: make("numbers", plain)?,
+                entries: make("entries", DatabaseFlags::INTEGER_KEY)?,
+                runs: make("runs", plain)?,
+                times: make("times", DatabaseFlags::INTEGER_KEY)?,
+            })
+        });
+        let (txn, tables) = made.map_err(fail)?;
+        let mut txn = WriteTxn::new(txn, tables, map_bytes)?;
         first(&mut txn)?;
         txn.commit()?;
-        self.tables = Some(tables);
-        Ok(())
+        Ok(Self { env: fresh.into_env(), tables: Some(tables), map_bytes })
     }
 
     /// Whether there are tables.
@@ -171,17 +152,6 @@ fn refused(doing: &'static str, err: lmdb::Error) -> Error {
         }
         err => Error::Database(doing, Box::new(err)),
     }
-}
-
-/// LMDB opens its data file without O_CLOEXEC: a COMMAND that we run must not get hold of it.
-fn keep_from_children(env: &Environment) {
-    let mut fd: c_int = -1;
-    // SAFETY: the environment is open, so that it has a descriptor, which lives at least as long as this borrow of it.
-    let fd = unsafe {
-        ffi::mdb_env_get_fd(env.env(), &raw mut fd);
-        BorrowedFd::borrow_raw(fd)
-    };
-    fcntl(fd, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)).ok();
 }
 
 fn found<T>(result: lmdb::Result<T>) -> Result<Option<T>> {
@@ -291,24 +261,12 @@ impl<T: Transaction> Txn<T> {
 
 /// The one transaction that writes, with a cursor at the right edge of `entries`.
 pub struct WriteTxn<'e> {
-    // Fields drop in this order: the cursor is closed before its transaction ends.
-    edge: EdgeCursor,
-    txn: Txn<RwTransaction<'e>>,
+    txn: Txn<EdgeTxn<'e>>,
     map_bytes: usize,
 }
 
-/// Owns a write cursor; the [`WriteTxn`] around it owns its transaction.
-struct EdgeCursor(*mut ffi::MDB_cursor);
-
-impl Drop for EdgeCursor {
-    fn drop(&mut self) {
-        // SAFETY: opened in `WriteTxn::new`, closed only here, and before its transaction ends (field order; `commit`).
-        unsafe { ffi::mdb_cursor_close(self.0) }
-    }
-}
-
 impl<'e> std::ops::Deref for WriteTxn<'e> {
-    type Target = Txn<RwTransaction<'e>>;
+    type Target = Txn<EdgeTxn<'e>>;
 
     fn deref(&self) -> &Self::Target {
         &self.txn
@@ -317,13 +275,8 @@ impl<'e> std::ops::Deref for WriteTxn<'e> {
 
 impl<'e> WriteTxn<'e> {
     fn new(txn: RwTransaction<'e>, tables: Tables, map_bytes: usize) -> Result<Self> {
-        let mut cursor = ptr::null_mut();
-        // SAFETY: the transaction and the table are alive.
-        let code = unsafe { ffi::mdb_cursor_open(txn.txn(), tables.entries.dbi(), &raw mut cursor) };
-        if code != ffi::MDB_SUCCESS {
-            return Err(refused("the log cannot be written", lmdb::Error::from_err_code(code)));
-        }
-        Ok(Self { edge: EdgeCursor(cursor), txn: Txn { txn, tables }, map_bytes })
+        let txn = EdgeTxn::new(txn, tables.entries).map_err(|err| refused("the log cannot be written", err))?;
+        Ok(Self { txn: Txn { txn, tables }, map_bytes })
     }
 
     fn wrote(&self, result: lmdb::Result<()>) -> Result<()> {
@@ -335,7 +288,7 @@ impl<'e> WriteTxn<'e> {
 
     fn put(&mut self, table: fn(&Tables) -> Database, key: &[u8], value: &[u8], flags: WriteFlags) -> Result<()> {
         let table = table(&self.txn.tables);
-        let result = self.txn.txn.put(table, &key, &value, flags);
+        let result = self.txn.txn.put(table, key, value, flags);
         self.wrote(result)
     }
 
@@ -366,21 +319,8 @@ impl<'e> WriteTxn<'e> {
 
     /// Adds a record, which must be the last: header, payload.
     pub fn append_record(&mut self, offset: Offset, header: &[u8], payload: &[u8]) -> Result<()> {
-        let key = offset.0.to_ne_bytes();
-        let mut key = ffi::MDB_val { mv_size: key.len(), mv_data: key.as_ptr() as *mut c_void };
-        let mut value = ffi::MDB_val { mv_size: header.len() + payload.len(), mv_data: ptr::null_mut() };
-        // SAFETY: the cursor is of this live transaction; with MDB_RESERVE the call does not read `value.mv_data` but
-        // points it to `mv_size` writable bytes of its own, which are filled before any other call of LMDB.
-        let code = unsafe {
-            let code = ffi::mdb_cursor_put(self.edge.0, &raw mut key, &raw mut value, ffi::MDB_APPEND | ffi::MDB_RESERVE);
-            if code == ffi::MDB_SUCCESS {
-                let to = value.mv_data.cast::<u8>();
-                ptr::copy_nonoverlapping(header.as_ptr(), to, header.len());
-                ptr::copy_nonoverlapping(payload.as_ptr(), to.add(header.len()), payload.len());
-            }
-            code
-        };
-        self.wrote(if code == ffi::MDB_SUCCESS { Ok(()) } else { Err(lmdb::Error::from_err_code(code)) })
+        let result = self.txn.txn.append(&offset.0.to_ne_bytes(), header, payload);
+        self.wrote(result)
     }
 
     /// Puts another record in the place of the one at `offset`.
@@ -390,8 +330,7 @@ impl<'e> WriteTxn<'e> {
 
     /// Makes it durable.
     pub fn commit(self) -> Result<()> {
-        let Self { edge, txn, map_bytes } = self;
-        drop(edge);
+        let Self { txn, map_bytes } = self;
         txn.txn.commit().map_err(|err| match err {
             lmdb::Error::MapFull => Error::MapFull(map_bytes),
             err => refused("the log cannot be written", err),

@@ -107,18 +107,19 @@ impl Log {
         if !env.is_made() {
             let id = id.map_or_else(identity::random_id, Ok)?;
             let clone = datafile::clone_marker(dir)?;
-            env.make_tables(|txn| {
-                // Another process may have been faster.
-                made = txn.meta(meta::FORMAT)?.is_none();
-                if made {
-                    txn.put_meta(meta::FORMAT, &FORMAT.to_le_bytes())?;
-                    txn.put_meta(meta::ID, id.as_str().as_bytes())?;
-                    txn.put_meta(meta::ROOT, &0u128.to_le_bytes())?;
-                    txn.put_meta(meta::CLONE, &clone)?;
-                }
-                Ok(())
-            })
-            .map_err(|err| datafile::explain(dir, err, 0))?;
+            env = env
+                .make_tables(|txn| {
+                    // Another process may have been faster.
+                    made = txn.meta(meta::FORMAT)?.is_none();
+                    if made {
+                        txn.put_meta(meta::FORMAT, &FORMAT.to_le_bytes())?;
+                        txn.put_meta(meta::ID, id.as_str().as_bytes())?;
+                        txn.put_meta(meta::ROOT, &0u128.to_le_bytes())?;
+                        txn.put_meta(meta::CLONE, &clone)?;
+                    }
+                    Ok(())
+                })
+                .map_err(|err| datafile::explain(dir, err, 0))?;
         }
         let log = Self::with_env(dir, env, true)?;
         sync_directory(dir)?;
