@@ -20,6 +20,26 @@ pub struct Follower<'l> {
 impl Log {
     /// Follows the log after `after`. Nothing that is committed from now on is missed.
     ///
+    /// ```
+    /// use std::ops::ControlFlow;
+    /// use scuttleup::{Bounds, Log, Offset};
+    ///
+    /// # let dir = std::env::temp_dir().join(format!("scuttleup-doc-follow-{}", std::process::id()));
+    /// # let log = Log::open_or_create(&dir)?;
+    /// let mut follower = log.follow(Offset::ZERO)?;
+    /// std::thread::scope(|threads| {
+    ///     threads.spawn(|| log.append(b"hello"));
+    ///     // Scan, and wait only when there was nothing: a change that comes in between is not lost.
+    ///     while !follower.scan(Bounds::default(), |_| Ok(ControlFlow::Continue(())))? {
+    ///         follower.wait(&[])?;
+    ///     }
+    ///     Ok::<(), scuttleup::Error>(())
+    /// })?;
+    /// assert_eq!(follower.position(), Offset(1));
+    /// # std::fs::remove_dir_all(dir).ok();
+    /// # Ok::<(), scuttleup::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// When the log cannot be watched (inotify).
     pub fn follow(&self, after: Offset) -> Result<Follower<'_>> {

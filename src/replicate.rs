@@ -111,6 +111,27 @@ impl Shared<'_> {
 /// `output` is set to non-blocking for the time of the session, and closed when all is sent: a pipe by dropping it, a
 /// socket by shutting its sending half down.
 ///
+/// ```
+/// use scuttleup::{Log, Options, PeerId, replicate};
+///
+/// # let dir = std::env::temp_dir().join(format!("scuttleup-doc-replicate-{}", std::process::id()));
+/// # let alice = Log::create(dir.join("alice"), Some(PeerId::new("alice")?))?;
+/// # let bob = Log::create(dir.join("bob"), Some(PeerId::new("bob")?))?;
+/// alice.append(b"1")?;
+/// let (to_bob, from_alice) = std::io::pipe().map_err(|err| scuttleup::Error::io("a pipe", err))?;
+/// let (to_alice, from_bob) = std::io::pipe().map_err(|err| scuttleup::Error::io("a pipe", err))?;
+/// let once = Options { once: true, ..Options::default() };
+/// let outcome = std::thread::scope(|threads| {
+///     threads.spawn(|| replicate(&bob, to_bob, from_bob, once, &|_| ()));
+///     replicate(&alice, to_alice, from_alice, once, &|notice| eprintln!("{notice:?}"))
+/// })?;
+/// assert!(outcome.complete());
+/// assert_eq!((outcome.sent, outcome.received), (1, 0));
+/// assert_eq!(bob.heads()?.get("alice"), 1);
+/// # std::fs::remove_dir_all(dir).ok();
+/// # Ok::<(), scuttleup::Error>(())
+/// ```
+///
 /// # Errors
 /// [`Error::Wire`] when the other side does not speak the protocol, [`Error::Refused`] when it does not keep to our
 /// mode; errors of the log. What was received before is stored. A session that ended early is no error: see [`Outcome`].

@@ -49,6 +49,18 @@ pub(super) mod meta {
 impl Log {
     /// Opens the log in `dir` for reading and writing.
     ///
+    /// ```
+    /// use scuttleup::{Error, Log, PeerId};
+    ///
+    /// # let dir = std::env::temp_dir().join(format!("scuttleup-doc-open-{}", std::process::id()));
+    /// assert!(matches!(Log::open(&dir), Err(Error::NoLog(_))));
+    /// let made = Log::create(&dir, Some(PeerId::new("alice")?))?;
+    /// drop(made); // A process must not open a log twice at the same time.
+    /// assert_eq!(Log::open(&dir)?.id().as_str(), "alice");
+    /// # std::fs::remove_dir_all(dir).ok();
+    /// # Ok::<(), Error>(())
+    /// ```
+    ///
     /// # Errors
     /// [`Error::NoLog`] when there is none; [`Error::NewerFormat`], [`Error::Truncated`], [`Error::Corrupt`] for what
     /// cannot be used as it is; [`Error::Io`] when the system refuses.
@@ -150,6 +162,18 @@ impl Log {
 
     /// The highest seq of each feed.
     ///
+    /// ```
+    /// # use scuttleup::{Log, PeerId};
+    /// # let dir = std::env::temp_dir().join(format!("scuttleup-doc-heads-{}", std::process::id()));
+    /// # let log = Log::create(&dir, Some(PeerId::new("alice")?))?;
+    /// log.append(b"one")?;
+    /// log.append(b"two")?;
+    /// let heads = log.heads()?;
+    /// assert_eq!((heads.get("alice"), heads.get("bob")), (2, 0));
+    /// # std::fs::remove_dir_all(dir).ok();
+    /// # Ok::<(), scuttleup::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// When the log cannot be read.
     pub fn heads(&self) -> Result<Heads> {
@@ -198,7 +222,25 @@ impl Log {
 
     /// Appends one entry to the own feed, durably, and gives its seq.
     ///
-    /// Many entries are faster through one [`Writer`](super::Writer).
+    /// Many entries are faster through one [`Writer`](super::Writer), which makes them durable together:
+    ///
+    /// ```
+    /// use scuttleup::{Entry, Log};
+    ///
+    /// # let dir = std::env::temp_dir().join(format!("scuttleup-doc-append-{}", std::process::id()));
+    /// # let log = Log::open_or_create(&dir)?;
+    /// assert_eq!(log.append(b"{\"n\":1}")?.get(), 1);
+    ///
+    /// let mut writer = log.writer()?;
+    /// for n in 2..=1000 {
+    ///     let bytes = format!("{{\"n\":{n}}}");
+    ///     let entry = Entry::new(bytes.as_bytes());
+    ///     writer.append(entry, entry.tomb())?;
+    /// }
+    /// assert_eq!(writer.commit()?.new, 999);
+    /// # std::fs::remove_dir_all(dir).ok();
+    /// # Ok::<(), scuttleup::Error>(())
+    /// ```
     ///
     /// # Errors
     /// [`Error::DiskFull`] and [`Error::MapFull`], among others; nothing is stored then.

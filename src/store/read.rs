@@ -49,6 +49,32 @@ impl Reader<'_> {
     ///
     /// `each` runs inside of the snapshot: it must not block.
     ///
+    /// ```
+    /// use std::ops::ControlFlow;
+    /// use scuttleup::{Bounds, Log, Offset};
+    ///
+    /// # let dir = std::env::temp_dir().join(format!("scuttleup-doc-scan-{}", std::process::id()));
+    /// # let log = Log::open_or_create(&dir)?;
+    /// for n in 1..=10 {
+    ///     log.append(n.to_string().as_bytes())?;
+    /// }
+    /// let mut reader = log.reader();
+    /// let (mut position, mut seqs) = (Offset(7), Vec::new());
+    /// loop {
+    ///     let last = reader.scan(position, Bounds::default(), |change| {
+    ///         seqs.push(change.seq.get());
+    ///         Ok(ControlFlow::Continue(()))
+    ///     })?;
+    ///     if last == position {
+    ///         break;
+    ///     }
+    ///     position = last;
+    /// }
+    /// assert_eq!(seqs, [8, 9, 10]);
+    /// # std::fs::remove_dir_all(dir).ok();
+    /// # Ok::<(), scuttleup::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// [`Error::Checksum`] for a record that is not what was written; whatever `each` returns.
     pub fn scan(
