@@ -16,6 +16,8 @@ pub enum Error {
     NoLog(PathBuf),
     /// There is a log already, of this id.
     LogExists(PathBuf, PeerId),
+    /// This process has the log open already: share that one.
+    OpenTwice(PathBuf),
     /// The log's directory cannot be one.
     NotADirectory(PathBuf),
     /// The log was written by a newer version, in this format.
@@ -73,6 +75,7 @@ impl fmt::Display for Error {
                 write!(f, "there is no log in {}: make one with `scuttleup init`, or name it with --log", dir.display())
             }
             Self::LogExists(dir, id) => write!(f, "{} is a log already, with the id {id}", dir.display()),
+            Self::OpenTwice(dir) => write!(f, "this process has the log {} open already: share that one", dir.display()),
             Self::NotADirectory(dir) => write!(f, "{} is not a directory: name the log's directory with --log", dir.display()),
             Self::NewerFormat(dir, format) => {
                 write!(

@@ -47,6 +47,8 @@ pub enum Notice {
     Fork(PeerId, Seq),
     /// Something is missing after our head: the feed is stopped.
     Gap(PeerId, u32, Seq),
+    /// The other side has our own id: it is this log itself, or a copy of it, whose forks this wire cannot show.
+    SameId(PeerId),
     /// This wire cannot carry deleted entries: so many were left out, the first one at.
     DeletedLeftOut(PeerId, Seq),
 }

@@ -214,13 +214,16 @@ impl<T: Send + 'static, C: FnMut(Line<'_>) -> Result<Option<T>, Error>> Source<T
     /// Gives the lines so far to the storing thread, and goes on with a new batch that begins with the rest.
     fn pass(&mut self, stage: &mut ToStore<'_, '_, T>) -> Result<(), StoringEnded> {
         if self.batch.items.is_empty() {
+            // Only blank lines: nothing to store, but their place is used again.
+            self.batch.buffer.copy_within(self.start..self.end, 0);
+            (self.scanned, self.end, self.start) = (self.scanned.saturating_sub(self.start), self.end - self.start, 0);
             return Ok(());
         }
         let rest = self.start..self.end;
         let mut tail = self.batch.buffer[rest].to_vec();
         let full = std::mem::take(&mut self.batch);
         self.batch = stage.pass(full)?;
-        self.scanned -= self.start;
+        self.scanned = self.scanned.saturating_sub(self.start);
         self.end = tail.len();
         self.start = 0;
         // A long line's memory is given back once it is stored.

@@ -144,12 +144,11 @@ fn each_up_to(
 }
 
 fn read_heads(path: &PathBuf) -> Result<Heads> {
-    let shown = if path.as_os_str() == "-" { "stdin".into() } else { path.display().to_string() };
+    let stdin = path.as_os_str() == "-";
+    let shown = if stdin { "stdin".into() } else { path.display().to_string() };
     let fail = |err| Error::io(format!("{shown} cannot be read"), err);
-    let input: Box<dyn BufRead> = match &*shown {
-        "stdin" => Box::new(BufReader::new(io::stdin())),
-        _ => Box::new(BufReader::new(File::open(path).map_err(fail)?)),
-    };
+    let input: Box<dyn BufRead> =
+        if stdin { Box::new(BufReader::new(io::stdin())) } else { Box::new(BufReader::new(File::open(path).map_err(fail)?)) };
     let mut heads = Heads::new();
     for (number, line) in (1u64..).zip(input.lines()) {
         let bad = |reason: String| BadInput { place: format!("{shown}, line {number}"), reason };

@@ -82,6 +82,9 @@ pub fn run(context: &Context, args: &ArgMatches) -> Result<Exit> {
     Ok(stop.exit().unwrap_or_else(|| conclude(&outcome, failed.as_deref(), context.messages)))
 }
 
+/// How long a COMMAND that has closed its output without a word may take to end.
+const SILENT_MILLIS: u16 = 5000;
+
 fn with_stdio(log: &Log, options: Options<'_>) -> Result<Outcome> {
     let own = |err| Error::io("stdin and stdout cannot be taken over", err);
     let input = File::from(io::stdin().as_fd().try_clone_to_owned().map_err(own)?);
@@ -101,7 +104,14 @@ fn with_command(log: &Log, words: &[OsString], options: Options<'_>, stop: &Stop
     let outcome = replicate(log, input, output, options, &tell);
     // It has nothing more to say to us: we stop, we fail, or we left it while it was live.
     let dismissed = outcome.as_ref().map_or(true, |outcome| outcome.stopped || outcome.left_first);
-    let status = wait_for(child, dismissed, stop)?;
+    // It has closed its output without a word; it may be about to end with a message of its own.
+    let silent = outcome.as_ref().is_ok_and(|outcome| outcome.peer.is_none());
+    let patience = match (dismissed, silent) {
+        (true, _) => PollTimeout::ZERO,
+        (false, true) => PollTimeout::from(SILENT_MILLIS),
+        (false, false) => PollTimeout::NONE,
+    };
+    let status = wait_for(child, patience, stop)?;
     let mut outcome = outcome.map_err(|err| match err {
         Error::Wire(why) if !status.success() && !dismissed => Error::Wire(format!("{why} ({name} ended with {status})")),
         err => err,
@@ -111,14 +121,11 @@ fn with_command(log: &Log, words: &[OsString], options: Options<'_>, stop: &Stop
     Ok((outcome, failed))
 }
 
-/// Waits until `child` has ended; asks it to end at once if it is dismissed, or when `stop` comes.
-fn wait_for(mut child: Child, dismissed: bool, stop: &Stop) -> Result<ExitStatus> {
+/// Waits until `child` has ended; asks it to end when `patience` is over, or when `stop` comes.
+fn wait_for(mut child: Child, patience: PollTimeout, stop: &Stop) -> Result<ExitStatus> {
     let pid = Pid::from_raw(i32::try_from(child.id())?);
     let (ended, ends) = io::pipe()?;
     let ask = || kill(pid, Signal::SIGTERM).ok();
-    if dismissed {
-        ask();
-    }
     std::thread::scope(|threads| {
         let waiting = threads.spawn(move || {
             let status = child.wait();
@@ -126,7 +133,7 @@ fn wait_for(mut child: Child, dismissed: bool, stop: &Stop) -> Result<ExitStatus
             status
         });
         let mut fds = [PollFd::new(ended.as_fd(), PollFlags::POLLIN), PollFd::new(stop.as_fd(), PollFlags::POLLIN)];
-        while poll(&mut fds, PollTimeout::NONE).is_err() {}
+        while poll(&mut fds, patience).is_err() {}
         if fds[0].any() != Some(true) {
             ask();
         }
@@ -146,6 +153,10 @@ fn tell(notice: Notice) {
             "gap: the other side sent entry {seq} of {peer} after {head}, what is between was deleted there; that feed is stopped: \
              --accept-gaps stores such entries as deleted"
         ),
+        Notice::SameId(peer) => format!(
+            "the other side has the same id, {peer}: it is this log itself or a copy of it; if both were appended to, this wire \
+             cannot show it: give one of them a new log, and bring its entries over with read and append"
+        ),
         Notice::DeletedLeftOut(peer, seq) => {
             format!("entry {seq} of {peer} was deleted here, so that this wire cannot carry it: the other side gets a gap there")
         }
@@ -161,15 +172,21 @@ fn conclude(outcome: &Outcome, failed: Option<&str>, messages: Messages) -> Exit
         message::error(&format!("the other side ended before it said anything{why}: run it again"));
         return Exit::Incomplete;
     };
-    if outcome.cut || unsent + missing > 0 {
-        let (to_send, announced) = (sent + unsent, received + missing);
-        message::error(&format!(
-            "the other side ended early: {sent} of {to_send} sent to {peer}, {received} of {announced} received{why}; run it again"
-        ));
-    } else if forks + gaps > 0 {
-        message::error(&format!("synced with {peer}: sent {sent}, received {received}, but {} feeds are stopped", forks + gaps));
-    } else {
-        messages.note(&format!("synced with {peer}: sent {sent}, received {received}"));
+    let stopped = match forks + gaps {
+        1 => "1 feed is stopped".to_owned(),
+        feeds => format!("{feeds} feeds are stopped"),
+    };
+    let moved = format!("synced with {peer}: sent {sent}, received {received}");
+    match failed {
+        Some(failed) if unsent + missing == 0 => message::error(&format!("{moved}, but {failed}: see its message")),
+        _ if outcome.cut || unsent + missing > 0 => {
+            let (to_send, announced) = (sent + unsent, received + missing);
+            message::error(&format!(
+                "the other side ended early: {sent} of {to_send} sent to {peer}, {received} of {announced} received{why}; run it again"
+            ));
+        }
+        _ if forks + gaps > 0 => message::error(&format!("{moved}, but {stopped}")),
+        _ => messages.note(&moved),
     }
     match outcome {
         Outcome { forks: 1.., .. } => Exit::Fork,

@@ -90,7 +90,7 @@ struct Stopped {
 
 /// One batch, one commit.
 fn store(log: &Log, batch: &Batch<Item>, stopped: &mut Stopped) -> Result<()> {
-    let mut writer = log.writer()?;
+    let (mut writer, mut messages) = (log.writer()?, Vec::new());
     for item in batch.items() {
         if stopped.feeds.contains(&item.peer) {
             continue;
@@ -106,13 +106,13 @@ fn store(log: &Log, batch: &Batch<Item>, stopped: &mut Stopped) -> Result<()> {
             Put::New | Put::Known => continue,
             Put::Fork => {
                 stopped.forks += 1;
-                message::error(&format!(
+                messages.push(format!(
                     "line {number}: fork: entry {seq} of {peer} has other bytes here; that feed is stopped, both versions stay where they are"
                 ));
             }
             Put::Gap(head) => {
                 stopped.gaps += 1;
-                message::error(&format!(
+                messages.push(format!(
                     "line {number}: gap: entry {seq} of {peer} cannot follow {head}; that feed is stopped: write what is between them first"
                 ));
             }
@@ -120,5 +120,7 @@ fn store(log: &Log, batch: &Batch<Item>, stopped: &mut Stopped) -> Result<()> {
         stopped.feeds.insert(item.peer.clone());
     }
     writer.commit()?;
+    // Said only now: a stderr that nobody reads must not hold up other writers.
+    messages.iter().for_each(|text| message::error(text));
     Ok(())
 }

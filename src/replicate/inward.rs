@@ -9,7 +9,7 @@ use nix::fcntl::{FcntlArg, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout};
 
 use super::keep::{Batch, Keeper};
-use super::{InEnds, Outcome, Shared};
+use super::{InEnds, Notice, Outcome, Shared};
 use crate::error::{Error, Result};
 use crate::follow::{poll_until, wait_for};
 use crate::proto::{Handshake, Incoming, Mode, Remote};
@@ -42,6 +42,7 @@ pub fn run<'a>(
             batch: Batch::default(),
             expects_end: true,
             sends: true,
+            same_id_told: false,
             outcome: Outcome::default(),
         };
         let received = inward.receive(&mut input, out_end);
@@ -50,7 +51,7 @@ pub fn run<'a>(
         let ended = stage.finish(Some(batch).filter(|batch| !batch.is_empty())).and(received);
         // The other side's end also ends a live session, unless it never meant to send.
         let abandoned = match &ended {
-            Ok(End::Stopped) | Err(_) => true,
+            Ok(End::Stopped | End::Silent) | Err(_) => true,
             // It never said a word: there is nobody to send to.
             Ok(_) if !incoming.greeted() => true,
             Ok(End::Stream) if !expects_end => wait_out(shared, out_end)?,
@@ -67,8 +68,9 @@ pub fn run<'a>(
             }
             outcome.cut = true;
         }
-        outcome.stopped = abandoned && incoming.greeted();
-        outcome.left_first = end == End::Satisfied;
+        outcome.stopped = abandoned && incoming.greeted() && end != End::Silent;
+        outcome.left_first = matches!(end, End::Satisfied | End::Silent);
+        outcome.cut |= end == End::Silent;
         keeper.account(&mut outcome)?;
         Ok(outcome)
     })
@@ -86,8 +88,10 @@ fn wait_out(shared: &Shared<'_>, out_end: &PipeReader) -> Result<bool> {
 enum End {
     /// The other side ended its stream.
     Stream,
-    /// A one-shot session has all that it wanted, or the other side has fallen silent.
+    /// A one-shot session has all that it wanted, and has sent nothing.
     Satisfied,
+    /// The other side has fallen silent: what we sent may not have arrived.
+    Silent,
     /// The caller's stop, or an error of another thread.
     Stopped,
 }
@@ -108,6 +112,7 @@ struct Inward<'a, 'scope, 'env> {
     expects_end: bool,
     /// We send.
     sends: bool,
+    same_id_told: bool,
     outcome: Outcome,
 }
 
@@ -151,7 +156,7 @@ impl Inward<'_, '_, '_> {
             let mut fds: Vec<PollFd<'_>> = sources.into_iter().flatten().map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
             let grace = if sent_all { PollTimeout::from(GRACE_MILLIS) } else { PollTimeout::NONE };
             if !poll_until(&mut fds, grace)? {
-                return Ok(Wait::Over(End::Satisfied));
+                return Ok(Wait::Over(End::Silent));
             }
             let mut polled = fds.iter().map(|fd| fd.any() == Some(true));
             let [readable, stored, stopped, out] = sources.map(|source| source.is_some() && polled.next() == Some(true));
@@ -181,6 +186,9 @@ impl Inward<'_, '_, '_> {
     }
 
     fn take_frames(&mut self) -> Result<()> {
+        if self.outcome.peer.as_ref() == Some(self.shared.log.id()) && !std::mem::replace(&mut self.same_id_told, true) {
+            (self.shared.notify)(Notice::SameId(self.shared.log.id().clone()));
+        }
         // The outward thread sees an entry only after the commit, and so after this: nothing is echoed.
         let mut remote = self.shared.remote();
         if !self.incoming.greeted() {

@@ -111,7 +111,7 @@ impl<'a> Keeper<'a> {
     pub fn store(&self, batch: &mut Batch) -> Result<()> {
         let mut account = self.lock();
         let mut writer = self.shared.log.writer()?;
-        let mut stopped_enough = Ok(());
+        let (mut notices, mut stopped_enough) = (Vec::new(), Ok(()));
         // The feed in work; changes of one feed mostly follow each other.
         let mut current = (usize::MAX, FeedKey::of(""), 0, false);
         for Staged { peer: index, seq, bytes, kind, tomb } in &batch.changes {
@@ -146,7 +146,7 @@ impl<'a> Keeper<'a> {
             if let Some(notice) = notice {
                 *is_stopped = true;
                 stopped_enough = account.stop(*feed, &notice);
-                (self.shared.notify)(notice);
+                notices.push(notice);
                 if stopped_enough.is_err() {
                     break;
                 }
@@ -155,6 +155,9 @@ impl<'a> Keeper<'a> {
         account.received += writer.commit()?.new;
         self.has_all.store(account.awaited_feeds == 0, Ordering::SeqCst);
         batch.clear();
+        drop(account);
+        // Told only now: whoever is told may take his time, and must not hold up other writers.
+        notices.into_iter().for_each(self.shared.notify);
         stopped_enough
     }
 

@@ -132,9 +132,10 @@ impl Sending<'_> {
             return Ok(false);
         }
         let Self { shared, follower, until, holed, frames, frames_entries } = self;
+        let mut notices = Vec::new();
         let mut remote = shared.remote();
         let mut known = remote.known();
-        follower.scan(Bounds::default(), |change| {
+        let scanned = follower.scan(Bounds::default(), |change| {
             if change.offset > *until {
                 return Ok(ControlFlow::Break(()));
             }
@@ -152,11 +153,16 @@ impl Sending<'_> {
                 Entry::Deleted(_) if holed.contains(change.peer) => {}
                 Entry::Deleted(_) => {
                     holed.insert(change.peer.clone());
-                    (shared.notify)(Notice::DeletedLeftOut(change.peer.clone(), change.seq));
+                    notices.push(Notice::DeletedLeftOut(change.peer.clone(), change.seq));
                 }
             }
             Ok(ControlFlow::Continue(()))
-        })
+        });
+        // Told only now: whoever is told may take his time, and must not hold up the snapshot and the other thread.
+        drop(known);
+        drop(remote);
+        notices.into_iter().for_each(shared.notify);
+        scanned
     }
 }
 
@@ -206,7 +212,12 @@ impl<W: Write + AsFd> Pipe<'_, W> {
             if !self.shared.in_ended.load(Ordering::SeqCst) {
                 fds.push(PollFd::new(self.in_end.as_fd(), PollFlags::POLLIN));
             }
+            let stop_at = fds.len();
+            fds.extend(self.shared.options.stop.map(|stop| PollFd::new(stop, PollFlags::POLLIN)));
             wait_for(&mut fds)?;
+            if fds.get(stop_at).is_some_and(|stop| stop.any() == Some(true)) {
+                return Ok(false);
+            }
             if fds[0].any() == Some(true) {
                 return Ok(true);
             }

@@ -6,8 +6,9 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
-use nix::fcntl::{FallocateFlags, fallocate};
+use nix::fcntl::{FallocateFlags, OFlag, fallocate, open};
 use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit};
+use nix::sys::stat::Mode;
 use nix::sys::statvfs::statvfs;
 
 use super::bell;
@@ -51,7 +52,11 @@ pub fn check(dir: &Path) -> Result<bool> {
 /// There is nothing in the data file: false, unless there is a bell, which is made once the log is.
 fn if_never_made(dir: &Path, path: PathBuf) -> Result<bool> {
     const BYTES_MIN: u64 = 8192;
-    if dir.join(bell::NAME).exists() { Err(Error::Truncated(path, 0, BYTES_MIN)) } else { Ok(false) }
+    if !dir.join(bell::NAME).exists() {
+        return Ok(false);
+    }
+    // Another process may have made it since we looked.
+    if path.metadata().is_ok_and(|meta| meta.len() >= BYTES_MIN) { check(dir) } else { Err(Error::Truncated(path, 0, BYTES_MIN)) }
 }
 
 #[derive(Clone, Copy)]
@@ -115,26 +120,21 @@ pub fn explain(dir: &Path, err: Error, bytes: u64) -> Error {
     }
 }
 
-/// Asks for `bytes` more of disk behind the end of the data file, without making it longer.
+/// Asks the file system of the log for `bytes` more, in a file without a name. Never in the data file: others write it.
 fn probe(dir: &Path, bytes: u64) -> Result<(), Errno> {
-    let file =
-        File::options().write(true).open(dir.join(NAME)).map_err(|err| Errno::from_raw(err.raw_os_error().unwrap_or(0)))?;
-    let length = file.metadata().map_or(0, |meta| meta.len());
+    let length = dir.join(NAME).metadata().map_or(0, |meta| meta.len());
     let bytes = bytes.max(1 << 20);
     if matches!(getrlimit(Resource::RLIMIT_FSIZE), Ok((limit, _)) if length + bytes > limit) {
         return Err(Errno::EFBIG);
     }
-    let (from, more) = (i64::try_from(length).unwrap_or(i64::MAX), i64::try_from(bytes).unwrap_or(i64::MAX));
-    match fallocate(&file, FallocateFlags::FALLOC_FL_KEEP_SIZE, from, more) {
-        // Not every file system can: then the free blocks tell.
-        Err(Errno::EOPNOTSUPP) => match statvfs(dir) {
+    let nameless = open(dir, OFlag::O_TMPFILE | OFlag::O_WRONLY | OFlag::O_CLOEXEC, Mode::S_IRUSR | Mode::S_IWUSR);
+    match nameless.and_then(|file| fallocate(&file, FallocateFlags::empty(), 0, i64::try_from(bytes).unwrap_or(i64::MAX))) {
+        Ok(()) => Ok(()),
+        Err(err) if is_full(err) => Err(err),
+        // Not every file system can do that: then the free blocks tell.
+        Err(_) => match statvfs(dir) {
             Ok(free) if free.blocks_available() * free.fragment_size() < bytes => Err(Errno::ENOSPC),
             _ => Ok(()),
         },
-        result => {
-            // Gives back what was asked for.
-            file.set_len(length).ok();
-            result
-        }
     }
 }

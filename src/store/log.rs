@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use super::bell::{Bell, BellWatch};
 use super::layout::FORMAT;
 use super::lmdb::Env;
+use super::once::OpenOnce;
 use super::{datafile, identity};
 use crate::entry::{Entry, Kind, Offset, PeerId, Seq, Tomb};
 use crate::error::{Error, Result};
@@ -19,6 +20,8 @@ pub struct Log {
     pub(super) env: Env,
     id: PeerId,
     pub(super) bell: Option<Bell>,
+    /// Dropped last, when the environment is closed.
+    _once: OpenOnce,
 }
 
 /// A log as a whole.
@@ -55,7 +58,8 @@ impl Log {
     /// # let dir = std::env::temp_dir().join(format!("scuttleup-doc-open-{}", std::process::id()));
     /// assert!(matches!(Log::open(&dir), Err(Error::NoLog(_))));
     /// let made = Log::create(&dir, Some(PeerId::new("alice")?))?;
-    /// drop(made); // A process must not open a log twice at the same time.
+    /// assert!(matches!(Log::open(&dir), Err(Error::OpenTwice(_))), "a process shares the one that it has");
+    /// drop(made);
     /// assert_eq!(Log::open(&dir)?.id().as_str(), "alice");
     /// # std::fs::remove_dir_all(dir).ok();
     /// # Ok::<(), Error>(())
@@ -81,11 +85,12 @@ impl Log {
         if !datafile::check(dir)? {
             return Err(Error::NoLog(dir.to_path_buf()));
         }
+        let once = OpenOnce::new(dir)?;
         let env = Env::open(dir, write).map_err(|err| in_dir(err, dir))?;
         if !env.is_made() {
             return Err(Error::NoLog(dir.to_path_buf()));
         }
-        Self::with_env(dir, env, write)
+        Self::with_env(dir, env, write, once)
     }
 
     /// Opens the log in `dir`, and makes one with a random id if there is none.
@@ -112,8 +117,9 @@ impl Log {
 
     /// The log, and whether it was this call that made it.
     fn make(dir: &Path, id: Option<PeerId>) -> Result<(Self, bool)> {
-        make_directory(dir)?;
+        let made_dirs = make_directory(dir)?;
         datafile::check(dir)?;
+        let once = OpenOnce::new(dir)?;
         let mut env = Env::open(dir, true).map_err(|err| in_dir(err, dir))?;
         let mut made = false;
         if !env.is_made() {
@@ -133,12 +139,12 @@ impl Log {
                 })
                 .map_err(|err| datafile::explain(dir, err, 0))?;
         }
-        let log = Self::with_env(dir, env, true)?;
-        sync_directory(dir)?;
+        let log = Self::with_env(dir, env, true, once)?;
+        sync_directories(dir, &made_dirs)?;
         Ok((log, made))
     }
 
-    fn with_env(dir: &Path, env: Env, write: bool) -> Result<Self> {
+    fn with_env(dir: &Path, env: Env, write: bool, once: OpenOnce) -> Result<Self> {
         let txn = env.read()?;
         let format = txn.meta(meta::FORMAT)?.and_then(|value| value.try_into().ok()).map_or(0, u32::from_le_bytes);
         if format > FORMAT {
@@ -147,7 +153,7 @@ impl Log {
         let id = own_id(txn.meta(meta::ID)?)?;
         drop(txn);
         let bell = if write { Some(Bell::open(dir)?) } else { None };
-        Ok(Self { dir: dir.to_path_buf(), env, id, bell })
+        Ok(Self { dir: dir.to_path_buf(), env, id, bell, _once: once })
     }
 
     /// The directory.
@@ -296,21 +302,28 @@ fn check_directory(dir: &Path) -> Result<()> {
     }
 }
 
-fn make_directory(dir: &Path) -> Result<()> {
+/// Makes the directory, and says which ones it had to make.
+fn make_directory(dir: &Path) -> Result<Vec<PathBuf>> {
     match check_directory(dir) {
         Err(Error::NoLog(_)) => {}
-        checked => return checked,
+        checked => return checked.map(|()| Vec::new()),
     }
+    let missing = dir.ancestors().take_while(|dir| !dir.as_os_str().is_empty() && !dir.exists());
+    let missing = missing.map(Path::to_path_buf).collect();
     let made = DirBuilder::new().recursive(true).mode(0o700).create(dir);
-    made.map_err(|err| Error::io(format!("{} cannot be made", dir.display()), err))
+    made.map_err(|err| Error::io(format!("{} cannot be made", dir.display()), err))?;
+    Ok(missing)
 }
 
-/// Makes the names of new files durable: the log's in its directory, and the directory's in its parent.
-fn sync_directory(dir: &Path) -> Result<()> {
-    let absolute = fs::canonicalize(dir);
-    let parent = absolute.as_ref().ok().and_then(|dir| dir.parent());
-    for dir in [Some(dir), parent].into_iter().flatten() {
-        File::open(dir)
+/// Makes the names of new files durable: the log's in its directory, and each directory's in its parent.
+fn sync_directories(dir: &Path, made: &[PathBuf]) -> Result<()> {
+    let parents = made
+        .iter()
+        .map(PathBuf::as_path)
+        .chain([dir])
+        .filter_map(|dir| fs::canonicalize(dir).ok()?.parent().map(Path::to_path_buf));
+    for dir in parents.chain([dir.to_path_buf()]) {
+        File::open(&dir)
             .and_then(|dir| dir.sync_all())
             .map_err(|err| Error::io(format!("{} cannot be synced", dir.display()), err))?;
     }

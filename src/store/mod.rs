@@ -6,6 +6,7 @@ mod identity;
 mod layout;
 mod lmdb;
 mod log;
+mod once;
 mod raw;
 mod read;
 mod write;
