@@ -8,6 +8,7 @@ use std::thread;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use scuttleup::Log;
 
 use crate::harness::{Place, Run, Running, SCUTTLEUP, append, assert_equal, heads, read};
 
@@ -143,6 +144,31 @@ fn a_signal_ends_an_appender_with_what_was_read_stored() {
         let acknowledged = 1 + ended.printed.lines().len();
         assert_eq!(entries(&log).len(), acknowledged);
     }
+}
+
+/// Lines of 1 KiB that are numbered, the first one of 4 MiB: with it a batch is full, and passed on for sure.
+fn more_than_a_batch() -> String {
+    let first = format!("\"{}\"\n", "x".repeat(4 << 20));
+    first + &(2..2050).map(|n| format!("\"{n:01021}\"\n")).collect::<String>()
+}
+
+#[test]
+fn a_signal_while_a_commit_waits_loses_no_line_that_was_read() {
+    let place = Place::new();
+    let path = place.log("a");
+    let log = Log::open(&path).expect("a log");
+    let writer = log.writer().expect("nobody else writes");
+    let mut appending = Run::new(&path).args(["append", "--ack"]).spawn();
+    // The first batch waits for us, and what is read after it for the first batch.
+    appending.send(more_than_a_batch());
+    appending.signal(Signal::SIGTERM);
+    drop(writer);
+    let ended = appending.wait();
+    assert_eq!((ended.status.code(), ended.printed.stderr.as_str()), (Some(143), ""));
+    let stored = read(&path).lines().count();
+    assert_eq!(ended.printed.lines().len(), stored);
+    // All 2049 lines were taken from us; what was not read yet is no more than a pipe holds.
+    assert!(stored > 1024, "{stored}");
 }
 
 #[test]

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::sys::signal::Signal;
+use scuttleup::Log;
 
 use crate::frames::{Frame, PULL, SYNC, Session, change, decode, handshake};
 use crate::harness::{Place, Run, assert_equal, heads, shell};
@@ -84,6 +85,25 @@ fn a_signal_ends_a_stalled_session() {
         let ended = session.wait();
         assert_eq!(ended.status.code(), Some(code), "{args:?}: {}", ended.printed.stderr);
     }
+}
+
+#[test]
+fn a_signal_while_a_commit_waits_loses_nothing_that_came() {
+    let place = Place::new();
+    let path = place.log("a");
+    let log = Log::open(&path).expect("a log");
+    let writer = log.writer().expect("nobody else writes");
+    let mut session = Session::open(&path, &[]);
+    session.send(handshake("y", &[("y", 2100)], SYNC));
+    // The first one makes a batch full, which waits for us; what comes after it waits for the first batch.
+    session.send(change("y", 1, vec![b'e'; 4 << 20]));
+    session.send((2..=2100).flat_map(|seq| change("y", seq, [b'e'; 1000])).collect::<Vec<_>>());
+    session.run().signal(Signal::SIGTERM);
+    drop(writer);
+    assert_eq!(session.wait().status.code(), Some(143));
+    // All was taken from us; what was not read yet is no more than a pipe holds.
+    let stored = log.heads().expect("heads").get("y");
+    assert!(stored > 1000, "{stored}");
 }
 
 #[test]
