@@ -232,6 +232,21 @@ fn the_end_inside_a_frame() {
     }
 }
 
+/// All that was announced is there: the cut alone tells that the other side had more to say.
+#[test]
+fn the_end_inside_a_frame_that_was_not_announced() {
+    let second = change("p", 2, "e");
+    for length in 1..second.len() {
+        let place = Place::new();
+        let (log, _) = log(&place);
+        let stream = [&handshake("y", &[("p", 1)], SYNC)[..], &change("p", 1, "e"), &second[..length]].concat();
+        for args in [&["replicate", "--once"][..], &["replicate"]] {
+            Run::new(&log).args(args).stdin(&stream).stderr_has("the other side ended early").status(3);
+            assert_eq!(heads(&log), [head("p", 1), head("x", 1)]);
+        }
+    }
+}
+
 #[test]
 fn what_is_another_protocol_is_quoted() {
     let texts: [(&[u8], &str); 5] = [
