@@ -53,6 +53,20 @@ fn a_command() {
     assert_equal(&a, &b);
 }
 
+/// LMDB's lock on a file is gone once any descriptor of it is closed; and a COMMAND must not get hold of the log at all.
+#[test]
+fn a_command_gets_no_descriptor_of_the_log() {
+    let place = Place::new();
+    let (a, b) = two_logs(&place);
+    let open = place.path("open");
+    let script = "readlink /proc/$$/fd/* >\"$open\"; exec \"$scuttleup\" --log \"$b\" replicate";
+    let run = Run::new(&a).args(["replicate", "--once", "--", "bash", "-c", script]);
+    run.env("scuttleup", SCUTTLEUP).env("b", &b).env("open", &open).success();
+    let open = std::fs::read_to_string(open).expect("the command has run");
+    assert!(open.contains("pipe:"), "{open}");
+    assert!(!open.contains(a.to_str().expect("UTF-8")), "{open}");
+}
+
 #[test]
 fn a_command_in_every_mode() {
     for mode in ["sync", "push", "pull"] {
