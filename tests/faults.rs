@@ -124,6 +124,25 @@ fn patch(log: &Path, at: usize, bytes: &[u8]) {
     file.write_all_at(bytes, at as u64).expect("it can be written");
 }
 
+/// Key and start of the row that a run has in the data file, as scuttleup-store(5) has it.
+fn run_row(number: u32, first_seq: u32, first_offset: u64, count: u32) -> Vec<u8> {
+    [&number.to_be_bytes()[..], &first_seq.to_be_bytes(), &first_offset.to_le_bytes(), &count.to_le_bytes()].concat()
+}
+
+#[test]
+fn runs_end_at_1024_entries_and_where_another_feed_goes_on() {
+    let place = Place::new();
+    let log = place.log("a");
+    append(&log, (0..2500).map(|n| format!("{n}\n")).collect::<String>());
+    let line = |peer: &str, seq: u32| format!("{{\"peer\":\"{peer}\",\"seq\":{seq},\"entry\":{seq}}}\n");
+    Run::new(&log).args(["write"]).stdin([line("p", 1), line("p", 2), line("q", 1), line("p", 3)].concat()).success();
+    let rows = [(0, 1, 1, 1024), (0, 1025, 1025, 1024), (0, 2049, 2049, 452), (1, 1, 2501, 2), (2, 1, 2503, 1), (1, 3, 2504, 1)];
+    for (number, first_seq, first_offset, count) in rows {
+        let row = run_row(number, first_seq, first_offset, count);
+        assert!(!places(&log, &row).is_empty(), "feed {number}, run of {count} from {first_seq}");
+    }
+}
+
 #[test]
 fn a_newer_format_is_refused_and_left_alone() {
     let place = Place::new();
