@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use scuttleup::PeerId;
+
 use crate::harness::{Place, Run, append, assert_equal, read, shell};
 
 /// Appends `bytes` as one entry, and checks that each way out gives them back.
@@ -39,7 +41,7 @@ fn every_kind_of_bytes_comes_back() {
     let all: Vec<u8> = (0..=255).collect();
     let deep = [b"[".repeat(100_000), b"]".repeat(100_000)].concat();
     let almost_deep = [b"[".repeat(128), b"]".repeat(128)].concat();
-    let cases: [(&[u8], &str); 24] = [
+    let cases: [(&[u8], &str); 25] = [
         (b"", "base64"),
         (b"a", "text"),
         (b"7", "entry"),
@@ -56,6 +58,7 @@ fn every_kind_of_bytes_comes_back() {
         (b"1e400", "entry"),
         (b"-123456789012345678901234567890.123456789012345678901234567890e-99999", "entry"),
         (b"\"\\u0000\\ud800\\/\"", "entry"),
+        (b"\"\x7f\"", "text"),
         (b"\x1b]0;title\x07\x1b[31mred\x7f", "text"),
         ("\u{9b}31m\u{85}\u{2028}\u{feff}\u{10ffff}".as_bytes(), "text"),
         ("\"caf\u{e9} \u{1f600}\"".as_bytes(), "entry"),
@@ -93,6 +96,9 @@ fn c1_controls_in_text_and_names_are_escaped() {
     // In a diagnostic, too.
     let printed = Run::new(&log).args(["entry", "a\u{1b}\u{9b}\n", "9"]).stdout("").status(1);
     assert!(!printed.stderr.trim_end_matches('\n').contains(char::is_control), "{:?}", printed.stderr);
+    // And where a program prints an id.
+    let peer = PeerId::new("a\u{1b}\u{9b}\n\u{e9}").expect("an id");
+    assert_eq!(peer.to_string(), "a\\u{1b}\\u{9b}\\n\u{e9}");
 }
 
 #[test]
