@@ -96,6 +96,11 @@ fn c1_controls_in_text_and_names_are_escaped() {
     // In a diagnostic, too.
     let printed = Run::new(&log).args(["entry", "a\u{1b}\u{9b}\n", "9"]).stdout("").status(1);
     assert!(!printed.stderr.trim_end_matches('\n').contains(char::is_control), "{:?}", printed.stderr);
+    // Whatever it names: here a directory and a command.
+    let named = place.path("no\u{1b}[31m\u{9b}\nlog");
+    let printed = Run::new(&named).args(["read"]).stdout("").stderr_has("no\\u{1b}[31m\\u{9b}\\nlog").status(1);
+    assert_eq!(printed.stderr.matches('\n').count(), 1, "{:?}", printed.stderr);
+    Run::new(&log).args(["replicate", "--", "no\u{1b}\n"]).stderr_has("scuttleup: no\\u{1b}\\n cannot be run").status(1);
     // And where a program prints an id.
     let peer = PeerId::new("a\u{1b}\u{9b}\n\u{e9}").expect("an id");
     assert_eq!(peer.to_string(), "a\\u{1b}\\u{9b}\\n\u{e9}");
