@@ -19,6 +19,7 @@ mod pipes;
 mod protocol;
 mod read;
 mod replicate;
+mod stuck;
 mod tidy;
 mod watch;
 mod wiring;

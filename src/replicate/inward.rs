@@ -135,6 +135,10 @@ impl Inward<'_, '_, '_> {
                 Err(err) => return Err(Error::io("the other side cannot be read", err)),
             }
             self.take_frames()?;
+            let id = self.shared.log.id();
+            if self.outcome.peer.as_ref() == Some(id) && !std::mem::replace(&mut self.same_id_told, true) {
+                (self.shared.notify)(Notice::SameId(id.clone()));
+            }
             let ready = || poll_until(&mut [PollFd::new(input.as_fd(), PollFlags::POLLIN)], PollTimeout::ZERO);
             if (self.batch.is_full() || self.stage.is_idle() && !ready()?) && self.pass().is_err() {
                 return Ok(End::Stopped);
@@ -186,9 +190,6 @@ impl Inward<'_, '_, '_> {
     }
 
     fn take_frames(&mut self) -> Result<()> {
-        if self.outcome.peer.as_ref() == Some(self.shared.log.id()) && !std::mem::replace(&mut self.same_id_told, true) {
-            (self.shared.notify)(Notice::SameId(self.shared.log.id().clone()));
-        }
         // The outward thread sees an entry only after the commit, and so after this: nothing is echoed.
         let mut remote = self.shared.remote();
         if !self.incoming.greeted() {
