@@ -1,7 +1,7 @@
 //! The first message, read piece by piece: it names every feed of the other side, and may be larger than memory should be.
 
 use super::frame::{FrameReader, take_varint};
-use super::message::{Mode, decode_digest, missing, peer_str, truncated};
+use super::message::{Mode, check_field, decode_digest, missing, peer_str, truncated};
 use crate::entry::PeerId;
 use crate::error::{Error, Result};
 use crate::heads::{FeedKey, FeedMap};
@@ -89,9 +89,7 @@ impl HandshakeReader {
     /// Reads the field at the front of `here`, in a frame of which `left` bytes are to come.
     fn field(&mut self, here: &[u8], left: u64) -> Result<Step> {
         let Some((tag, mut at)) = take_varint(here)? else { return Ok(Step::More) };
-        if tag >> 3 == 0 || tag >> 3 > (1 << 29) - 1 {
-            return Err(Error::Wire("a field number that is none".into()));
-        }
+        check_field(tag)?;
         // A Change, for one, has bytes where a handshake has its mode.
         if matches!((tag >> 3, tag & 7), (1 | 2, 0 | 1 | 5) | (3, 1 | 2 | 5)) {
             return Err(Error::Wire("a field of the wrong type".into()));

@@ -84,10 +84,16 @@ impl<'a> Fields<'a> {
             5 => self.bytes(4).map(|_| Value::Other)?,
             wire_type => return Err(Error::Wire(format!("a field of the wire type {wire_type}"))),
         };
-        if tag >> 3 == 0 || tag >> 3 > (1 << 29) - 1 {
-            return Err(Error::Wire("a field number that is none".into()));
-        }
+        check_field(tag)?;
         Ok(Some((tag >> 3, value)))
+    }
+}
+
+/// Checks the number of a field by its tag.
+pub(super) fn check_field(tag: u64) -> Result<()> {
+    match tag >> 3 {
+        1..0x2000_0000 => Ok(()),
+        _ => Err(Error::Wire("a field number that is none".into())),
     }
 }
 

@@ -42,7 +42,6 @@ pub fn run<'a>(
             batch: Batch::default(),
             expects_end: true,
             sends: true,
-            same_id_told: false,
             outcome: Outcome::default(),
         };
         let received = inward.receive(&mut input, out_end);
@@ -112,7 +111,6 @@ struct Inward<'a, 'scope, 'env> {
     expects_end: bool,
     /// We send.
     sends: bool,
-    same_id_told: bool,
     outcome: Outcome,
 }
 
@@ -134,9 +132,10 @@ impl Inward<'_, '_, '_> {
                 }
                 Err(err) => return Err(Error::io("the other side cannot be read", err)),
             }
+            let was_greeted = self.incoming.greeted();
             self.take_frames()?;
             let id = self.shared.log.id();
-            if self.outcome.peer.as_ref() == Some(id) && !std::mem::replace(&mut self.same_id_told, true) {
+            if !was_greeted && self.outcome.peer.as_ref() == Some(id) {
                 (self.shared.notify)(Notice::SameId(id.clone()));
             }
             let ready = || poll_until(&mut [PollFd::new(input.as_fd(), PollFlags::POLLIN)], PollTimeout::ZERO);
