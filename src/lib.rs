@@ -66,4 +66,4 @@ pub use heads::Heads;
 pub use json::{JSON_DEPTH_MAX, is_json};
 pub use proto::Mode;
 pub use replicate::{Notice, Options, Outcome, replicate};
-pub use store::{Bounds, Committed, Info, Log, Put, Reader, Writer};
+pub use store::{Bounds, Committed, Compared, Info, Log, Put, Reader, Writer};

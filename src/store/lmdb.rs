@@ -188,11 +188,23 @@ impl<T: Transaction> Txn<T> {
 
     /// Gives each feed to `each`, in the order of the ids.
     pub fn feeds(&self, mut each: impl FnMut(&str, FeedRow) -> Result<()>) -> Result<()> {
+        self.feeds_after("", |peer, row| each(peer, row).map(ControlFlow::Continue))
+    }
+
+    /// Gives each feed with an id above `after` to `each`, in the order of the ids, until it breaks.
+    pub fn feeds_after(&self, after: &str, mut each: impl FnMut(&str, FeedRow) -> Result<ControlFlow<()>>) -> Result<()> {
         let cursor = self.cursor(self.tables.peers)?;
-        let mut op = ffi::MDB_FIRST;
-        while let Some((key, row)) = found(cursor.get(None, None, op))? {
-            each(PeerId::check(key.unwrap_or_default())?, FeedRow::decode(row)?)?;
-            op = ffi::MDB_NEXT;
+        let (after, op) = match after.as_bytes() {
+            // LMDB does not seek for no bytes.
+            [] => (None, ffi::MDB_FIRST),
+            after => (Some(after), ffi::MDB_SET_RANGE),
+        };
+        let mut next = found(cursor.get(after, None, op))?;
+        while let Some((key, row)) = next {
+            if key != after && each(PeerId::check(key.unwrap_or_default())?, FeedRow::decode(row)?)?.is_break() {
+                break;
+            }
+            next = found(cursor.get(None, None, ffi::MDB_NEXT))?;
         }
         Ok(())
     }

@@ -2,6 +2,7 @@
 
 mod bell;
 mod datafile;
+mod feed;
 mod identity;
 mod layout;
 mod lmdb;
@@ -12,6 +13,7 @@ mod read;
 mod write;
 
 pub(crate) use bell::BellWatch;
+pub use feed::Compared;
 pub use log::{Info, Log};
 pub use read::{Bounds, Reader};
 pub use write::{Committed, Put, Writer};

@@ -32,7 +32,7 @@ const NAMES_MAX: usize = 1 << 16;
 
 /// Reads a log. Each call sees one snapshot; nothing is held between calls.
 pub struct Reader<'l> {
-    log: &'l Log,
+    pub(super) log: &'l Log,
     names: HashMap<u32, PeerId>,
 }
 

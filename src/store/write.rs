@@ -166,6 +166,15 @@ impl Writer<'_> {
         Ok(Some(tomb))
     }
 
+    /// Head and chain of a feed, with what this transaction has added; those of an empty feed when it is unknown.
+    ///
+    /// # Errors
+    /// When the log cannot be read.
+    pub fn feed_state(&mut self, peer: &PeerId) -> Result<(u32, Chain)> {
+        let known = self.known_feed(peer)?.map(|feed| self.feeds[feed].row);
+        Ok(known.map_or_else(|| (0, Chain::start(peer)), |row| (row.head, row.chain)))
+    }
+
     /// How many entries are new so far.
     pub fn new_entries(&self) -> u64 {
         self.next.0 - self.first.0

@@ -1,0 +1,296 @@
+//! Reading of feeds as a whole: heads and chains, by which two logs are compared.
+
+use std::ops::ControlFlow;
+
+use super::layout::FeedRow;
+use super::lmdb::ReadTxn;
+use super::log::root_in;
+use super::read::check_record;
+use super::{Log, Reader};
+use crate::entry::{Chain, Offset, PeerId};
+use crate::error::{Error, Result};
+
+/// What became of a feed that was compared with another log's.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Compared {
+    /// The head here, 0 when the feed is unknown.
+    pub head: u32,
+    /// Whether the chains are known to differ.
+    pub differs: bool,
+}
+
+impl Log {
+    /// Gives up to `feeds_max` feeds with an id above `after` to `each`, in the byte order of the ids: id, head and chain.
+    /// Returns how many there were, and the offset of the last entry at that moment.
+    ///
+    /// `each` runs inside of the snapshot: it must not block.
+    ///
+    /// # Errors
+    /// When the log cannot be read.
+    pub fn feeds_after(
+        &self,
+        after: Option<&str>,
+        feeds_max: usize,
+        mut each: impl FnMut(&str, u32, Chain),
+    ) -> Result<(usize, Offset)> {
+        let txn = self.env.read()?;
+        let mut given = 0;
+        txn.feeds_after(after.unwrap_or_default(), |peer, row| {
+            if given == feeds_max {
+                return Ok(ControlFlow::Break(()));
+            }
+            each(peer, row.head, row.chain);
+            given += 1;
+            Ok(ControlFlow::Continue(()))
+        })?;
+        Ok((given, txn.last_offset()?))
+    }
+
+    /// The root and the offset of the last entry, as of one moment.
+    ///
+    /// # Errors
+    /// When the log cannot be read.
+    pub fn state(&self) -> Result<(u128, Offset)> {
+        let txn = self.env.read()?;
+        Ok((root_in(&txn)?, txn.last_offset()?))
+    }
+}
+
+impl Reader<'_> {
+    /// The chain of a feed after its entry `seq`, `None` when it does not reach so far. Reads at most one run.
+    ///
+    /// # Errors
+    /// [`Error::Checksum`] for a record on the way that is not what was written.
+    pub fn chain_at(&self, peer: &str, seq: u32) -> Result<Option<Chain>> {
+        let txn = self.log.env.read()?;
+        match txn.feed(peer)? {
+            Some(row) if seq > 0 => chain_in(&txn, peer, row, seq),
+            _ => Ok(PeerId::new(peer).ok().filter(|_| seq == 0).map(|peer| Chain::start(&peer))),
+        }
+    }
+
+    /// Compares feeds with those of another log, all in one snapshot: id, head and chain there. The chains can differ only
+    /// where both logs have entries.
+    ///
+    /// # Errors
+    /// As [`Reader::chain_at`].
+    pub fn compare(&self, rows: &[(&str, u32, Chain)]) -> Result<Vec<Compared>> {
+        let txn = self.log.env.read()?;
+        let compare = |&(peer, seq, chain): &(&str, u32, Chain)| {
+            let Some(row) = txn.feed(peer)? else { return Ok(Compared { head: 0, differs: false }) };
+            let ours = if seq == 0 { None } else { chain_in(&txn, peer, row, seq)? };
+            Ok(Compared { head: row.head, differs: ours.is_some_and(|ours| ours != chain) })
+        };
+        rows.iter().map(compare).collect()
+    }
+}
+
+/// The chain of the feed of `row` after its entry `seq`, which is not 0.
+fn chain_in(txn: &ReadTxn<'_>, peer: &str, row: FeedRow, seq: u32) -> Result<Option<Chain>> {
+    if seq >= row.head {
+        return Ok((seq == row.head).then_some(row.chain));
+    }
+    let wrong = || Error::Corrupt(format!("the index of {} is wrong at entry {seq}", peer.escape_debug()));
+    let run = txn.run(row.number, seq)?.filter(|run| run.offset_of(seq).is_some()).ok_or_else(wrong)?;
+    let (mut chain, mut next) = (run.chain_before, run.first_seq);
+    txn.records(Offset(run.first_offset), |offset, record| {
+        let expected = Offset(run.first_offset + u64::from(next - run.first_seq));
+        if offset != expected {
+            return Err(Error::Checksum(expected));
+        }
+        let (number, found, entry) = check_record(offset, record)?;
+        if (number, found.get()) != (row.number, next) {
+            return Err(wrong());
+        }
+        chain = chain.next(entry.tomb());
+        // Never past `seq`, which is below the head.
+        next += 1;
+        Ok(if found.get() == seq { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+    })?;
+    if next > seq { Ok(Some(chain)) } else { Err(wrong()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::entry::{Entry, Seq, Tomb};
+    use crate::{Bounds, Put};
+
+    fn id(name: &str) -> PeerId {
+        PeerId::new(name).unwrap()
+    }
+
+    fn put(log: &Log, peer: &str, seqs: std::ops::RangeInclusive<u64>) {
+        let mut writer = log.writer().unwrap();
+        for seq in seqs {
+            let bytes = format!("{peer} {seq}");
+            let entry = Entry::new(bytes.as_bytes());
+            assert_eq!(writer.put(&id(peer), Seq::new(seq).unwrap(), entry, entry.tomb()).unwrap(), Put::New);
+        }
+        writer.commit().unwrap();
+    }
+
+    /// A log of a long feed, two that lie between each other, and deleted entries.
+    fn varied(dir: &tempfile::TempDir) -> Log {
+        let log = Log::create(dir.path(), Some(id("own"))).unwrap();
+        put(&log, "long", 1..=1500);
+        for n in 1..=40 {
+            put(&log, "a", n..=n);
+            put(&log, "b", 2 * n - 1..=2 * n);
+        }
+        put(&log, "long", 1501..=4000);
+        for (peer, seq) in [("long", 1), ("long", 1024), ("long", 1025), ("long", 3000), ("a", 7), ("b", 80)] {
+            assert!(log.delete(peer, Seq::new(seq).unwrap()).unwrap().is_some());
+        }
+        let mut writer = log.writer().unwrap();
+        assert_eq!(writer.put(&id("a"), Seq::new(41).unwrap(), Entry::Deleted(Tomb::UNKNOWN), Tomb::UNKNOWN).unwrap(), Put::New);
+        writer.commit().unwrap();
+        put(&log, "a", 42..=43);
+        log
+    }
+
+    /// The chains of each feed after its entries 0, 1, 2 …, folded over all entries.
+    fn chains(log: &Log) -> BTreeMap<String, Vec<Chain>> {
+        let (mut chains, mut after, mut reader) = (BTreeMap::<String, Vec<Chain>>::new(), Offset::ZERO, log.reader());
+        loop {
+            let last = reader.scan(after, Bounds::default(), |change| {
+                let feed = chains.entry(change.peer.as_str().into()).or_insert_with(|| vec![Chain::start(change.peer)]);
+                feed.push(feed.last().unwrap().next(change.entry.tomb()));
+                Ok(ControlFlow::Continue(()))
+            });
+            if std::mem::replace(&mut after, last.unwrap()) == after {
+                return chains;
+            }
+        }
+    }
+
+    #[test]
+    fn the_chain_at_each_entry_is_that_of_all_before_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = varied(&dir);
+        let (reader, chains) = (log.reader(), chains(&log));
+        assert_eq!(
+            chains.iter().map(|(peer, feed)| (peer.as_str(), feed.len())).collect::<Vec<_>>(),
+            [("a", 44), ("b", 81), ("long", 4001)]
+        );
+        for (peer, feed) in &chains {
+            for (seq, chain) in (0..).zip(feed) {
+                assert_eq!(reader.chain_at(peer, seq).unwrap(), Some(*chain), "{peer} {seq}");
+            }
+            assert_eq!(reader.chain_at(peer, feed.len() as u32).unwrap(), None);
+            assert_eq!(reader.chain_at(peer, u32::MAX).unwrap(), None);
+        }
+        assert_eq!(reader.chain_at("unknown", 0).unwrap(), Some(Chain::start(&id("unknown"))));
+        assert_eq!(reader.chain_at("unknown", 1).unwrap(), None);
+        for bad in ["", &*"x".repeat(256)] {
+            assert_eq!((reader.chain_at(bad, 0).unwrap(), reader.chain_at(bad, 1).unwrap()), (None, None));
+        }
+    }
+
+    #[test]
+    fn feeds_differ_only_where_both_logs_have_entries() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = varied(&dir);
+        let (wrong, chains) = (Chain(7), chains(&log));
+        let at = |peer: &str, seq: usize| chains[peer][seq];
+        let rows = [
+            ("long", 4000, at("long", 4000)),
+            ("long", 4000, wrong),
+            ("long", 1400, at("long", 1400)),
+            ("long", 1400, at("long", 1399)),
+            ("long", 4001, wrong),
+            ("a", 0, wrong),
+            ("a", 43, at("a", 43)),
+            ("unknown", 3, wrong),
+            ("", 3, wrong),
+        ];
+        let compared = log.reader().compare(&rows).unwrap();
+        assert_eq!(
+            compared.iter().map(|compared| (compared.head, compared.differs)).collect::<Vec<_>>(),
+            [
+                (4000, false),
+                (4000, true),
+                (4000, false),
+                (4000, true),
+                (4000, false),
+                (43, false),
+                (43, false),
+                (0, false),
+                (0, false)
+            ]
+        );
+    }
+
+    #[test]
+    fn a_damaged_or_misplaced_record_gives_an_error_and_no_chain() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = varied(&dir);
+        // The 1,030th entry of "long", at the same offset: one in the middle of the second run.
+        let mut txn = log.env.write().unwrap();
+        let mut record = txn.record(Offset(1030)).unwrap().unwrap().to_vec();
+        *record.last_mut().unwrap() ^= 1;
+        txn.replace_record(Offset(1030), &record).unwrap();
+        // And one of "b" in the place of one of "a".
+        let other = txn.record(Offset(1502)).unwrap().unwrap().to_vec();
+        txn.replace_record(Offset(1501), &other).unwrap();
+        txn.commit().unwrap();
+        let reader = log.reader();
+        for seq in [1, 1024, 1025, 1029, 1501, 2500, 4000] {
+            assert!(reader.chain_at("long", seq).unwrap().is_some());
+        }
+        for seq in [1030, 1031, 1500] {
+            assert!(matches!(reader.chain_at("long", seq), Err(Error::Checksum(Offset(1030)))), "{seq}");
+            assert!(reader.compare(&[("long", seq, Chain(7))]).is_err());
+        }
+        assert!(matches!(reader.chain_at("a", 1), Err(Error::Checksum(Offset(1501)))));
+        assert!(reader.chain_at("a", 2).unwrap().is_some());
+    }
+
+    #[test]
+    fn feeds_come_in_parts_and_in_order() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = varied(&dir);
+        let chains = chains(&log);
+        let last = log.last_offset().unwrap();
+        let after = |after: Option<&str>, feeds_max| {
+            let mut feeds = Vec::new();
+            let given = log.feeds_after(after, feeds_max, |peer, head, chain| {
+                assert_eq!((head as usize + 1, Some(&chain)), (chains[peer].len(), chains[peer].last()));
+                feeds.push(peer.to_owned());
+            });
+            assert_eq!(given.unwrap(), (feeds.len(), last));
+            feeds
+        };
+        assert_eq!(after(None, 9), ["a", "b", "long"]);
+        assert_eq!(after(Some(""), 3), ["a", "b", "long"]);
+        assert_eq!(after(None, 2), ["a", "b"]);
+        assert_eq!(after(Some("a"), 1), ["b"]);
+        // An id that is not here has its place all the same.
+        assert_eq!(after(Some("aa"), 9), ["b", "long"]);
+        assert_eq!(after(Some(&"b".repeat(600)), 9), ["long"]);
+        for none in [after(Some("long"), 9), after(None, 0)] {
+            assert_eq!(none, Vec::<String>::new());
+        }
+        assert_eq!(log.state().unwrap(), (log.info().unwrap().root, last));
+    }
+
+    #[test]
+    fn a_writer_sees_the_feeds_as_it_made_them() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = varied(&dir);
+        let (chains, new) = (chains(&log), Entry::new(b"new"));
+        let mut writer = log.writer().unwrap();
+        assert_eq!(writer.feed_state(&id("a")).unwrap(), (43, chains["a"][43]));
+        assert_eq!(writer.feed_state(&id("unknown")).unwrap(), (0, Chain::start(&id("unknown"))));
+        for (peer, seq, before) in [("a", 44, chains["a"][43]), ("new", 1, Chain::start(&id("new")))] {
+            writer.put(&id(peer), Seq::new(seq).unwrap(), new, new.tomb()).unwrap();
+            assert_eq!(writer.feed_state(&id(peer)).unwrap(), (seq as u32, before.next(new.tomb())));
+        }
+        writer.commit().unwrap();
+        assert_eq!(log.reader().chain_at("a", 44).unwrap(), Some(chains["a"][43].next(new.tomb())));
+        assert_eq!(log.heads().unwrap().iter().map(|(peer, _)| peer.as_str()).collect::<Vec<_>>(), ["a", "b", "long", "new"]);
+        assert_eq!(log.info().unwrap().feeds, 4, "who was asked for only has no number");
+    }
+}
