@@ -131,13 +131,14 @@ pub fn put_string(out: &mut Vec<u8>, text: &str) {
     out.push(b'"');
 }
 
-/// Adds the line `{"peer":…,"seq":…}`, with `,"own":true` if so.
-pub fn put_head(out: &mut Vec<u8>, peer: &PeerId, seq: u32, own: bool) {
+/// Adds the line `{"peer":…,"seq":…}`, with `,"own":true` and `,"fork":true` if so.
+pub fn put_head(out: &mut Vec<u8>, peer: &PeerId, seq: u32, own: bool, fork: bool) {
     out.extend_from_slice(b"{\"peer\":");
     put_string(out, peer.as_str());
     out.extend_from_slice(b",\"seq\":");
     put_number(out, u64::from(seq));
-    out.extend_from_slice(if own { b",\"own\":true}\n" } else { b"}\n" });
+    out.extend_from_slice(if own { b",\"own\":true" } else { b"" });
+    out.extend_from_slice(if fork { b",\"fork\":true}\n" } else { b"}\n" });
 }
 
 /// A change line that was read. Its offset is not kept: it is a place in another log.

@@ -317,10 +317,10 @@ pub fn read(log: &Path) -> String {
     Run::new(log).args(["read"]).stderr("").success().text().to_owned()
 }
 
-/// The `heads` of a log without the mark of its own feed, so that two logs can be compared.
+/// The `heads` of a log without the marks, which are its own affair, so that two logs can be compared.
 pub fn heads(log: &Path) -> Vec<String> {
     let printed = Run::new(log).args(["heads"]).success();
-    printed.lines().iter().map(|line| line.replace(",\"own\":true", "")).collect()
+    printed.lines().iter().map(|line| line.replace(",\"own\":true", "").replace(",\"fork\":true", "")).collect()
 }
 
 /// The root of a log.

@@ -64,7 +64,7 @@ fn info_is_one_line_of_json() {
     let log = place.log("alice");
     let printed = Run::new(&log).args(["info"]).stderr("").success();
     let start = "{\"id\":\"alice\",\"feeds\":0,\"entries\":0,\"bytes_on_disk\":";
-    let end = ",\"last_offset\":0,\"root\":\"00000000000000000000000000000000\"}\n";
+    let end = ",\"last_offset\":0,\"root\":\"00000000000000000000000000000000\",\"forks\":0}\n";
     assert!(printed.text().starts_with(start) && printed.text().ends_with(end), "{}", printed.text());
     let empty = printed.json()[0]["bytes_on_disk"].as_u64().expect("a number");
 

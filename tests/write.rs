@@ -168,6 +168,36 @@ fn a_gap_stops_its_feed_only() {
 }
 
 #[test]
+fn a_fork_that_write_finds_is_marked_for_good() {
+    let place = Place::new();
+    let log = place.log("own");
+    let longest = "é".repeat(127) + "x";
+    let line = |peer: &str, seq: u32, text: &str| format!("{{\"peer\":\"{peer}\",\"seq\":{seq},\"text\":\"{text}\"}}\n");
+    let feed = |peer: &str| (1..=5).map(|seq| line(peer, seq, "here")).collect::<String>();
+    Run::new(&log).args(["write"]).stdin(["own", "a", "fork", &longest].map(feed).concat()).success();
+    let (before, unmarked, lines) = (root(&log), Run::new(&log).args(["heads"]).success(), read(&log));
+    assert!(!unmarked.text().contains("\"fork\":"), "{}", unmarked.text());
+    for (peer, seq) in [("own", 2), (longest.as_str(), 5), ("a", 3), ("a", 4)] {
+        // The mark is stored though nothing else is new.
+        Run::new(&log).args(["write"]).stdin(line(peer, seq, "there")).stderr_has("fork: entry").status(4);
+    }
+    let marked = format!(
+        "{{\"peer\":\"a\",\"seq\":5,\"fork\":true}}\n{{\"peer\":\"fork\",\"seq\":5}}\n\
+         {{\"peer\":\"own\",\"seq\":5,\"own\":true,\"fork\":true}}\n{{\"peer\":\"{longest}\",\"seq\":5,\"fork\":true}}\n"
+    );
+    for _ in 0..2 {
+        Run::new(&log).args(["heads"]).stdout(&marked).stderr("").success();
+        assert_eq!(Run::new(&log).args(["info"]).success().json()[0]["forks"], 3);
+        assert_eq!((root(&log), read(&log)), (before.clone(), lines.clone()));
+        // What is known, and what is new, change no mark.
+        Run::new(&log).args(["write"]).stdin(feed("a")).success();
+    }
+    // Marked heads are heads to those who read them.
+    let heads = place.file("heads", &marked);
+    Run::new(&log).args(["read", "--since-heads"]).args([heads]).stdout("").success();
+}
+
+#[test]
 fn bad_lines_are_named_and_what_came_before_them_is_stored() {
     let good = "{\"peer\":\"p\",\"seq\":1,\"entry\":1}\n\n";
     let place = Place::new();

@@ -100,7 +100,7 @@ fn store(log: &Log, batch: &Batch<Item>, ack: Option<&Output>, stop: &Stop) -> R
         let entry = Entry::Bytes(batch.bytes(item.range.clone()), item.kind);
         let seq = writer.append(entry, item.tomb)?;
         if ack.is_some() {
-            ndjson::put_head(&mut acks, &own, seq.get(), false);
+            ndjson::put_head(&mut acks, &own, seq.get(), false, false);
         }
     }
     writer.commit()?;

@@ -9,16 +9,18 @@ use super::output::{Output, WRITE_BYTES};
 use super::{Context, signals};
 
 pub fn command() -> Command {
-    Command::new("heads").about("Print {\"peer\",\"seq\"} for each feed; the log's own one has \"own\":true")
+    Command::new("heads")
+        .about("Print {\"peer\",\"seq\"} for each feed; the log's own one has \"own\":true, one that has forked \"fork\":true")
 }
 
 pub fn run(context: &Context, _args: &ArgMatches) -> Result<Exit> {
     signals::exit_at_once()?;
     let log = Log::open_read_only(&context.dir)?;
+    let forks = log.forks()?;
     let output = Output::bulk();
     let mut lines = Vec::new();
     for (peer, seq) in log.heads()?.iter() {
-        ndjson::put_head(&mut lines, peer, seq, peer == log.id());
+        ndjson::put_head(&mut lines, peer, seq, peer == log.id(), forks.contains_key(peer));
         if lines.len() >= WRITE_BYTES {
             output.write(&lines)?;
             lines.clear();

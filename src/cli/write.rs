@@ -105,6 +105,7 @@ fn store(log: &Log, batch: &Batch<Item>, stopped: &mut Stopped) -> Result<()> {
         match put {
             Put::New | Put::Known => continue,
             Put::Fork => {
+                writer.mark_fork(peer, *seq)?;
                 stopped.forks += 1;
                 messages.push(format!(
                     "line {number}: fork: entry {seq} of {peer} has other bytes here; that feed is stopped, both versions stay where they are"

@@ -1,13 +1,14 @@
 //! Reading of feeds as a whole: heads and chains, by which two logs are compared.
 
+use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
 use super::layout::FeedRow;
 use super::lmdb::ReadTxn;
-use super::log::root_in;
+use super::log::{meta, root_in};
 use super::read::check_record;
 use super::{Log, Reader};
-use crate::entry::{Chain, Offset, PeerId};
+use crate::entry::{Chain, Offset, PeerId, Seq};
 use crate::error::{Error, Result};
 
 /// What became of a feed that was compared with another log's.
@@ -44,6 +45,19 @@ impl Log {
             Ok(ControlFlow::Continue(()))
         })?;
         Ok((given, txn.last_offset()?))
+    }
+
+    /// The feeds that are known to have forked, each with the lowest seq at which another log was seen to differ.
+    ///
+    /// # Errors
+    /// When the log cannot be read.
+    pub fn forks(&self) -> Result<BTreeMap<PeerId, Seq>> {
+        let mut forks = BTreeMap::new();
+        self.env.read()?.metas(meta::FORK.as_bytes(), |peer, seq| {
+            forks.insert(PeerId::from_bytes(peer)?, meta::fork_seq(seq)?);
+            Ok(())
+        })?;
+        Ok(forks)
     }
 
     /// The root and the offset of the last entry, as of one moment.
@@ -112,10 +126,8 @@ fn chain_in(txn: &ReadTxn<'_>, peer: &str, row: FeedRow, seq: u32) -> Result<Opt
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use super::*;
-    use crate::entry::{Entry, Seq, Tomb};
+    use crate::entry::{Entry, Tomb};
     use crate::{Bounds, Put};
 
     fn id(name: &str) -> PeerId {
@@ -292,5 +304,29 @@ mod tests {
         assert_eq!(log.reader().chain_at("a", 44).unwrap(), Some(chains["a"][43].next(new.tomb())));
         assert_eq!(log.heads().unwrap().iter().map(|(peer, _)| peer.as_str()).collect::<Vec<_>>(), ["a", "b", "long", "new"]);
         assert_eq!(log.info().unwrap().feeds, 4, "who was asked for only has no number");
+    }
+
+    #[test]
+    fn a_fork_mark_keeps_the_lowest_seq_and_changes_nothing_else() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = varied(&dir);
+        let (state, heads, longest) = (log.state().unwrap(), log.heads().unwrap(), "x".repeat(255));
+        let mark = |marks: &[(&str, u64)]| {
+            let mut writer = log.writer().unwrap();
+            for &(peer, seq) in marks {
+                writer.mark_fork(&id(peer), Seq::new(seq).unwrap()).unwrap();
+            }
+            assert_eq!(writer.commit().unwrap().new, 0);
+            log.forks().unwrap().iter().map(|(peer, seq)| (peer.as_str().to_owned(), seq.get())).collect::<Vec<_>>()
+        };
+        let marks = |marks: &[(&str, u32)]| marks.iter().map(|&(peer, seq)| (peer.to_owned(), seq)).collect::<Vec<_>>();
+        assert_eq!(mark(&[]), []);
+        assert_eq!(mark(&[("long", 30), ("a", 9)]), marks(&[("a", 9), ("long", 30)]));
+        assert_eq!(mark(&[("long", 31), ("a", 8), ("a", 10)]), marks(&[("a", 8), ("long", 30)]));
+        assert_eq!(mark(&[(&longest, 4_294_967_295)]), marks(&[("a", 8), ("long", 30), (&longest, u32::MAX)]));
+        // What is not committed is not marked.
+        log.writer().unwrap().mark_fork(&id("b"), Seq::new(1).unwrap()).unwrap();
+        assert_eq!(log.forks().unwrap().len(), 3);
+        assert_eq!((log.state().unwrap(), log.heads().unwrap(), log.info().unwrap().forks), (state, heads, 3));
     }
 }

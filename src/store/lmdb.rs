@@ -177,6 +177,18 @@ impl<T: Transaction> Txn<T> {
         found(self.txn.get(self.tables.meta, &key))
     }
 
+    /// Gives each name in `meta` that begins with `prefix`, without that, and its value to `each`, in the order of the names.
+    pub fn metas(&self, prefix: &[u8], mut each: impl FnMut(&[u8], &[u8]) -> Result<()>) -> Result<()> {
+        let cursor = self.cursor(self.tables.meta)?;
+        let mut next = found(cursor.get(Some(prefix), None, ffi::MDB_SET_RANGE))?;
+        while let Some((key, value)) = next {
+            let Some(name) = key.and_then(|key| key.strip_prefix(prefix)) else { break };
+            each(name, value)?;
+            next = found(cursor.get(None, None, ffi::MDB_NEXT))?;
+        }
+        Ok(())
+    }
+
     /// The feed of `peer`.
     pub fn feed(&self, peer: &str) -> Result<Option<FeedRow>> {
         // LMDB has other words for keys of no or too many bytes.

@@ -39,14 +39,29 @@ pub struct Info {
     pub last_offset: Offset,
     /// The root: equal roots are equal logs.
     pub root: u128,
+    /// How many feeds are known to have forked.
+    pub forks: u64,
 }
 
 /// What `meta` holds.
 pub(super) mod meta {
+    use crate::entry::Seq;
+    use crate::error::Result;
+    use crate::store::layout::bad_row;
+
     pub const FORMAT: &str = "format";
     pub const ID: &str = "id";
     pub const ROOT: &str = "root";
     pub const CLONE: &str = "clone";
+    /// With a peer id behind it: that feed has forked, and the lowest seq that is known to differ. 260 bytes at the most,
+    /// of LMDB's 511.
+    pub const FORK: &str = "fork ";
+
+    /// The seq of a fork mark.
+    pub fn fork_seq(value: &[u8]) -> Result<Seq> {
+        let seq = value.try_into().ok().and_then(|value| Seq::new(u64::from(u32::from_le_bytes(value))));
+        seq.ok_or_else(|| bad_row("meta"))
+    }
 }
 
 impl Log {
@@ -216,6 +231,11 @@ impl Log {
     /// When the log cannot be read.
     pub fn info(&self) -> Result<Info> {
         let txn = self.env.read()?;
+        let mut forks = 0;
+        txn.metas(meta::FORK.as_bytes(), |_, _| {
+            forks += 1;
+            Ok(())
+        })?;
         Ok(Info {
             id: own_id(txn.meta(meta::ID)?)?,
             feeds: txn.feed_count()?,
@@ -223,6 +243,7 @@ impl Log {
             bytes_on_disk: datafile::disk_bytes(&self.dir)?,
             last_offset: txn.last_offset()?,
             root: root_in(&txn)?,
+            forks,
         })
     }
 

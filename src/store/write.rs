@@ -52,7 +52,8 @@ pub struct Writer<'l> {
     next: Offset,
     /// Of the entries so far.
     bytes: u64,
-    deleted: bool,
+    /// Whether something was changed beside what is new.
+    changed: bool,
 }
 
 /// A feed in use by this transaction.
@@ -87,7 +88,7 @@ impl Log {
             first,
             next: first,
             bytes: 0,
-            deleted: false,
+            changed: false,
         })
     }
 }
@@ -162,7 +163,7 @@ impl Writer<'_> {
         let payload = encode_tomb(tomb);
         let header = Header { number, seq: seq.get(), kind: None }.encode(offset, xxh3_64(&payload));
         self.txn.replace_record(offset, &[&header[..], &payload].concat())?;
-        self.deleted = true;
+        self.changed = true;
         Ok(Some(tomb))
     }
 
@@ -173,6 +174,20 @@ impl Writer<'_> {
     pub fn feed_state(&mut self, peer: &PeerId) -> Result<(u32, Chain)> {
         let known = self.known_feed(peer)?.map(|feed| self.feeds[feed].row);
         Ok(known.map_or_else(|| (0, Chain::start(peer)), |row| (row.head, row.chain)))
+    }
+
+    /// Notes that another log holds other bytes for the entry `seq` of a feed. The lowest seq is kept, for good.
+    ///
+    /// # Errors
+    /// When the log cannot be written.
+    pub fn mark_fork(&mut self, peer: &PeerId, seq: Seq) -> Result<()> {
+        let key = [meta::FORK, peer.as_str()].concat();
+        let known = self.txn.meta(&key)?.map(meta::fork_seq).transpose()?;
+        if known.is_none_or(|known| seq < known) {
+            self.txn.put_meta(&key, &seq.get().to_le_bytes())?;
+            self.changed = true;
+        }
+        Ok(())
     }
 
     /// How many entries are new so far.
@@ -195,7 +210,7 @@ impl Writer<'_> {
 
     fn commit_txn(mut self) -> Result<Committed> {
         let committed = Committed { last_offset: Offset(self.next.0 - 1), new: self.new_entries() };
-        if committed.new == 0 && !self.deleted {
+        if committed.new == 0 && !self.changed {
             return Ok(committed);
         }
         self.flush_runs()?;
