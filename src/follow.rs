@@ -77,15 +77,22 @@ impl Follower<'_> {
     /// # Errors
     /// When the system refuses to wait.
     pub fn wait(&mut self, others: &[PollFd<'_>]) -> Result<Vec<bool>> {
+        Ok(self.wait_until(others, PollTimeout::NONE)?.unwrap_or_default())
+    }
+
+    /// As [`Follower::wait`], for a time; `None` when it is over.
+    pub(crate) fn wait_until(&mut self, others: &[PollFd<'_>], timeout: PollTimeout) -> Result<Option<Vec<bool>>> {
         let mut fds = Vec::with_capacity(others.len() + 1);
         fds.push(PollFd::new(self.bell.as_fd(), PollFlags::POLLIN));
         fds.extend_from_slice(others);
-        wait_for(&mut fds)?;
+        if !poll_until(&mut fds, timeout)? {
+            return Ok(None);
+        }
         let has_event: Vec<bool> = fds.iter().map(|fd| fd.any() == Some(true)).collect();
         if has_event[0] {
             self.bell.hush()?;
         }
-        Ok(has_event[1..].to_vec())
+        Ok(Some(has_event[1..].to_vec()))
     }
 }
 

@@ -64,6 +64,6 @@ pub use error::{Error, Result};
 pub use follow::Follower;
 pub use heads::Heads;
 pub use json::{JSON_DEPTH_MAX, is_json};
-pub use proto::Mode;
+pub use proto::{Mode, Wire};
 pub use replicate::{Notice, Options, Outcome, replicate};
 pub use store::{Bounds, Committed, Compared, Info, Log, Put, Reader, Writer};

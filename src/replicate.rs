@@ -4,53 +4,82 @@
 //!
 //! The reader never waits for the writer, so two full pipes cannot stop each other.
 
+mod arrive;
 mod inward;
 mod keep;
+mod native;
 mod outward;
+mod pipe;
+mod shared;
 
 use std::io::{PipeReader, PipeWriter, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, mpsc};
+use std::sync::atomic::Ordering;
+use std::sync::mpsc;
+use std::time::Instant;
 
-use crate::entry::{ENTRY_BYTES_MAX, Offset, PeerId, Seq};
+use crate::entry::{ENTRY_BYTES_MAX, PeerId, Seq};
 use crate::error::{Error, Result};
-use crate::heads::{FeedKey, FeedMap};
-use crate::proto::{Mode, Remote, put_digest};
+use crate::proto::{Mode, Wire};
 use crate::store::Log;
+use shared::{Greet, Shared};
 
 /// How to replicate.
 #[derive(Clone, Copy)]
 pub struct Options<'a> {
     /// Which directions.
     pub mode: Mode,
-    /// End when both sides hold what both held at the start; else go on with what arrives.
+    /// End when both sides hold what both held at the start; else go on with what arrives, if the other side does, too.
     pub once: bool,
-    /// Store what the other side has deleted, and so cannot send, as deleted entries, instead of stopping the feed.
+    /// The only wire to be used; `None`: the native one if the other side speaks it, else the original's.
+    pub wire: Option<Wire>,
+    /// Store what the other side has deleted, and the original's wire cannot carry, as deleted entries, instead of stopping
+    /// the feed.
     pub accept_gaps: bool,
     /// The longest entry that is taken, in bytes.
     pub entry_bytes_max: usize,
+    /// On the native wire: an idle side says so this often, and is given up after this long without a word.
+    pub heartbeat_millis: u16,
+    /// See there.
+    pub silence_millis: u16,
     /// When this becomes readable, finish the commit in hand and return.
     pub stop: Option<BorrowedFd<'a>>,
 }
 
 impl Default for Options<'_> {
     fn default() -> Self {
-        Self { mode: Mode::Sync, once: false, accept_gaps: false, entry_bytes_max: ENTRY_BYTES_MAX, stop: None }
+        Self {
+            mode: Mode::Sync,
+            once: false,
+            wire: None,
+            accept_gaps: false,
+            entry_bytes_max: ENTRY_BYTES_MAX,
+            heartbeat_millis: 15_000,
+            silence_millis: 60_000,
+            stop: None,
+        }
     }
 }
 
-/// Something of one feed that the user must know; told as it happens.
+/// Something that the user must know; told as it happens.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Notice {
     /// Other bytes at the same place: the feed is stopped.
     Fork(PeerId, Seq),
+    /// That was our own feed: what is appended from now on goes to the feed of this new id.
+    NewId(PeerId),
     /// Something is missing after our head: the feed is stopped.
     Gap(PeerId, u32, Seq),
-    /// The other side has our own id: it is this log itself, or a copy of it, whose forks this wire cannot show.
+    /// The entry is longer than the other side takes, in bytes: the feed is stopped.
+    TooLong(PeerId, Seq, u64),
+    /// The other side holds more of our own feed than we do, up to this seq: we take it back.
+    Behind(PeerId, u32),
+    /// The other side has our own id: it is this log itself, or a copy of it.
     SameId(PeerId),
-    /// This wire cannot carry deleted entries: so many were left out, the first one at.
+    /// The original's wire cannot carry deleted entries: so many were left out, the first one at.
     DeletedLeftOut(PeerId, Seq),
+    /// The original cannot hold ids like this one: its feed, and others like it, are left out.
+    IdLeftOut(PeerId),
 }
 
 /// How a session ended.
@@ -58,8 +87,12 @@ pub enum Notice {
 pub struct Outcome {
     /// Who the other side was; `None` when it ended without a word.
     pub peer: Option<PeerId>,
+    /// The wire that was used.
+    pub wire: Option<Wire>,
     /// Entries written to the wire.
     pub sent: u64,
+    /// Those of them that the other side has on disk, where the wire tells (the native one).
+    pub durable: Option<u64>,
     /// Entries that the other side lacked at the start and that were not sent.
     pub unsent: u64,
     /// Entries stored.
@@ -68,14 +101,24 @@ pub struct Outcome {
     pub missing: u64,
     /// Feeds with other bytes at the same place.
     pub forks: u64,
-    /// Feeds stopped at a gap.
+    /// Feeds stopped at a gap, or at an entry that is longer than the other side takes.
     pub gaps: u64,
-    /// The stream ended inside a frame, or the other side closed while we were sending.
+    /// The stream ended before the session did.
     pub cut: bool,
+    /// The other side was silent for too long.
+    pub silent: bool,
+    /// What the other side said that it ended for.
+    pub their_error: Option<String>,
     /// We left before the other side ended its stream, having all that it announced.
     pub left_first: bool,
     /// The caller's `stop` ended it.
     pub stopped: bool,
+    /// Bytes written to and read from the other side.
+    pub bytes_sent: u64,
+    /// See there.
+    pub bytes_received: u64,
+    /// How long it took.
+    pub millis: u64,
 }
 
 impl Outcome {
@@ -85,30 +128,7 @@ impl Outcome {
     }
 }
 
-/// What the two threads share.
-struct Shared<'a> {
-    log: &'a Log,
-    options: Options<'a>,
-    notify: &'a (dyn Fn(Notice) + Sync),
-    /// Our heads at the start, as our handshake announces them, and the last offset of that moment.
-    ours: FeedMap,
-    last_offset: Offset,
-    remote: Mutex<Remote>,
-    /// The inward thread has ended, or the other side's stream has: send the rest and end.
-    in_ended: AtomicBool,
-    /// … and with an error or a stop: do not even send the rest.
-    abandoned: AtomicBool,
-    /// The outward thread has ended with an error.
-    out_failed: AtomicBool,
-}
-
-impl Shared<'_> {
-    fn remote(&self) -> MutexGuard<'_, Remote> {
-        self.remote.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
-    }
-}
-
-/// Replicates `log` with whoever is at the other end of `input` and `output`, on the original's wire.
+/// Replicates `log` with whoever is at the other end of `input` and `output`.
 ///
 /// `output` is set to non-blocking for the time of the session, and closed when all is sent: a pipe by dropping it, a
 /// socket by shutting its sending half down.
@@ -136,36 +156,25 @@ impl Shared<'_> {
 ///
 /// # Errors
 /// [`Error::Wire`] when the other side does not speak the protocol, [`Error::Refused`] when it does not keep to our
-/// mode; errors of the log. What was received before is stored. A session that ended early is no error: see [`Outcome`].
+/// mode or wire; errors of the log. What was received before is stored. A session that ended early is no error: see [`Outcome`].
 pub fn replicate<R, W>(log: &Log, input: R, output: W, options: Options<'_>, notify: &(dyn Fn(Notice) + Sync)) -> Result<Outcome>
 where
     R: Read + AsFd + Send,
     W: Write + AsFd + Send,
 {
-    let (mut ours, mut digests) = (Vec::new(), Vec::new());
-    let last_offset = log.each_head(|peer, seq| {
-        ours.push((FeedKey::of(peer), seq));
-        put_digest(&mut digests, peer, seq);
-    })?;
+    let start = Instant::now();
+    let shared = Shared::new(log, options, notify)?;
     let pipe = || std::io::pipe().map_err(|err| Error::io("no pipe can be made", err));
-    let shared = Shared {
-        log,
-        options,
-        notify,
-        ours: FeedMap::from(ours),
-        last_offset,
-        remote: Mutex::default(),
-        in_ended: AtomicBool::new(false),
-        abandoned: AtomicBool::new(false),
-        out_failed: AtomicBool::new(false),
-    };
     // Each pipe says "I have ended" by its closing; nothing is ever written to it.
     let ((in_end, in_ends), (out_end, out_ends)): ((PipeReader, PipeWriter), (PipeReader, PipeWriter)) = (pipe()?, pipe()?);
-    let (greet, greeted) = mpsc::sync_channel::<Mode>(1);
+    let (greet, greeted) = mpsc::sync_channel::<Greet>(2);
+    if options.wire == Some(Wire::Original) {
+        greet.send(Greet::Original(shared.prepare_original()?)).ok();
+    }
     let (inward, outward) = std::thread::scope(|threads| {
         let shared = &shared;
         let out = threads.spawn(move || {
-            let result = outward::run(shared, output, digests, &greeted, &in_end);
+            let result = outward::run(shared, output, &greeted, &in_end);
             shared.out_failed.store(result.is_err(), Ordering::SeqCst);
             drop(out_ends);
             result
@@ -177,30 +186,11 @@ where
     let mut outcome = inward?;
     let sent = outward?;
     outcome.sent = sent.sent;
+    outcome.durable = sent.durable;
     outcome.unsent = sent.unsent;
+    outcome.gaps += sent.too_long;
+    outcome.bytes_sent = sent.bytes;
     outcome.cut |= sent.closed && sent.unsent > 0;
+    outcome.millis = u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX);
     Ok(outcome)
-}
-
-/// Tells the outward thread that the inward one is past its end, by dropping the pipe.
-struct InEnds<'a> {
-    shared: &'a Shared<'a>,
-    pipe: Option<PipeWriter>,
-}
-
-impl InEnds<'_> {
-    fn tell(&mut self, abandoned: bool) {
-        self.shared.abandoned.fetch_or(abandoned, Ordering::SeqCst);
-        self.shared.in_ended.store(true, Ordering::SeqCst);
-        self.pipe = None;
-    }
-}
-
-impl Drop for InEnds<'_> {
-    /// Whoever leaves without a word leaves with an error.
-    fn drop(&mut self) {
-        if self.pipe.is_some() {
-            self.tell(true);
-        }
-    }
 }

@@ -36,3 +36,8 @@ fn say(text: &str) {
     // Nobody can be told that stderr is gone.
     std::io::stderr().write_all(line.as_bytes()).ok();
 }
+
+/// A line for programs, which is all of it already.
+pub fn raw(line: &[u8]) {
+    std::io::stderr().write_all(line).ok();
+}

@@ -1,23 +1,21 @@
 //! `replicate`: speak the protocol over stdin and stdout, or with a command.
 
 use std::ffi::OsString;
-use std::fs::File;
 use std::io::{self, IsTerminal};
 use std::os::fd::AsFd;
-use std::process::{Child, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use clap::builder::PossibleValuesParser;
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
+use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
-use scuttleup::{Error, Log, Mode, Notice, Options, Outcome, replicate};
+use scuttleup::{Log, Mode, Options, Wire};
 
 use super::exit::{Exit, Usage};
-use super::message::{self, Messages};
+use super::outcome::{self, Report};
 use super::signals::Stop;
-use super::{Context, entry_bytes, entry_bytes_arg};
+use super::{Context, entry_bytes, entry_bytes_arg, partner};
 
 pub fn command() -> Command {
     Command::new("replicate")
@@ -35,6 +33,27 @@ pub fn command() -> Command {
                 .long("once")
                 .action(ArgAction::SetTrue)
                 .help("End when both sides hold what both held at the start, instead of going on as entries arrive"),
+        )
+        .arg(
+            Arg::new("wire")
+                .long("wire")
+                .value_name("WIRE")
+                .value_parser(PossibleValuesParser::new(["auto", "original", "native"]))
+                .default_value("auto")
+                .help("The native protocol if the other side speaks it, or only one of the two"),
+        )
+        .arg(
+            Arg::new("retry")
+                .long("retry")
+                .action(ArgAction::SetTrue)
+                .requires("command")
+                .help("Run COMMAND again after exit 3, first after 1 second, then after longer pauses up to 60 seconds"),
+        )
+        .arg(
+            Arg::new("json")
+                .long("json")
+                .action(ArgAction::SetTrue)
+                .help("Say how it went as one JSON object on stderr"),
         )
         .arg(
             Arg::new("accept-gaps")
@@ -68,129 +87,75 @@ pub fn run(context: &Context, args: &ArgMatches) -> Result<Exit> {
         Some("pull") => Mode::Pull,
         _ => Mode::Sync,
     };
+    let wire = match args.get_one::<String>("wire").map(String::as_str) {
+        Some("original") => Some(Wire::Original),
+        Some("native") => Some(Wire::Native),
+        _ => None,
+    };
     let options = Options {
         mode,
         once: args.get_flag("once"),
+        wire,
         accept_gaps: args.get_flag("accept-gaps"),
         entry_bytes_max: entry_bytes(args),
         stop: Some(stop.as_fd()),
+        ..Options::default()
     };
-    let (outcome, failed) = match command {
-        Some(words) => with_command(&log, &words, options, &stop),
-        None => with_stdio(&log, options).map(|outcome| (outcome, None)),
-    }?;
-    Ok(stop.exit().unwrap_or_else(|| conclude(&outcome, failed.as_deref(), context.messages)))
-}
-
-/// How long a COMMAND that has closed its output without a word may take to end.
-const SILENT_MILLIS: u16 = 5000;
-
-fn with_stdio(log: &Log, options: Options<'_>) -> Result<Outcome> {
-    let own = |err| Error::io("stdin and stdout cannot be taken over", err);
-    let input = File::from(io::stdin().as_fd().try_clone_to_owned().map_err(own)?);
-    let output = File::from(io::stdout().as_fd().try_clone_to_owned().map_err(own)?);
-    // So that dropping `output` closes the pipe.
-    let null = File::options().write(true).open("/dev/null").map_err(own)?;
-    nix::unistd::dup2_stdout(&null).map_err(|err| own(err.into()))?;
-    Ok(replicate(log, input, output, options, &tell)?)
-}
-
-/// The outcome, and how COMMAND ended if it failed.
-fn with_command(log: &Log, words: &[OsString], options: Options<'_>, stop: &Stop) -> Result<(Outcome, Option<String>)> {
-    let name = words[0].to_string_lossy().into_owned();
-    let child = std::process::Command::new(&words[0]).args(&words[1..]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
-    let mut child = child.map_err(|err| Error::io(format!("{name} cannot be run"), err))?;
-    let (Some(output), Some(input)) = (child.stdin.take(), child.stdout.take()) else { unreachable!("both are pipes") };
-    let outcome = replicate(log, input, output, options, &tell);
-    // It has nothing more to say to us: we stop, we fail, or we left it while it was live.
-    let dismissed = outcome.as_ref().map_or(true, |outcome| outcome.stopped || outcome.left_first);
-    // It has closed its output without a word; it may be about to end with a message of its own.
-    let silent = outcome.as_ref().is_ok_and(|outcome| outcome.peer.is_none());
-    let patience = match (dismissed, silent) {
-        (true, _) => PollTimeout::ZERO,
-        (false, true) => PollTimeout::from(SILENT_MILLIS),
-        (false, false) => PollTimeout::NONE,
-    };
-    let status = wait_for(child, patience, stop)?;
-    let mut outcome = outcome.map_err(|err| match err {
-        Error::Wire(why) if !status.success() && !dismissed => Error::Wire(format!("{why} ({name} ended with {status})")),
-        err => err,
-    })?;
-    let failed = (!dismissed && !status.success()).then(|| format!("{name} ended with {status}"));
-    outcome.cut |= failed.is_some();
-    Ok((outcome, failed))
-}
-
-/// Waits until `child` has ended; asks it to end when `patience` is over, or when `stop` comes.
-fn wait_for(mut child: Child, patience: PollTimeout, stop: &Stop) -> Result<ExitStatus> {
-    let pid = Pid::from_raw(i32::try_from(child.id())?);
-    let (ended, ends) = io::pipe()?;
-    let ask = || kill(pid, Signal::SIGTERM).ok();
-    std::thread::scope(|threads| {
-        let waiting = threads.spawn(move || {
-            let status = child.wait();
-            drop(ends);
-            status
-        });
-        let mut fds = [PollFd::new(ended.as_fd(), PollFlags::POLLIN), PollFd::new(stop.as_fd(), PollFlags::POLLIN)];
-        while poll(&mut fds, patience).is_err() {}
-        if fds[0].any() != Some(true) {
-            ask();
+    let report = Report { json: args.get_flag("json"), messages: context.messages };
+    let mut pauses = Pauses::default();
+    loop {
+        let start = Instant::now();
+        let (outcome, failed) = match &command {
+            Some(words) => partner::with_command(&log, words, options, &stop)?,
+            None => (partner::with_stdio(&log, options)?, None),
+        };
+        let exit = outcome::exit_of(&outcome);
+        if let Some(stopped) = stop.exit() {
+            return Ok(stopped);
         }
-        let status = waiting.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-        Ok(status?)
-    })
-}
-
-fn tell(notice: Notice) {
-    let text = match notice {
-        Notice::Fork(peer, seq) => {
-            format!(
-                "fork: entry {seq} of {peer} has other bytes here than there; that feed is stopped, both versions stay where they are"
-            )
+        report.conclude(&outcome, failed.as_deref(), exit);
+        if exit != Exit::Incomplete || !args.get_flag("retry") {
+            return Ok(exit);
         }
-        Notice::Gap(peer, head, seq) => format!(
-            "gap: the other side sent entry {seq} of {peer} after {head}, what is between was deleted there; that feed is stopped: \
-             --accept-gaps stores such entries as deleted"
-        ),
-        Notice::SameId(peer) => format!(
-            "the other side has the same id, {peer}: it is this log itself or a copy of it; if both were appended to, this wire \
-             cannot show it: give one of them a new log, and bring its entries over with read and append"
-        ),
-        Notice::DeletedLeftOut(peer, seq) => {
-            format!("entry {seq} of {peer} was deleted here, so that this wire cannot carry it: the other side gets a gap there")
+        let pause = pauses.next(start.elapsed());
+        context.messages.note(&format!("trying again in {} seconds", pause.as_secs()));
+        if poll_for(&stop, pause) {
+            return Ok(stop.exit().unwrap_or(exit));
         }
-    };
-    message::error(&text);
-}
-
-/// Says how it went.
-fn conclude(outcome: &Outcome, failed: Option<&str>, messages: Messages) -> Exit {
-    let Outcome { sent, received, unsent, missing, forks, gaps, .. } = outcome;
-    let why = failed.map_or(String::new(), |failed| format!(" ({failed})"));
-    let Some(peer) = &outcome.peer else {
-        message::error(&format!("the other side ended before it said anything{why}: run it again"));
-        return Exit::Incomplete;
-    };
-    let stopped = match forks + gaps {
-        1 => "1 feed is stopped".to_owned(),
-        feeds => format!("{feeds} feeds are stopped"),
-    };
-    let moved = format!("synced with {peer}: sent {sent}, received {received}");
-    match failed {
-        Some(failed) if unsent + missing == 0 => message::error(&format!("{moved}, but {failed}: see its message")),
-        _ if outcome.cut || unsent + missing > 0 => {
-            let (to_send, announced) = (sent + unsent, received + missing);
-            message::error(&format!(
-                "the other side ended early: {sent} of {to_send} sent to {peer}, {received} of {announced} received{why}; run it again"
-            ));
-        }
-        _ if forks + gaps > 0 => message::error(&format!("{moved}, but {stopped}")),
-        _ => messages.note(&moved),
     }
-    match outcome {
-        Outcome { forks: 1.., .. } => Exit::Fork,
-        outcome if outcome.complete() => Exit::Done,
-        _ => Exit::Incomplete,
+}
+
+/// How long to wait before COMMAND is run again.
+#[derive(Default)]
+struct Pauses(u64);
+
+impl Pauses {
+    const SECONDS_MAX: u64 = 60;
+
+    /// Twice as long each time; short again after a session that lasted.
+    fn next(&mut self, lasted: Duration) -> Duration {
+        self.0 = if lasted.as_secs() >= Self::SECONDS_MAX { 1 } else { (self.0 * 2).clamp(1, Self::SECONDS_MAX) };
+        Duration::from_secs(self.0)
+    }
+}
+
+/// Waits for a signal; false when the time is over.
+fn poll_for(stop: &Stop, pause: Duration) -> bool {
+    let timeout = PollTimeout::try_from(pause).unwrap_or(PollTimeout::MAX);
+    // A signal that comes in between is seen by the next poll.
+    while let Err(Errno::EINTR) = poll(&mut [PollFd::new(stop.as_fd(), PollFlags::POLLIN)], timeout) {}
+    stop.exit().is_some()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_grow_up_to_a_minute_and_are_short_again_after_a_session_that_lasted() {
+        let mut pauses = Pauses::default();
+        let seconds: Vec<u64> = (0..8).map(|_| pauses.next(Duration::ZERO).as_secs()).collect();
+        assert_eq!(seconds, [1, 2, 4, 8, 16, 32, 60, 60]);
+        assert_eq!(pauses.next(Duration::from_secs(61)).as_secs(), 1);
     }
 }

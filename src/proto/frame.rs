@@ -52,6 +52,11 @@ impl FrameReader {
         Self { buffer: Vec::new(), start: 0, end: 0, frame_bytes_max }
     }
 
+    /// From now on frames may be this long, in bytes.
+    pub fn set_max(&mut self, frame_bytes_max: usize) {
+        self.frame_bytes_max = frame_bytes_max;
+    }
+
     /// A place for the next bytes of the stream; tell how many came with [`FrameReader::filled`].
     pub fn space(&mut self) -> &mut [u8] {
         if self.start == self.end {

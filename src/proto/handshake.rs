@@ -1,13 +1,12 @@
 //! The first message, read piece by piece: it names every feed of the other side, and may be larger than memory should be.
 
 use super::frame::{FrameReader, take_varint};
+use super::FEEDS_MAX;
 use super::message::{Mode, check_field, decode_digest, missing, peer_str, truncated};
 use crate::entry::PeerId;
 use crate::error::{Error, Result};
 use crate::heads::{FeedKey, FeedMap};
 
-/// The most feeds that a handshake may name.
-const DIGESTS_MAX: usize = 1 << 21;
 /// The longest field of a handshake that is not just skipped: an id or a digest, with room for fields that we do not know.
 const FIELD_BYTES_MAX: u64 = 64 << 10;
 
@@ -43,6 +42,17 @@ enum Step {
 }
 
 impl HandshakeReader {
+    /// Takes the length of its frame off the stream, and says whether it was there.
+    ///
+    /// # Errors
+    /// [`Error::Wire`] for a length that is none.
+    pub fn begin(&mut self, frames: &mut FrameReader) -> Result<bool> {
+        if self.left.is_none() {
+            self.left = frames.open_frame()?;
+        }
+        Ok(self.left.is_some())
+    }
+
     /// Whether some of it has come, and not all.
     pub fn has_begun(&self) -> bool {
         self.left.is_some()
@@ -53,9 +63,7 @@ impl HandshakeReader {
     /// # Errors
     /// [`Error::Wire`] with the reason.
     pub fn read(&mut self, frames: &mut FrameReader) -> Result<Option<Handshake>> {
-        if self.left.is_none() {
-            self.left = frames.open_frame()?;
-        }
+        self.begin(frames)?;
         let Some(mut left) = self.left else { return Ok(None) };
         while left > 0 {
             let pending = frames.pending();
@@ -126,8 +134,8 @@ impl HandshakeReader {
             self.id = Some(PeerId::new(peer_str(body)?)?);
         } else {
             let (peer, seq) = decode_digest(body)?;
-            if self.heads.len() == DIGESTS_MAX {
-                return Err(Error::Wire(format!("a handshake of more than {DIGESTS_MAX} feeds")));
+            if self.heads.len() == FEEDS_MAX {
+                return Err(Error::Wire(format!("a handshake of more than {FEEDS_MAX} feeds")));
             }
             self.heads.push((FeedKey::of(peer), seq));
         }

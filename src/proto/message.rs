@@ -26,6 +26,15 @@ impl Mode {
         }
     }
 
+    /// On the wire.
+    pub(super) fn number(self) -> u64 {
+        match self {
+            Self::Sync => 1,
+            Self::Push => 2,
+            Self::Pull => 3,
+        }
+    }
+
     /// Whether a side of this mode, against one of `other`, sends entries.
     pub fn sends_to(self, other: Self) -> bool {
         self != Self::Pull && other != Self::Push
@@ -44,15 +53,16 @@ pub struct ChangeMessage<'a> {
 }
 
 /// One field of a message.
-enum Value<'a> {
+pub(super) enum Value<'a> {
     Number(u64),
+    Fixed(u64),
     Bytes(&'a [u8]),
     /// Of a type that no field of ours has.
     Other,
 }
 
 /// Walks over the fields of a message.
-struct Fields<'a>(&'a [u8]);
+pub(super) struct Fields<'a>(pub(super) &'a [u8]);
 
 impl<'a> Fields<'a> {
     fn varint(&mut self) -> Result<u64> {
@@ -69,14 +79,17 @@ impl<'a> Fields<'a> {
     }
 
     /// Number and value of the next field.
-    fn next(&mut self) -> Result<Option<(u64, Value<'a>)>> {
+    pub(super) fn next(&mut self) -> Result<Option<(u64, Value<'a>)>> {
         if self.0.is_empty() {
             return Ok(None);
         }
         let tag = self.varint()?;
         let value = match tag & 7 {
             0 => Value::Number(self.varint()?),
-            1 => self.bytes(8).map(|_| Value::Other)?,
+            1 => {
+                let bytes = self.bytes(8)?.try_into().map_err(|_| truncated())?;
+                Value::Fixed(u64::from_le_bytes(bytes))
+            }
             2 => {
                 let length = self.varint()?;
                 Value::Bytes(self.bytes(length)?)
@@ -149,12 +162,7 @@ pub fn put_handshake(out: &mut Vec<u8>, id: &PeerId, digests: &[u8], mode: Mode)
     put_varint(out, length as u64);
     put_bytes(out, 1, id);
     out.extend_from_slice(digests);
-    let mode = match mode {
-        Mode::Sync => 1,
-        Mode::Push => 2,
-        Mode::Pull => 3,
-    };
-    put_number(out, 3, mode);
+    put_number(out, 3, mode.number());
 }
 
 impl<'a> ChangeMessage<'a> {
@@ -192,13 +200,13 @@ pub fn put_change(out: &mut Vec<u8>, peer: &PeerId, seq: Seq, entry: &[u8]) {
     put_bytes(out, 3, entry);
 }
 
-fn put_bytes(out: &mut Vec<u8>, field: u8, bytes: &[u8]) {
+pub(super) fn put_bytes(out: &mut Vec<u8>, field: u8, bytes: &[u8]) {
     out.push(field << 3 | 2);
     put_varint(out, bytes.len() as u64);
     out.extend_from_slice(bytes);
 }
 
-fn put_number(out: &mut Vec<u8>, field: u8, number: u64) {
+pub(super) fn put_number(out: &mut Vec<u8>, field: u8, number: u64) {
     out.push(field << 3);
     put_varint(out, number);
 }

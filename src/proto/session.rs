@@ -3,6 +3,7 @@
 use super::frame::FrameReader;
 use super::handshake::{Handshake, HandshakeReader};
 use super::message::{ChangeMessage, Mode};
+use super::native::{FRAME_EXTRA_BYTES_MAX, PREAMBLE, RUN_BYTES_MAX};
 use crate::entry::{PEER_BYTES_MAX, PeerId};
 use crate::error::{Error, Result};
 use crate::heads::{FeedKey, FeedMap};
@@ -12,6 +13,15 @@ const CHANGE_EXTRA_BYTES_MAX: usize = 64;
 /// How much of what was no handshake is quoted.
 const QUOTE_BYTES_MAX: usize = 128;
 
+/// Which wire a session is on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Wire {
+    /// That of the npm package.
+    Original,
+    /// That of two of ours.
+    Native,
+}
+
 /// The receiving half.
 pub struct Incoming {
     frames: FrameReader,
@@ -19,6 +29,7 @@ pub struct Incoming {
     entry_bytes_max: usize,
     handshake: HandshakeReader,
     greeted: bool,
+    wire: Option<Wire>,
     /// The first bytes of the stream, until the handshake is read.
     opening: Vec<u8>,
 }
@@ -27,7 +38,38 @@ impl Incoming {
     /// For a side whose own mode is `mode`.
     pub fn new(mode: Mode, entry_bytes_max: usize) -> Self {
         let frames = FrameReader::new(entry_bytes_max + PEER_BYTES_MAX + CHANGE_EXTRA_BYTES_MAX);
-        Self { frames, mode, entry_bytes_max, handshake: HandshakeReader::default(), greeted: false, opening: Vec::new() }
+        let handshake = HandshakeReader::default();
+        Self { frames, mode, entry_bytes_max, handshake, greeted: false, wire: None, opening: Vec::new() }
+    }
+
+    /// The wire that the other side opened; `None` while that is open. A side that has not offered the native one sees the
+    /// preamble as empty frames.
+    ///
+    /// # Errors
+    /// [`Error::Wire`] when the first bytes are none of a frame.
+    pub fn wire(&mut self, offered: bool) -> Result<Option<Wire>> {
+        if self.wire.is_some() {
+            return Ok(self.wire);
+        }
+        let pending = self.frames.pending();
+        if offered && pending.starts_with(PREAMBLE) {
+            self.frames.take(PREAMBLE.len());
+            self.frames.set_max(self.entry_bytes_max.max(RUN_BYTES_MAX) + FRAME_EXTRA_BYTES_MAX);
+            self.greeted = true;
+            self.wire = Some(Wire::Native);
+        } else if !offered || !PREAMBLE.starts_with(pending) {
+            let begun = self.handshake.begin(&mut self.frames).map_err(|err| no_handshake(&self.opening, &err))?;
+            self.wire = begun.then_some(Wire::Original);
+        }
+        Ok(self.wire)
+    }
+
+    /// The next frame of the native wire, if it is all there.
+    ///
+    /// # Errors
+    /// [`Error::Wire`] when the bytes are none.
+    pub fn frame(&mut self) -> Result<Option<&[u8]>> {
+        self.frames.next_frame()
     }
 
     /// A place for the next bytes; tell how many came with [`Incoming::filled`].
@@ -116,6 +158,11 @@ impl Remote {
     /// The highest seq of `feed` that it is known to hold.
     pub fn head(&self, feed: FeedKey) -> u32 {
         self.0.get(feed)
+    }
+
+    /// It holds `feed` up to `seq`, too.
+    pub fn raise(&mut self, feed: FeedKey, seq: u32) {
+        self.0.set(feed, seq);
     }
 
     /// For looking at many changes in a row.

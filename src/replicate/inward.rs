@@ -4,15 +4,18 @@ use std::io::{ErrorKind, PipeReader, PipeWriter, Read};
 use std::os::fd::AsFd;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::SyncSender;
+use std::time::{Duration, Instant};
 
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout};
 
 use super::keep::{Batch, Keeper};
-use super::{InEnds, Notice, Outcome, Shared};
+use super::shared::{Announced, Greet, InEnds, Shared};
+use super::{Notice, Outcome};
 use crate::error::{Error, Result};
 use crate::follow::{poll_until, wait_for};
-use crate::proto::{Handshake, Incoming, Mode, Remote};
+use crate::heads::FeedKey;
+use crate::proto::{Handshake, Incoming, Remote, Wire};
 use crate::stage::{Stage, StoringEnded};
 
 const PIPE_BYTES: i32 = 1 << 20;
@@ -24,7 +27,7 @@ const GRACE_MILLIS: u16 = 60_000;
 pub fn run<'a>(
     shared: &'a Shared<'a>,
     mut input: impl Read + AsFd,
-    greet: SyncSender<Mode>,
+    greet: SyncSender<Greet>,
     out_end: &PipeReader,
     in_ends: PipeWriter,
 ) -> Result<Outcome> {
@@ -36,10 +39,12 @@ pub fn run<'a>(
         let mut inward = Inward {
             shared,
             incoming: Incoming::new(shared.options.mode, shared.options.entry_bytes_max),
-            greet: Some(greet),
+            greet,
             keeper: &keeper,
             stage: Stage::new(threads, |batch| keeper.store(batch)),
             batch: Batch::default(),
+            awaited: Vec::new(),
+            last_read: Instant::now(),
             expects_end: true,
             sends: true,
             outcome: Outcome::default(),
@@ -48,11 +53,16 @@ pub fn run<'a>(
         let Inward { incoming, stage, batch, expects_end, mut outcome, .. } = inward;
         // What came before an error of the stream is stored. An error of the log came first, and is the one that counts.
         let ended = stage.finish(Some(batch).filter(|batch| !batch.is_empty())).and(received);
+        if let Ok(End::Stopped | End::Silent) | Err(_) = &ended {
+            let why = ended.as_ref().map_or_else(ToString::to_string, |end| end.why().to_owned());
+            shared.link().fail(&why);
+        }
         // The other side's end also ends a live session, unless it never meant to send.
         let abandoned = match &ended {
             Ok(End::Stopped | End::Silent) | Err(_) => true,
             // It never said a word: there is nobody to send to.
             Ok(_) if !incoming.greeted() => true,
+            Ok(_) if outcome.wire == Some(Wire::Native) => true,
             Ok(End::Stream) if !expects_end => wait_out(shared, out_end)?,
             Ok(_) => false,
         };
@@ -67,9 +77,15 @@ pub fn run<'a>(
             }
             outcome.cut = true;
         }
-        outcome.stopped = abandoned && incoming.greeted() && end != End::Silent;
-        outcome.left_first = matches!(end, End::Satisfied | End::Silent);
-        outcome.cut |= end == End::Silent;
+        outcome.silent = end == End::Silent;
+        outcome.cut |= outcome.silent;
+        if outcome.wire == Some(Wire::Native) {
+            outcome.stopped = end == End::Stopped;
+            outcome.cut |= !shared.link().is_over();
+        } else {
+            outcome.stopped = abandoned && incoming.greeted() && end != End::Silent;
+        }
+        outcome.left_first = end == End::Silent || end == End::Satisfied && outcome.wire != Some(Wire::Native);
         keeper.account(&mut outcome)?;
         Ok(outcome)
     })
@@ -95,23 +111,36 @@ enum End {
     Stopped,
 }
 
+impl End {
+    /// What the other side is told.
+    fn why(self) -> &'static str {
+        match self {
+            Self::Silent => "it heard nothing for too long",
+            _ => "it was stopped",
+        }
+    }
+}
+
 enum Wait {
     Input,
     Over(End),
 }
 
-struct Inward<'a, 'scope, 'env> {
-    shared: &'a Shared<'a>,
-    incoming: Incoming,
-    greet: Option<SyncSender<Mode>>,
-    keeper: &'a Keeper<'a>,
+pub struct Inward<'a, 'scope, 'env> {
+    pub shared: &'a Shared<'a>,
+    pub incoming: Incoming,
+    greet: SyncSender<Greet>,
+    pub keeper: &'a Keeper<'a>,
     stage: Stage<'scope, 'env, Batch, Error>,
-    batch: Batch,
+    pub batch: Batch,
+    /// On the native wire, until all heads have come: feeds of which the other side holds more.
+    pub awaited: Vec<(FeedKey, u32)>,
+    last_read: Instant,
     /// The other side sends, so that its stream stays open as long as it lives.
     expects_end: bool,
     /// We send.
     sends: bool,
-    outcome: Outcome,
+    pub outcome: Outcome,
 }
 
 impl Inward<'_, '_, '_> {
@@ -123,7 +152,11 @@ impl Inward<'_, '_, '_> {
             }
             match input.read(self.incoming.space()) {
                 Ok(0) => return Ok(End::Stream),
-                Ok(count) => self.incoming.filled(count),
+                Ok(count) => {
+                    self.incoming.filled(count);
+                    self.outcome.bytes_received += count as u64;
+                    self.last_read = Instant::now();
+                }
                 Err(err) if matches!(err.kind(), ErrorKind::Interrupted | ErrorKind::WouldBlock) => continue,
                 // A socket whose other end is gone.
                 Err(err) if err.kind() == ErrorKind::ConnectionReset => {
@@ -132,11 +165,13 @@ impl Inward<'_, '_, '_> {
                 }
                 Err(err) => return Err(Error::io("the other side cannot be read", err)),
             }
-            let was_greeted = self.incoming.greeted();
-            self.take_frames()?;
-            let id = self.shared.log.id();
-            if !was_greeted && self.outcome.peer.as_ref() == Some(id) {
-                (self.shared.notify)(Notice::SameId(id.clone()));
+            let was_known = self.outcome.peer.is_some();
+            self.take()?;
+            if !was_known && self.outcome.peer.is_some() {
+                self.check_id()?;
+            }
+            if self.outcome.their_error.is_some() {
+                return Ok(End::Stream);
             }
             let ready = || poll_until(&mut [PollFd::new(input.as_fd(), PollFlags::POLLIN)], PollTimeout::ZERO);
             if (self.batch.is_full() || self.stage.is_idle() && !ready()?) && self.pass().is_err() {
@@ -149,15 +184,22 @@ impl Inward<'_, '_, '_> {
     fn wait(&mut self, input: &impl AsFd, out_end: &PipeReader, out_ended: &mut bool) -> Result<Wait> {
         loop {
             let options = &self.shared.options;
-            let sent_all = options.once && *out_ended && self.incoming.greeted() && self.stage.is_idle() && self.batch.is_empty();
+            let native = self.outcome.wire == Some(Wire::Native);
+            let stored_all = self.stage.is_idle() && self.batch.is_empty();
+            let sent_all = !native && options.once && *out_ended && self.incoming.greeted() && stored_all;
             // A side that sends nothing loses nothing when it leaves first.
-            if sent_all && self.keeper.has_all() && !self.sends {
+            if sent_all && self.keeper.has_all() && !self.sends || native && *out_ended && self.shared.link().is_over() {
                 return Ok(Wait::Over(End::Satisfied));
             }
             let out = if *out_ended { None } else { Some(out_end.as_fd()) };
             let sources = [Some(input.as_fd()), self.stage.ready(), options.stop, out];
             let mut fds: Vec<PollFd<'_>> = sources.into_iter().flatten().map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
-            let grace = if sent_all { PollTimeout::from(GRACE_MILLIS) } else { PollTimeout::NONE };
+            let silence = Duration::from_millis(u64::from(options.silence_millis));
+            let grace = match (native, sent_all) {
+                (true, _) => PollTimeout::try_from(silence.saturating_sub(self.last_read.elapsed())).unwrap_or(PollTimeout::MAX),
+                (false, true) => PollTimeout::from(GRACE_MILLIS),
+                (false, false) => PollTimeout::NONE,
+            };
             if !poll_until(&mut fds, grace)? {
                 return Ok(Wait::Over(End::Silent));
             }
@@ -188,7 +230,44 @@ impl Inward<'_, '_, '_> {
         Ok(())
     }
 
-    fn take_frames(&mut self) -> Result<()> {
+    /// Takes what has come.
+    fn take(&mut self) -> Result<()> {
+        if self.outcome.wire.is_none() {
+            self.outcome.wire = self.incoming.wire(self.shared.options.wire != Some(Wire::Original))?;
+            match (self.outcome.wire, self.shared.options.wire) {
+                (None, _) => return Ok(()),
+                (Some(Wire::Original), Some(Wire::Native)) => {
+                    return Err(Error::Refused(
+                        "the other side does not speak the native wire: use --wire auto, or a newer scuttleup there".into(),
+                    ));
+                }
+                // Its end is on its way already.
+                (Some(Wire::Original), Some(Wire::Original)) => {}
+                (Some(Wire::Original), _) => self.tell(Greet::Original(self.shared.prepare_original()?)),
+                (Some(Wire::Native), _) => self.tell(Greet::Native),
+            }
+        }
+        match self.outcome.wire {
+            Some(Wire::Native) => self.take_native(),
+            _ => self.take_original(),
+        }
+    }
+
+    fn tell(&self, greet: Greet) {
+        // The outward thread may have ended already.
+        self.greet.send(greet).ok();
+    }
+
+    /// The other side has said who it is.
+    fn check_id(&self) -> Result<()> {
+        let id = self.shared.log.own_id_now()?;
+        if self.outcome.peer.as_ref() == Some(&id) {
+            (self.shared.notify)(Notice::SameId(id));
+        }
+        Ok(())
+    }
+
+    fn take_original(&mut self) -> Result<()> {
         // The outward thread sees an entry only after the commit, and so after this: nothing is echoed.
         let mut remote = self.shared.remote();
         if !self.incoming.greeted() {
@@ -213,12 +292,10 @@ impl Inward<'_, '_, '_> {
         let receives = mode.sends_to(self.shared.options.mode);
         self.expects_end = receives;
         self.sends = self.shared.options.mode.sends_to(mode);
-        let ours = &self.shared.ours;
-        self.keeper.expect(heads.iter().filter(|&(feed, seq)| receives && seq > ours.get(feed)));
+        let nothing = Announced::default();
+        let ours = &self.shared.announced.get().unwrap_or(&nothing).heads;
+        self.keeper.expect(heads.iter().filter(|&(feed, seq)| receives && seq > ours.get(feed)).collect());
         *remote = Remote::new(heads);
-        if let Some(greet) = self.greet.take() {
-            // It may have ended already.
-            greet.send(mode).ok();
-        }
+        self.tell(Greet::Handshake(mode));
     }
 }

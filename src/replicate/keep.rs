@@ -5,10 +5,12 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard};
 
-use super::{Notice, Outcome, Shared};
-use crate::entry::{Entry, Kind, PeerId, Seq, Tomb};
+use super::shared::Shared;
+use super::{Notice, Outcome};
+use crate::entry::{Chain, Entry, Kind, PeerId, Seq, Tomb};
 use crate::error::{Error, Result};
 use crate::heads::{FeedKey, FeedMap};
+use crate::proto::Run;
 use crate::store::{Put, Writer};
 
 /// A batch is full at one of these.
@@ -23,29 +25,62 @@ const STOPPED_MAX: usize = 10_000;
 #[derive(Default)]
 pub struct Batch {
     bytes: Vec<u8>,
-    /// Of each run of changes of one feed.
+    /// Of each stretch of changes of one feed.
     peers: Vec<PeerId>,
     changes: Vec<Staged>,
+    /// On the native wire: all changes belong to one.
+    runs: Vec<StagedRun>,
 }
 
 struct Staged {
     peer: usize,
     seq: Seq,
     bytes: Range<usize>,
-    kind: Kind,
+    /// `None`: deleted.
+    kind: Option<Kind>,
     tomb: Tomb,
+}
+
+/// Changes of one feed that follow each other.
+struct StagedRun {
+    handle: u32,
+    changes: Range<usize>,
+    /// After the last one.
+    chain: Chain,
 }
 
 impl Batch {
     pub fn add(&mut self, peer: &PeerId, seq: Seq, bytes: &[u8]) {
+        self.add_entry(peer, seq, Entry::new(bytes));
+    }
+
+    pub fn add_run(&mut self, peer: &PeerId, run: &Run<'_>) {
+        let at = self.changes.len();
+        for (seq, entry) in (u64::from(run.first.get())..).map_while(Seq::new).zip(run.entries()) {
+            self.add_entry(peer, seq, entry);
+        }
+        self.runs.push(StagedRun { handle: run.handle, changes: at..self.changes.len(), chain: run.chain });
+    }
+
+    fn add_entry(&mut self, peer: &PeerId, seq: Seq, entry: Entry<'_>) {
         if self.peers.last() != Some(peer) {
             self.peers.push(peer.clone());
         }
-        let kind = Kind::of(bytes);
+        let (bytes, kind) = match entry {
+            Entry::Bytes(bytes, kind) => (bytes, Some(kind)),
+            Entry::Deleted(_) => (&[][..], None),
+        };
         let at = self.bytes.len();
         self.bytes.extend_from_slice(bytes);
         let range = at..self.bytes.len();
-        self.changes.push(Staged { peer: self.peers.len() - 1, seq, bytes: range, kind, tomb: Entry::Bytes(bytes, kind).tomb() });
+        self.changes.push(Staged { peer: self.peers.len() - 1, seq, bytes: range, kind, tomb: entry.tomb() });
+    }
+
+    fn entry(&self, staged: &Staged) -> Entry<'_> {
+        match staged.kind {
+            Some(kind) => Entry::Bytes(&self.bytes[staged.bytes.clone()], kind),
+            None => Entry::Deleted(staged.tomb),
+        }
     }
 
     pub fn is_empty(&self) -> bool {
@@ -62,6 +97,7 @@ impl Batch {
         self.bytes.shrink_to(2 * BATCH_BYTES_MAX);
         self.peers.clear();
         self.changes.clear();
+        self.runs.clear();
     }
 }
 
@@ -95,9 +131,9 @@ impl<'a> Keeper<'a> {
     }
 
     /// The other side has announced this much that we lack.
-    pub fn expect(&self, heads: impl Iterator<Item = (FeedKey, u32)>) {
+    pub fn expect(&self, heads: Vec<(FeedKey, u32)>) {
         let mut account = self.lock();
-        account.awaited = heads.collect();
+        account.awaited = FeedMap::from(heads);
         account.awaited_feeds = account.awaited.iter().count();
         self.has_all.store(account.awaited_feeds == 0, Ordering::SeqCst);
     }
@@ -107,14 +143,77 @@ impl<'a> Keeper<'a> {
         self.has_all.load(Ordering::SeqCst)
     }
 
+    /// Nothing of this feed is awaited any longer: it has a fork.
+    pub fn stop(&self, feed: FeedKey) {
+        let mut account = self.lock();
+        account.arrived(feed);
+        if account.stopped.insert(feed) {
+            account.forks += 1;
+        }
+        self.has_all.store(account.awaited_feeds == 0, Ordering::SeqCst);
+    }
+
     /// Stores a batch, durably, and empties it.
     pub fn store(&self, batch: &mut Batch) -> Result<()> {
+        if batch.runs.is_empty() { self.store_changes(batch) } else { self.store_runs(batch) }
+    }
+
+    /// On the native wire.
+    fn store_runs(&self, batch: &mut Batch) -> Result<()> {
+        let mut account = self.lock();
+        let mut writer = self.shared.log.writer()?;
+        let (mut places, mut forks, mut damaged) = (Vec::new(), Vec::new(), Ok(()));
+        for run in &batch.runs {
+            let changes = &batch.changes[run.changes.clone()];
+            let (Some(first), Some(last)) = (changes.first(), changes.last()) else { continue };
+            let peer = &batch.peers[first.peer];
+            let feed = FeedKey::of(peer.as_str());
+            if account.stopped.contains(&feed) {
+                continue;
+            }
+            match put_run(&mut writer, batch, run, peer) {
+                Ok(None) => {
+                    places.push((run.handle, last.seq.get()));
+                    if account.awaited.get(feed) <= last.seq.get() {
+                        account.arrived(feed);
+                    }
+                }
+                Ok(Some(seq)) => {
+                    account.stopped.insert(feed);
+                    account.forks += 1;
+                    account.arrived(feed);
+                    forks.push((peer.clone(), seq));
+                }
+                Err(err @ Error::Wire(_)) => {
+                    damaged = Err(err);
+                    break;
+                }
+                Err(err) => return Err(err),
+            }
+        }
+        let new = writer.commit()?.new;
+        account.received += new;
+        self.has_all.store(account.awaited_feeds == 0, Ordering::SeqCst);
+        drop(account);
+        // Only now are they on disk, and may be acknowledged.
+        self.shared.link().stored(batch.runs.len() as u64, new, places);
+        batch.clear();
+        for (peer, seq) in forks {
+            self.shared.link().forked(peer.as_str(), seq, &mut self.shared.chain_of())?;
+            self.shared.fork(&peer, seq)?;
+        }
+        self.shared.wake();
+        damaged
+    }
+
+    /// On the original's wire.
+    fn store_changes(&self, batch: &mut Batch) -> Result<()> {
         let mut account = self.lock();
         let mut writer = self.shared.log.writer()?;
         let (mut notices, mut stopped_enough) = (Vec::new(), Ok(()));
         // The feed in work; changes of one feed mostly follow each other.
         let mut current = (usize::MAX, FeedKey::of(""), 0, false);
-        for Staged { peer: index, seq, bytes, kind, tomb } in &batch.changes {
+        for staged @ Staged { peer: index, seq, tomb, .. } in &batch.changes {
             let peer = &batch.peers[*index];
             if current.0 != *index {
                 let feed = FeedKey::of(peer.as_str());
@@ -124,7 +223,7 @@ impl<'a> Keeper<'a> {
             if *is_stopped {
                 continue;
             }
-            let entry = Entry::Bytes(&batch.bytes[bytes.clone()], *kind);
+            let entry = batch.entry(staged);
             let mut put = writer.put(peer, *seq, entry, *tomb)?;
             if let Put::Gap(head) = put
                 && self.shared.options.accept_gaps
@@ -139,8 +238,7 @@ impl<'a> Keeper<'a> {
                 Put::Gap(head) => Some(Notice::Gap(peer.clone(), head, *seq)),
             };
             if *awaited > 0 && (notice.is_some() || seq.get() >= *awaited) {
-                account.awaited.set(*feed, 0);
-                account.awaited_feeds -= 1;
+                account.arrived(*feed);
                 *awaited = 0;
             }
             if let Some(notice) = notice {
@@ -157,7 +255,12 @@ impl<'a> Keeper<'a> {
         batch.clear();
         drop(account);
         // Told only now: whoever is told may take his time, and must not hold up other writers.
-        notices.into_iter().for_each(self.shared.notify);
+        for notice in notices {
+            match notice {
+                Notice::Fork(peer, seq) => self.shared.fork(&peer, seq)?,
+                notice => (self.shared.notify)(notice),
+            }
+        }
         stopped_enough
     }
 
@@ -174,6 +277,39 @@ impl<'a> Keeper<'a> {
     }
 }
 
+/// Stores a run, or gives the first entry that differs from the one here.
+///
+/// The chain after it is computed anew: this is the check that what was read there is what is stored here.
+fn put_run(writer: &mut Writer<'_>, batch: &Batch, run: &StagedRun, peer: &PeerId) -> Result<Option<Seq>> {
+    let changes = &batch.changes[run.changes.clone()];
+    let (head, mut chain) = writer.feed_state(peer)?;
+    let known = changes.partition_point(|change| change.seq.get() <= head);
+    for change in &changes[..known] {
+        if writer.put(peer, change.seq, batch.entry(change), change.tomb)? == Put::Fork {
+            return Ok(Some(change.seq));
+        }
+    }
+    let new = &changes[known..];
+    if let Some(first) = new.first()
+        && first.seq.get() != head + 1
+    {
+        return Err(Error::Wire(format!("entry {} of {peer} came after {head}: run it again", first.seq)));
+    }
+    for change in new {
+        chain = chain.next(change.tomb);
+    }
+    if !new.is_empty() && chain != run.chain {
+        let seq = changes[0].seq;
+        return Err(Error::Wire(format!(
+            "the entries of {peer} from {seq} on are not what was sent: they were damaged on the way; run it again"
+        )));
+    }
+    for change in new {
+        writer.put(peer, change.seq, batch.entry(change), change.tomb)?;
+    }
+    Ok(None)
+}
+
 /// Stores what lies between `head` and `seq` as deleted.
 fn bridge(writer: &mut Writer<'_>, peer: &PeerId, head: u32, seq: Seq) -> Result<()> {
     for hole in (head + 1..seq.get()).filter_map(|hole| Seq::new(u64::from(hole))) {
@@ -183,6 +319,14 @@ fn bridge(writer: &mut Writer<'_>, peer: &PeerId, head: u32, seq: Seq) -> Result
 }
 
 impl Account {
+    /// All that was awaited of this feed is here, or will not come.
+    fn arrived(&mut self, feed: FeedKey) {
+        if self.awaited.get(feed) > 0 {
+            self.awaited.set(feed, 0);
+            self.awaited_feeds -= 1;
+        }
+    }
+
     fn stop(&mut self, feed: FeedKey, notice: &Notice) -> Result<()> {
         match notice {
             Notice::Fork(..) => self.forks += 1,

@@ -1,0 +1,130 @@
+//! What a replication has to say, while it runs and at its end.
+
+use scuttleup::{Notice, Outcome, Wire, ndjson};
+
+use super::exit::Exit;
+use super::message::{self, Messages};
+
+pub fn tell(notice: Notice) {
+    let text = match notice {
+        Notice::Fork(peer, seq) => {
+            format!(
+                "fork: entry {seq} of {peer} has other bytes here than there; that feed is stopped, both versions stay where they are"
+            )
+        }
+        Notice::NewId(peer) => format!("that was the own feed of this log: what is appended from now on goes to the new id {peer}"),
+        Notice::Gap(peer, head, seq) => format!(
+            "gap: the other side sent entry {seq} of {peer} after {head}, what is between was deleted there; that feed is stopped: \
+             --accept-gaps stores such entries as deleted"
+        ),
+        Notice::TooLong(peer, seq, max) => format!(
+            "entry {seq} of {peer} is longer than the other side takes ({max} bytes); that feed is stopped: \
+             raise --entry-bytes-max over there"
+        ),
+        Notice::Behind(peer, seq) => {
+            format!("this log was behind in its own feed: it takes the entries of {peer} up to {seq} back")
+        }
+        Notice::SameId(peer) => format!(
+            "the other side has the same id, {peer}: it is this log itself or a copy of it; do not append to both, or they fork: \
+             give one of them a new log, and bring its entries over with read and append"
+        ),
+        Notice::DeletedLeftOut(peer, seq) => {
+            format!("entry {seq} of {peer} was deleted here, so that this wire cannot carry it: the other side gets a gap there")
+        }
+        Notice::IdLeftOut(peer) => {
+            format!("the original cannot hold the id {peer}: such feeds are not sent on this wire")
+        }
+    };
+    message::error(&text);
+}
+
+/// How the command ends after this.
+pub fn exit_of(outcome: &Outcome) -> Exit {
+    match outcome {
+        Outcome { forks: 1.., .. } => Exit::Fork,
+        outcome if outcome.complete() => Exit::Done,
+        _ => Exit::Incomplete,
+    }
+}
+
+/// How it is said.
+#[derive(Clone, Copy)]
+pub struct Report {
+    /// As one JSON object.
+    pub json: bool,
+    pub messages: Messages,
+}
+
+impl Report {
+    /// Says how it went.
+    pub fn conclude(self, outcome: &Outcome, failed: Option<&str>, exit: Exit) {
+        if self.json {
+            return message::raw(&json(outcome, exit));
+        }
+        let why = why(outcome, failed);
+        let Some(peer) = &outcome.peer else {
+            return message::error(&format!("the other side ended before it said anything{why}: run it again"));
+        };
+        let Outcome { received, unsent, missing, forks, gaps, .. } = outcome;
+        let stopped = match forks + gaps {
+            1 => "1 feed is stopped".to_owned(),
+            feeds => format!("{feeds} feeds are stopped"),
+        };
+        let sent = sent(outcome);
+        let moved = format!("synced with {peer}: sent {sent}, received {received}");
+        match failed {
+            Some(failed) if !outcome.cut && unsent + missing == 0 => {
+                message::error(&format!("{moved}, but {failed}: see its message"));
+            }
+            _ if outcome.cut || *missing > 0 || *unsent > 0 && *gaps == 0 => {
+                let (to_send, announced) = (outcome.sent + unsent, received + missing);
+                let early = if outcome.silent { "the other side has fallen silent" } else { "the other side ended early" };
+                let durable = outcome.durable.map_or(String::new(), |durable| format!(" ({durable} durable there)"));
+                message::error(&format!(
+                    "{early}: {} of {to_send} sent to {peer}{durable}, {received} of {announced} received{why}; run it again",
+                    outcome.sent
+                ));
+            }
+            _ if forks + gaps > 0 => message::error(&format!("{moved}, but {stopped}")),
+            _ => self.messages.note(&moved),
+        }
+    }
+}
+
+fn sent(outcome: &Outcome) -> String {
+    let sent = outcome.sent;
+    outcome.durable.map_or(sent.to_string(), |durable| format!("{sent} ({durable} durable there)"))
+}
+
+fn why(outcome: &Outcome, failed: Option<&str>) -> String {
+    let said = outcome.their_error.as_ref().map(|said| format!("it said: {said}"));
+    let words: Vec<&str> = said.as_deref().into_iter().chain(failed).collect();
+    if words.is_empty() { String::new() } else { format!(" ({})", words.join("; ")) }
+}
+
+/// All that is known of how it went, as one line.
+fn json(outcome: &Outcome, exit: Exit) -> Vec<u8> {
+    let mut line = b"{\"peer\":".to_vec();
+    match &outcome.peer {
+        Some(peer) => ndjson::put_string(&mut line, peer.as_str()),
+        None => line.extend_from_slice(b"null"),
+    }
+    let wire = match outcome.wire {
+        Some(Wire::Native) => "\"native\"",
+        Some(Wire::Original) => "\"original\"",
+        None => "null",
+    };
+    let durable = outcome.durable.map_or("null".to_owned(), |durable| durable.to_string());
+    let Outcome { sent, unsent, received, missing, forks, gaps, bytes_sent, bytes_received, millis, .. } = outcome;
+    let rest = format!(
+        ",\"wire\":{wire},\"complete\":{},\"exit\":{},\"sent\":{sent},\"durable\":{durable},\"unsent\":{unsent},\
+         \"received\":{received},\"missing\":{missing},\"forks\":{forks},\"gaps\":{gaps},\
+         \"bytes_sent\":{bytes_sent},\"bytes_received\":{bytes_received},\"seconds\":{}.{:03}}}\n",
+        exit == Exit::Done,
+        exit.code(),
+        millis / 1000,
+        millis % 1000
+    );
+    line.extend_from_slice(rest.as_bytes());
+    line
+}

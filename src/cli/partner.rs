@@ -1,0 +1,85 @@
+//! Who is at the other end of a replication: whoever holds stdin and stdout, or COMMAND.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::io;
+use std::os::fd::AsFd;
+use std::process::{Child, ExitStatus, Stdio};
+
+use anyhow::Result;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use scuttleup::{Error, Log, Options, Outcome, replicate};
+
+use super::outcome::tell;
+use super::signals::Stop;
+
+/// How long a COMMAND that has closed its output without a word may take to end.
+const SILENT_MILLIS: u16 = 5000;
+
+/// Over stdin and stdout.
+pub fn with_stdio(log: &Log, options: Options<'_>) -> Result<Outcome> {
+    let own = |err| Error::io("stdin and stdout cannot be taken over", err);
+    let input = File::from(io::stdin().as_fd().try_clone_to_owned().map_err(own)?);
+    let output = File::from(io::stdout().as_fd().try_clone_to_owned().map_err(own)?);
+    // So that dropping `output` closes the pipe.
+    let null = File::options().write(true).open("/dev/null").map_err(own)?;
+    nix::unistd::dup2_stdout(&null).map_err(|err| own(err.into()))?;
+    Ok(replicate(log, input, output, options, &tell)?)
+}
+
+/// With COMMAND. The outcome, and how COMMAND ended if it failed.
+pub fn with_command(log: &Log, words: &[OsString], options: Options<'_>, stop: &Stop) -> Result<(Outcome, Option<String>)> {
+    let name = words[0].to_string_lossy().into_owned();
+    let child = std::process::Command::new(&words[0]).args(&words[1..]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
+    let mut child = child.map_err(|err| Error::io(format!("{name} cannot be run"), err))?;
+    let (Some(output), Some(input)) = (child.stdin.take(), child.stdout.take()) else { unreachable!("both are pipes") };
+    let outcome = replicate(log, input, output, options, &tell);
+    // It has nothing more to say to us: we stop, we fail, or we left it while it was live.
+    let dismissed = outcome.as_ref().map_or(true, |outcome| outcome.stopped || outcome.left_first);
+    // It has closed its output without a word; it may be about to end with a message of its own.
+    let silent = outcome.as_ref().is_ok_and(|outcome| outcome.peer.is_none());
+    let patience = match (dismissed, silent) {
+        (true, _) => PollTimeout::ZERO,
+        (false, true) => PollTimeout::from(SILENT_MILLIS),
+        (false, false) => PollTimeout::NONE,
+    };
+    let status = wait_for(child, patience, stop)?;
+    let mut outcome = outcome.map_err(|err| match err {
+        Error::Wire(why) if !status.success() && !dismissed => Error::Wire(format!("{why} ({name} ended with {status})")),
+        err => err,
+    })?;
+    let failed = (!dismissed && !status.success()).then(|| format!("{name} ended with {status}"));
+    outcome.cut |= failed.is_some();
+    Ok((outcome, failed))
+}
+
+/// How long a COMMAND that was asked to end may take; one that is stopped (SIGSTOP) would never do it.
+const ASKED_MILLIS: u16 = 5000;
+
+/// Waits until `child` has ended; asks it to end when `patience` is over, or when `stop` comes, and then makes it.
+fn wait_for(mut child: Child, patience: PollTimeout, stop: &Stop) -> Result<ExitStatus> {
+    let pid = Pid::from_raw(i32::try_from(child.id())?);
+    let (ended, ends) = io::pipe()?;
+    std::thread::scope(|threads| {
+        let waiting = threads.spawn(move || {
+            let status = child.wait();
+            drop(ends);
+            status
+        });
+        let mut fds = [PollFd::new(ended.as_fd(), PollFlags::POLLIN), PollFd::new(stop.as_fd(), PollFlags::POLLIN)];
+        while poll(&mut fds, patience).is_err() {}
+        if fds[0].any() != Some(true) {
+            kill(pid, Signal::SIGTERM).ok();
+            let mut fds = [PollFd::new(ended.as_fd(), PollFlags::POLLIN)];
+            while poll(&mut fds, PollTimeout::from(ASKED_MILLIS)).is_err() {}
+            if fds[0].any() != Some(true) {
+                kill(pid, Signal::SIGKILL).ok();
+            }
+        }
+        let status = waiting.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        Ok(status?)
+    })
+}
+

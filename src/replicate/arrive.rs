@@ -1,0 +1,79 @@
+//! The frames of the native wire, as they come.
+
+use super::Notice;
+use super::inward::Inward;
+use super::keep::Keeper;
+use super::shared::Shared;
+use crate::entry::{Chain, PeerId, Seq};
+use crate::error::Result;
+use crate::heads::FeedKey;
+use crate::proto::{Head, Received};
+
+impl Inward<'_, '_, '_> {
+    pub fn take_native(&mut self) -> Result<()> {
+        let Self { shared, incoming, keeper, batch, awaited, outcome, .. } = self;
+        let mut chain_of = shared.chain_of();
+        let (mut found, mut wakes) = (Vec::new(), false);
+        while let Some(frame) = incoming.frame()? {
+            let received = shared.link().receive(frame, &mut chain_of)?;
+            match received {
+                // The outward thread sees an entry only after the commit, and so after the link has: nothing is echoed.
+                Received::Run(peer, run) => {
+                    batch.add_run(&peer, &run);
+                    continue;
+                }
+                Received::Nothing => {}
+                Received::Hello => {
+                    let link = shared.link();
+                    outcome.peer = link.theirs().map(|theirs| theirs.id.clone());
+                    if !link.has_heads() {
+                        keeper.expect(Vec::new());
+                    }
+                }
+                Received::Heads(rows, last) => {
+                    found.extend(compare(shared, &rows, last, awaited)?);
+                    if last {
+                        keeper.expect(std::mem::take(awaited));
+                    }
+                }
+                Received::Fork(peer, seq) => found.push((peer, seq)),
+                Received::Error(text) => outcome.their_error = Some(text),
+            }
+            wakes = true;
+        }
+        if wakes {
+            shared.wake();
+        }
+        found.into_iter().try_for_each(|(peer, seq)| end_feed(shared, keeper, &peer, seq))
+    }
+}
+
+/// A fork was found: the feed is awaited no longer.
+fn end_feed(shared: &Shared<'_>, keeper: &Keeper<'_>, peer: &PeerId, seq: Seq) -> Result<()> {
+    keeper.stop(FeedKey::of(peer.as_str()));
+    shared.fork(peer, seq)
+}
+
+/// Compares heads with the log; what the other side holds and we do not is awaited.
+fn compare(
+    shared: &Shared<'_>,
+    rows: &[Head<'_>],
+    last: bool,
+    awaited: &mut Vec<(FeedKey, u32)>,
+) -> Result<Vec<(PeerId, Seq)>> {
+    let theirs: Vec<(&str, u32, Chain)> = rows.iter().map(|row| (row.peer, row.seq, row.chain)).collect();
+    let ours = shared.log.reader().compare(&theirs)?;
+    let differs: Vec<bool> = ours.iter().map(|ours| ours.differs).collect();
+    let mut link = shared.link();
+    let receives = link.receives();
+    let found = link.compared(rows, &differs, last, &mut shared.chain_of())?;
+    drop(link);
+    let own = shared.log.own_id_now()?;
+    for (row, _) in rows.iter().zip(&ours).filter(|(row, ours)| receives && row.seq > ours.head) {
+        awaited.push((FeedKey::of(row.peer), row.seq));
+        if row.peer == own.as_str() {
+            (shared.notify)(Notice::Behind(own.clone(), row.seq));
+        }
+    }
+    Ok(found)
+}

@@ -1,0 +1,221 @@
+//! The sending thread on the native wire.
+
+use std::io::Write;
+use std::ops::ControlFlow;
+use std::os::fd::AsFd;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use nix::poll::{PollFd, PollFlags, PollTimeout};
+
+use super::Notice;
+use super::outward::Sent;
+use super::pipe::{Pipe, Went};
+use super::shared::Shared;
+use crate::entry::{Chain, Offset, PeerId};
+use crate::error::{Error, Result};
+use crate::follow::{Follower, poll_until};
+use crate::heads::FeedKey;
+use crate::proto::Head;
+use crate::store::Bounds;
+
+/// Heads in one frame.
+const HEADS_MAX: usize = 256;
+/// An empty frame: "I am still here".
+const HEARTBEAT: &[u8] = b"\0";
+
+/// Runs the session until both sides have said FIN, or it is abandoned.
+pub fn run<W: Write + AsFd>(shared: &Shared<'_>, pipe: &mut Pipe<'_, W>) -> Result<Sent> {
+    let mut native = Native { shared, follower: None, until: Offset::ZERO, heads_after: None, frames: Vec::new(), too_long: 0 };
+    let went = native.run(pipe);
+    let mut last_words = Vec::new();
+    {
+        let mut link = shared.link();
+        if let Err(err) = &went {
+            link.fail(&err.to_string());
+        }
+        link.control(&mut last_words);
+    }
+    // Why we leave, if there is room for it.
+    if !matches!(went, Ok(Went::Closed)) {
+        pipe.write_some(&last_words);
+    }
+    let went = went?;
+    let (sent, durable) = shared.link().counts();
+    let mut result = Sent { sent, durable: Some(durable), closed: went == Went::Closed, too_long: native.too_long, ..Sent::default() };
+    if went != Went::On || native.too_long > 0 {
+        result.unsent = unsent(shared)?;
+    }
+    Ok(result)
+}
+
+/// Entries that we hold and that the other side is not known to hold.
+fn unsent(shared: &Shared<'_>) -> Result<u64> {
+    let link = shared.link();
+    let mut unsent = 0;
+    if link.may_offer() && link.has_heads() && link.sends() {
+        shared.log.each_head(|peer, head| {
+            let feed = FeedKey::of(peer);
+            if !link.has_fork(feed) {
+                unsent += u64::from(head.saturating_sub(link.known(feed)));
+            }
+        })?;
+    }
+    Ok(unsent)
+}
+
+struct Native<'a> {
+    shared: &'a Shared<'a>,
+    /// Once the other side's heads are known.
+    follower: Option<Follower<'a>>,
+    /// The last offset of what we held at the start.
+    until: Offset,
+    /// Of our heads: what was sent so far.
+    heads_after: Option<PeerId>,
+    frames: Vec<u8>,
+    too_long: u64,
+}
+
+impl<'a> Native<'a> {
+    fn run<W: Write + AsFd>(&mut self, pipe: &mut Pipe<'_, W>) -> Result<Went> {
+        loop {
+            if self.shared.abandoned.load(Ordering::SeqCst) {
+                return Ok(Went::Abandoned);
+            }
+            // Before the look: what wakes us later is looked at again.
+            self.shared.hush();
+            let more = self.fill()?;
+            if !self.frames.is_empty() {
+                let went = pipe.write(&self.frames)?;
+                if went != Went::On {
+                    return Ok(went);
+                }
+            }
+            if self.shared.link().is_over() {
+                return Ok(Went::On);
+            }
+            if !more && let Some(went) = self.wait(pipe)? {
+                return Ok(went);
+            }
+        }
+    }
+
+    /// Makes the next frames; false when there is nothing more to do for now.
+    fn fill(&mut self) -> Result<bool> {
+        self.frames.clear();
+        let mut link = self.shared.link();
+        link.control(&mut self.frames);
+        if link.wants_heads() {
+            drop(link);
+            return self.heads().map(|()| true);
+        }
+        if !link.may_offer() {
+            return Ok(false);
+        }
+        let (sends, is_live, is_caught_up) = (link.sends(), link.is_live(), link.is_caught_up());
+        if !is_live && is_caught_up {
+            return Ok(false);
+        }
+        drop(link);
+        if sends && self.scan(is_live)? {
+            return Ok(true);
+        }
+        let mut link = self.shared.link();
+        let was_caught_up = link.is_caught_up();
+        link.caught_up();
+        Ok(!was_caught_up)
+    }
+
+    /// Some of our heads. Later ones may be newer than earlier ones, which only means that we hold more than we say.
+    fn heads(&mut self) -> Result<()> {
+        let mut heads: Vec<(PeerId, u32, Chain)> = Vec::with_capacity(HEADS_MAX);
+        let after = self.heads_after.as_ref().map(PeerId::as_str);
+        let (count, last_offset) = self.shared.log.feeds_after(after, HEADS_MAX, |peer, seq, chain| {
+            heads.extend(PeerId::new(peer).ok().map(|peer| (peer, seq, chain)));
+        })?;
+        let rows = heads.iter().map(|(peer, seq, chain)| Head { peer: peer.as_str(), seq: *seq, chain: *chain });
+        self.shared.link().put_heads(&mut self.frames, rows, count < HEADS_MAX);
+        self.until = last_offset;
+        self.heads_after = heads.pop().map(|(peer, ..)| peer);
+        Ok(())
+    }
+
+    /// Makes runs of the next batch; false when there is no more to look at.
+    fn scan(&mut self, is_live: bool) -> Result<bool> {
+        if self.follower.is_none() {
+            self.follower = Some(self.shared.log.follow(self.start()?)?);
+        }
+        let Self { shared, follower: Some(follower), until, frames, .. } = self else { return Ok(false) };
+        let until = if is_live { Offset(u64::MAX) } else { *until };
+        if follower.position() >= until {
+            return Ok(false);
+        }
+        let chains = shared.log.reader();
+        let mut link = shared.link();
+        let scanned = follower.scan(Bounds::default(), |change| {
+            if change.offset > until {
+                return Ok(ControlFlow::Break(()));
+            }
+            link.offer(frames, &change, || {
+                let chain = chains.chain_at(change.peer.as_str(), change.seq.get() - 1)?;
+                chain.ok_or_else(|| Error::Corrupt(format!("entry {} of {} has none before it", change.seq, change.peer)))
+            })?;
+            Ok(ControlFlow::Continue(()))
+        })?;
+        link.close_run(frames);
+        let (too_long, max) = (link.too_long(), link.theirs().map_or(0, |theirs| theirs.entry_bytes_max));
+        drop(link);
+        self.too_long += too_long.len() as u64;
+        for (peer, seq) in too_long {
+            (self.shared.notify)(Notice::TooLong(peer, seq, max));
+        }
+        Ok(scanned)
+    }
+
+    /// Where to begin: after what the other side is known to hold.
+    fn start(&mut self) -> Result<Offset> {
+        let link = self.shared.link();
+        if !link.has_heads() {
+            self.until = self.shared.hello_offset;
+            return Ok(self.shared.hello_offset);
+        }
+        // Feeds that are stopped would only make it begin too early.
+        self.shared.log.reader().start_above(|peer| {
+            let feed = FeedKey::of(peer);
+            if link.is_stopped(feed) { u32::MAX } else { link.known(feed) }
+        })
+    }
+
+    /// Waits for something to do; sends a heartbeat when nothing else was sent for a while.
+    fn wait<W: Write + AsFd>(&mut self, pipe: &mut Pipe<'_, W>) -> Result<Option<Went>> {
+        let heartbeat = Duration::from_millis(u64::from(self.shared.options.heartbeat_millis));
+        loop {
+            let left = heartbeat.saturating_sub(pipe.last_write.elapsed());
+            let mut others = vec![
+                pipe.closed_fd(),
+                PollFd::new(pipe.in_end.as_fd(), PollFlags::POLLIN),
+                PollFd::new(self.shared.wake.as_fd(), PollFlags::POLLIN),
+            ];
+            others.extend(self.shared.options.stop.map(|stop| PollFd::new(stop, PollFlags::POLLIN)));
+            let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
+            let is_live = self.shared.link().is_live();
+            let has_event = match &mut self.follower {
+                // The bell rings for what we receive, too; only a live session has anything to do then.
+                Some(follower) if is_live => follower.wait_until(&others, timeout)?,
+                _ => poll_until(&mut others, timeout)?.then(|| others.iter().map(|fd| fd.any() == Some(true)).collect()),
+            };
+            let Some(has_event) = has_event else {
+                let went = pipe.write(HEARTBEAT)?;
+                if went != Went::On {
+                    return Ok(Some(went));
+                }
+                continue;
+            };
+            return Ok(match has_event[..] {
+                [true, ..] => Some(Went::Closed),
+                [_, true, ..] | [_, _, _, true] => Some(Went::Abandoned),
+                _ => None,
+            });
+        }
+    }
+}
