@@ -2,6 +2,8 @@
 
 use std::os::unix::fs::PermissionsExt;
 
+use scuttleup::{Entry, Log, PeerId, Seq};
+
 use crate::harness::{Place, Run, append, heads, root};
 
 #[test]
@@ -56,6 +58,52 @@ fn heads_are_sorted_and_mark_the_own_feed() {
     let expected = "{\"peer\":\"a\",\"seq\":1}\n{\"peer\":\"m\",\"seq\":2,\"own\":true}\n\
                     {\"peer\":\"z\",\"seq\":1}\n{\"peer\":\"é\",\"seq\":1}\n";
     Run::new(&log).args(["heads"]).stdout(expected).stderr("").success();
+}
+
+#[test]
+fn a_log_that_takes_a_new_id_begins_a_new_feed_and_keeps_the_old_one() {
+    let place = Place::new();
+    let path = place.log("old");
+    // An appender that has the log open all the while.
+    let mut appending = Run::new(&path).args(["append", "--ack"]).spawn();
+    appending.send("1\n");
+    assert_eq!(appending.line(), "{\"peer\":\"old\",\"seq\":1}\n");
+    let log = Log::open(&path).expect("a log");
+    let before = log.state().expect("a state");
+
+    // What is not committed has not happened.
+    log.writer().and_then(|mut writer| writer.renew_id()).expect("a new id");
+    assert_eq!(log.own_id_now().expect("an id").as_str(), "old");
+    let mut writer = log.writer().expect("a writer");
+    let (dropped, id) = (writer.renew_id().expect("a new id"), writer.renew_id().expect("another"));
+    assert!(dropped != id && writer.own_id().expect("an id") == id && id.as_str().len() == 32, "{id}");
+    writer.mark_fork(log.id(), Seq::new(1).expect("no 0")).expect("a mark");
+    assert_eq!(writer.commit().expect("a commit").new, 0);
+    assert_eq!((log.state().expect("a state"), log.id().as_str()), (before, "old"));
+    assert_eq!((log.own_id_now().expect("an id"), log.info().expect("info").id), (id.clone(), id.clone()));
+    // An empty feed is none.
+    Run::new(&path).args(["id"]).stdout(format!("{id}\n")).success();
+    Run::new(&path).args(["heads"]).stdout("{\"peer\":\"old\",\"seq\":1,\"fork\":true}\n").stderr("").success();
+
+    appending.send("2\n");
+    assert_eq!(appending.line(), format!("{{\"peer\":\"{id}\",\"seq\":1}}\n"));
+    assert_eq!(log.append(b"3").expect("an append").get(), 2);
+    assert_eq!(appending.finish().status.code(), Some(0));
+    let entry = Entry::new(b"4");
+    let mut writer = log.writer().expect("a writer");
+    writer.append(entry, entry.tomb()).expect("an append");
+    let third = writer.renew_id().expect("a third id");
+    assert_eq!(writer.append(entry, entry.tomb()).expect("an append").get(), 1, "of the new feed, in the same commit");
+    writer.put(&PeerId::new("old").expect("an id"), Seq::new(2).expect("no 0"), entry, entry.tomb()).expect("it follows");
+    assert_eq!(writer.commit().expect("a commit").new, 3);
+    let mut expected = [
+        (id.as_str(), format!("{{\"peer\":\"{id}\",\"seq\":3}}\n")),
+        (third.as_str(), format!("{{\"peer\":\"{third}\",\"seq\":1,\"own\":true}}\n")),
+        ("old", "{\"peer\":\"old\",\"seq\":2,\"fork\":true}\n".into()),
+    ];
+    expected.sort();
+    Run::new(&path).args(["heads"]).stdout(expected.map(|(_, line)| line).concat()).success();
+    Run::new(&path).args(["id"]).stdout(format!("{third}\n")).success();
 }
 
 #[test]

@@ -16,11 +16,13 @@ pub fn command() -> Command {
 pub fn run(context: &Context, _args: &ArgMatches) -> Result<Exit> {
     signals::exit_at_once()?;
     let log = Log::open_read_only(&context.dir)?;
-    let forks = log.forks()?;
+    let heads = log.heads()?;
+    // Only now: a log that takes a new id meanwhile has entries under it afterwards.
+    let (own, forks) = (log.own_id_now()?, log.forks()?);
     let output = Output::bulk();
     let mut lines = Vec::new();
-    for (peer, seq) in log.heads()?.iter() {
-        ndjson::put_head(&mut lines, peer, seq, peer == log.id(), forks.contains_key(peer));
+    for (peer, seq) in heads.iter() {
+        ndjson::put_head(&mut lines, peer, seq, *peer == own, forks.contains_key(peer));
         if lines.len() >= WRITE_BYTES {
             output.write(&lines)?;
             lines.clear();

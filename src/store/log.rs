@@ -27,7 +27,7 @@ pub struct Log {
 /// A log as a whole.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Info {
-    /// Its peer id.
+    /// Its peer id, as it is now.
     pub id: PeerId,
     /// How many feeds hold an entry.
     pub feeds: u64,
@@ -176,9 +176,18 @@ impl Log {
         &self.dir
     }
 
-    /// The log's own peer id.
+    /// The log's own peer id as it was when it was opened. Whoever has the log open for long asks
+    /// [`Log::own_id_now`]: the log may have taken a new id since ([`Writer::renew_id`](super::Writer::renew_id)).
     pub fn id(&self) -> &PeerId {
         &self.id
+    }
+
+    /// The log's own peer id as it is now: whose feed an append goes to.
+    ///
+    /// # Errors
+    /// When the log cannot be read.
+    pub fn own_id_now(&self) -> Result<PeerId> {
+        own_id(self.env.read()?.meta(meta::ID)?)
     }
 
     /// The highest seq of each feed.

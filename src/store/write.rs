@@ -6,11 +6,11 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::Log;
-use super::datafile;
 use super::layout::{FEEDS_MAX, FeedRow, Header, RUN_ENTRIES_MAX, Run, encode_tomb};
 use super::lmdb::WriteTxn;
 use super::log::{meta, own_id, root_in};
 use super::read::check_record;
+use super::{datafile, identity};
 use crate::entry::{Chain, Entry, Offset, PeerId, Seq, Tomb};
 use crate::error::{Error, Result};
 
@@ -100,6 +100,19 @@ impl Writer<'_> {
     /// When the log cannot be read.
     pub fn own_id(&self) -> Result<PeerId> {
         own_id(self.txn.meta(meta::ID)?)
+    }
+
+    /// Gives the log a new random id: what is appended from here on, by this transaction and by whoever writes after it,
+    /// begins a new feed. The old feed stays, as that of another log.
+    ///
+    /// # Errors
+    /// When the log cannot be written.
+    pub fn renew_id(&mut self) -> Result<PeerId> {
+        let id = identity::random_id()?;
+        self.txn.put_meta(meta::ID, id.as_str().as_bytes())?;
+        self.own = None;
+        self.changed = true;
+        Ok(id)
     }
 
     /// Adds an entry to the own feed; `tomb` is its hash and length ([`Entry::tomb`]).
