@@ -77,8 +77,10 @@ fn a_log_that_takes_a_new_id_begins_a_new_feed_and_keeps_the_old_one() {
     let mut writer = log.writer().expect("a writer");
     let (dropped, id) = (writer.renew_id().expect("a new id"), writer.renew_id().expect("another"));
     assert!(dropped != id && writer.own_id().expect("an id") == id && id.as_str().len() == 32, "{id}");
-    writer.mark_fork(log.id(), Seq::new(1).expect("no 0")).expect("a mark");
     assert_eq!(writer.commit().expect("a commit").new, 0);
+    let mut writer = log.writer().expect("a writer");
+    writer.mark_fork(log.id(), Seq::new(1).expect("no 0")).expect("a mark");
+    writer.commit().expect("a commit");
     assert_eq!((log.state().expect("a state"), log.id().as_str()), (before, "old"));
     assert_eq!((log.own_id_now().expect("an id"), log.info().expect("info").id), (id.clone(), id.clone()));
     // An empty feed is none.
