@@ -15,7 +15,20 @@ const STEPS: usize = 25;
 /// Feed → its entries, `None` for a deleted one.
 type Model = BTreeMap<&'static str, Vec<Option<String>>>;
 
-/// One direction of a session: what the receiver holds then, how many were sent, and whether it misses something.
+/// One direction of a session on the native wire: deleted entries travel, too.
+fn native_flow(from: &Model, to: &Model) -> (Model, u64, bool) {
+    let (mut after, mut sent) = (to.clone(), 0);
+    for (peer, entries) in from {
+        let above = entries.get(to.get(peer).map_or(0, Vec::len)..).unwrap_or_default();
+        sent += above.len() as u64;
+        if !above.is_empty() {
+            after.entry(peer).or_default().extend(above.iter().cloned());
+        }
+    }
+    (after, sent, false)
+}
+
+/// The same on the original's wire: what the receiver holds then, how many were sent, and whether it misses something.
 fn flow(from: &Model, to: &Model) -> (Model, u64, bool) {
     let (mut after, mut sent, mut missing) = (to.clone(), 0, false);
     for (peer, entries) in from {
@@ -89,19 +102,25 @@ impl World {
     fn replicate(&mut self) -> String {
         let (one, other) = self.two();
         let [mode_one, mode_other] = [(); 2].map(|()| MODES[self.random.below(3)]);
-        let step = format!("replicate {} --mode {mode_one} with {} --mode {mode_other}", LOGS[one], LOGS[other]);
+        let wire = ["native", "original"][self.random.below(2)];
+        let step = format!("replicate {} --mode {mode_one} with {} --mode {mode_other} ({wire})", LOGS[one], LOGS[other]);
+        let flow = if wire == "native" { native_flow } else { flow };
         let flow_of = |from: usize, to: usize, mode_from: &str, mode_to: &str| {
             let moves = mode_from != "pull" && mode_to != "push";
             if moves { flow(&self.models[from], &self.models[to]) } else { (self.models[to].clone(), 0, false) }
         };
         let (after_other, sent_one, other_misses) = flow_of(one, other, mode_one, mode_other);
         let (after_one, sent_other, one_misses) = flow_of(other, one, mode_other, mode_one);
-        let args = |mode| ["--once", "--mode", mode];
+        let args = |mode| ["--once", "--wire", wire, "--mode", mode];
         let (ended_one, ended_other) = join(&self.paths[one], &args(mode_one), &self.paths[other], &args(mode_other));
         for (ended, sent, misses) in [(ended_one, sent_one, one_misses), (ended_other, sent_other, other_misses)] {
             let said = ended.printed.stderr;
             assert_eq!(ended.status.code(), Some(if misses { 3 } else { 0 }), "{step}: {said}");
-            let counts = [format!(": sent {sent}, "), format!(": {sent} of {sent} sent to ")];
+            let counts = [
+                format!(": sent {sent}, "),
+                format!(": {sent} of {sent} sent to "),
+                format!(": sent {sent} ({sent} durable there), "),
+            ];
             assert!(counts.iter().any(|count| said.contains(count)), "{step}: not sent {sent}: {said}");
         }
         (self.models[one], self.models[other]) = (after_one, after_other);

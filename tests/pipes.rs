@@ -109,7 +109,7 @@ fn a_signal_while_a_commit_waits_loses_nothing_that_came() {
 #[test]
 fn a_signal_ends_a_session_that_has_not_begun() {
     let place = Place::new();
-    let mut session = Session::open(&place.log("a"), &[]);
+    let mut session = Session::open(&place.log("a"), &["--wire", "original"]);
     session.frame();
     // In the middle of the other side's handshake.
     session.send([20, 10]);

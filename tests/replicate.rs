@@ -49,20 +49,31 @@ fn moves(from: &str, to: &str) -> bool {
 
 #[test]
 fn nine_pairs_of_modes_once() {
-    for (mode_a, mode_b) in MODES.iter().flat_map(|a| MODES.map(|b| (*a, b))) {
-        let place = Place::new();
-        let (a, b) = two_logs(&place);
-        let ended = join(&a, &["--once", "--mode", mode_a], &b, &["--once", "--mode", mode_b]);
-        assert_codes(&ended, (0, 0));
-        let (to_b, to_a) = (moves(mode_a, mode_b), moves(mode_b, mode_a));
-        let expected_a: Vec<_> = [Some(head("a", 1)), to_a.then(|| head("b", 2))].into_iter().flatten().collect();
-        let expected_b: Vec<_> = [to_b.then(|| head("a", 1)), Some(head("b", 2))].into_iter().flatten().collect();
-        assert_eq!((heads(&a), heads(&b)), (expected_a, expected_b), "{mode_a} with {mode_b}");
-        let note = |peer, sent, received| format!("scuttleup: synced with {peer}: sent {sent}, received {received}\n");
-        let (to_b, to_a) = (u64::from(to_b), 2 * u64::from(to_a));
-        assert_eq!(ended.0.printed.stderr, note("b", to_b, to_a), "{mode_a} with {mode_b}");
-        assert_eq!(ended.1.printed.stderr, note("a", to_a, to_b), "{mode_a} with {mode_b}");
-    }
+    MODES.iter().for_each(|mode| MODES.iter().for_each(|other| once_pair("native", mode, other)));
+}
+
+#[test]
+fn nine_pairs_of_modes_once_on_the_wire_of_the_original() {
+    MODES.iter().for_each(|mode| MODES.iter().for_each(|other| once_pair("original", mode, other)));
+}
+
+fn once_pair(wire: &str, mode_a: &str, mode_b: &str) {
+    let place = Place::new();
+    let (a, b) = two_logs(&place);
+    let args = |mode| ["--once", "--wire", wire, "--mode", mode];
+    let ended = join(&a, &args(mode_a), &b, &args(mode_b));
+    assert_codes(&ended, (0, 0));
+    let (to_b, to_a) = (moves(mode_a, mode_b), moves(mode_b, mode_a));
+    let expected_a: Vec<_> = [Some(head("a", 1)), to_a.then(|| head("b", 2))].into_iter().flatten().collect();
+    let expected_b: Vec<_> = [to_b.then(|| head("a", 1)), Some(head("b", 2))].into_iter().flatten().collect();
+    assert_eq!((heads(&a), heads(&b)), (expected_a, expected_b), "{mode_a} with {mode_b}");
+    let note = |peer, sent, received| {
+        let durable = if wire == "native" { format!(" ({sent} durable there)") } else { String::new() };
+        format!("scuttleup: synced with {peer}: sent {sent}{durable}, received {received}\n")
+    };
+    let (to_b, to_a) = (u64::from(to_b), 2 * u64::from(to_a));
+    assert_eq!(ended.0.printed.stderr, note("b", to_b, to_a), "{mode_a} with {mode_b}");
+    assert_eq!(ended.1.printed.stderr, note("a", to_a, to_b), "{mode_a} with {mode_b}");
 }
 
 /// Waits until the log holds so many entries of a feed.
@@ -75,9 +86,15 @@ pub fn await_entries(log: &Path, peer: &str, count: usize) {
 
 /// One pair, live: what was there moves, and what is appended later, in the directions that there are.
 fn live_pair(mode_a: &str, mode_b: &str) {
+    live_pair_on("native", mode_a, mode_b);
+    live_pair_on("original", mode_a, mode_b);
+}
+
+fn live_pair_on(wire: &str, mode_a: &str, mode_b: &str) {
     let place = Place::new();
     let (a, b) = two_logs(&place);
-    let (mut run_a, mut run_b) = replicate(&a, &["--mode", mode_a]).spawn_joined(replicate(&b, &["--mode", mode_b]));
+    let args = |mode| ["--wire", wire, "--mode", mode];
+    let (mut run_a, mut run_b) = replicate(&a, &args(mode_a)).spawn_joined(replicate(&b, &args(mode_b)));
     let (to_b, to_a) = (moves(mode_a, mode_b), moves(mode_b, mode_a));
     for (moving, from, to, peer, before) in [(to_b, &a, &b, "a", 1), (to_a, &b, &a, "b", 2)] {
         if moving {
@@ -93,7 +110,9 @@ fn live_pair(mode_a: &str, mode_b: &str) {
         run_a.signal(Signal::SIGTERM);
     }
     let ended = (run_a.wait(), run_b.wait());
-    assert_codes(&ended, (if live { 143 } else { 0 }, 0));
+    // Only the native wire shows that it was no end that both wanted.
+    let other = if live && wire == "native" { 3 } else { 0 };
+    assert_codes(&ended, (if live { 143 } else { 0 }, other));
     assert_eq!(heads(&a).contains(&head("b", 3)), to_a, "{mode_a} with {mode_b}");
     assert_eq!(heads(&b).contains(&head("a", 2)), to_b, "{mode_a} with {mode_b}");
     assert_eq!(heads(&a).len() + heads(&b).len(), 2 + usize::from(to_a) + usize::from(to_b), "{mode_a} with {mode_b}");
@@ -298,26 +317,27 @@ fn a_gap_stops_its_feed_and_no_other() {
 }
 
 #[test]
-fn deleted_entries_do_not_travel_on_this_wire() {
+fn deleted_entries_do_not_travel_on_the_wire_of_the_original() {
+    let once = &["--once", "--wire", "original"];
     let place = Place::new();
     let (a, b) = two_logs(&place);
     let c = place.log("c");
     append(&a, "\"a2\"\n\"a3\"\n");
-    assert_codes(&join(&a, &["--once"], &b, &["--once"]), (0, 0));
+    assert_codes(&join(&a, once, &b, once), (0, 0));
     Run::new(&a).args(["del", "a", "2"]).success();
     // Whoever has it keeps it, and it does not come back.
-    assert_codes(&join(&a, &["--once"], &b, &["--once"]), (0, 0));
+    assert_codes(&join(&a, once, &b, once), (0, 0));
     assert_equal(&a, &b);
     Run::new(&a).args(["entry", "a", "2"]).status(1);
     Run::new(&b).args(["entry", "--raw", "a", "2"]).stdout("\"a2\"").success();
     // Whoever has not gets a gap there; the other feeds go on.
-    let ended = join(&a, &["--once"], &c, &["--once"]);
+    let ended = join(&a, once, &c, once);
     assert_codes(&ended, (0, 3));
     assert!(ended.0.printed.stderr.contains("entry 2 of a was deleted here"), "{}", ended.0.printed.stderr);
     assert!(ended.1.printed.stderr.contains("gap: the other side sent entry 3 of a after 1"), "{}", ended.1.printed.stderr);
     assert_eq!(heads(&c), [head("a", 1), head("b", 2)]);
     // And from one that has it, all of it.
-    assert_codes(&join(&b, &["--once"], &c, &["--once"]), (0, 0));
+    assert_codes(&join(&b, once, &c, once), (0, 0));
     assert_equal(&b, &c);
 }
 
@@ -326,7 +346,7 @@ fn a_deleted_last_entry_is_missed() {
     let place = Place::new();
     let (a, b) = two_logs(&place);
     Run::new(&b).args(["del", "b", "2"]).success();
-    let ended = join(&a, &["--once"], &b, &["--once"]);
+    let ended = join(&a, &["--once"], &b, &["--once", "--wire", "original"]);
     assert_codes(&ended, (3, 0));
     assert!(ended.0.printed.stderr.contains("1 of 2 received"), "{}", ended.0.printed.stderr);
     assert_eq!(heads(&a), [head("a", 1), head("b", 1)]);

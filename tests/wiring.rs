@@ -48,7 +48,7 @@ fn a_command() {
     let place = Place::new();
     let (a, b) = two_logs(&place);
     let command = ["replicate", "--once", "--", SCUTTLEUP, "--log", b.to_str().expect("UTF-8"), "replicate"];
-    let printed = Run::new(&a).args(command).stderr_has("synced with b: sent 1, received 2").success();
+    let printed = Run::new(&a).args(command).stderr_has("synced with b: sent 1 (1 durable there), received 2").success();
     assert_eq!(printed.stdout, b"", "nothing of ours on stdout");
     assert_equal(&a, &b);
 }
@@ -233,7 +233,7 @@ fn socat_over_tcp() {
     let (mut server, address) = socat(&place, "TCP-LISTEN:0,bind=127.0.0.1", "--once");
     let port = address.rsplit(':').next().expect("a port").to_owned();
     let client = ["replicate", "--once", "--", "socat", "-t", "60", "-", &format!("TCP:127.0.0.1:{port}")];
-    Run::new(&a).args(client).stderr_has("synced with b: sent 1, received 2").success();
+    Run::new(&a).args(client).stderr_has("synced with b: sent 1 (1 durable there), received 2").success();
     assert_eq!(server.wait().status.code(), Some(0));
     assert_equal(&a, &b);
 }
@@ -245,15 +245,15 @@ fn socat_over_a_unix_socket() {
     let path = place.path("socket");
     let (mut server, _) = socat(&place, &format!("UNIX-LISTEN:{}", path.display()), "--mode sync");
     let client = ["replicate", "--once", "--", "socat", "-t", "60", "-", &format!("UNIX-CONNECT:{}", path.display())];
-    Run::new(&a).args(client).stderr_has("synced with b: sent 1, received 2").success();
+    Run::new(&a).args(client).stderr_has("synced with b: sent 1 (1 durable there), received 2").success();
     assert_eq!(server.wait().status.code(), Some(0));
     assert_equal(&a, &b);
 }
 
 /// Two live sides, what they say to each other copied into files.
 fn tapped(place: &Place) -> Running {
-    let line = "cd \"$dir\"; mkfifo back; \"$scuttleup\" --log a replicate <back | tee from-a | \
-                \"$scuttleup\" --log b replicate | tee from-b >back";
+    let line = "cd \"$dir\"; mkfifo back; \"$scuttleup\" --log a replicate --wire original <back | tee from-a | \
+                \"$scuttleup\" --log b replicate --wire original | tee from-b >back";
     shell_with(place, line).spawn()
 }
 
@@ -339,7 +339,7 @@ fn append_and_watch_go_on_beside_a_session() {
     }
     assert_eq!(appender.finish().status.code(), Some(0));
     run_b.signal(Signal::SIGINT);
-    assert_eq!((run_b.wait().status.code(), run_a.wait().status.code()), (Some(130), Some(0)));
+    assert_eq!((run_b.wait().status.code(), run_a.wait().status.code()), (Some(130), Some(3)));
     assert_equal(&a, &b);
 }
 
@@ -354,6 +354,6 @@ fn two_one_shot_sides_with_much_to_say() {
     let (mut run_a, mut run_b) = once(&a).spawn_joined(once(&b));
     let (ended_a, ended_b) = (run_a.wait(), run_b.wait());
     assert_eq!((ended_a.status.code(), ended_b.status.code()), (Some(0), Some(0)));
-    assert!(ended_a.printed.stderr.contains("sent 50000, received 50000"), "{}", ended_a.printed.stderr);
+    assert!(ended_a.printed.stderr.contains("sent 50000 (50000 durable there), received 50000"), "{}", ended_a.printed.stderr);
     assert_equal(&a, &b);
 }

@@ -12,7 +12,9 @@ pub fn tell(notice: Notice) {
                 "fork: entry {seq} of {peer} has other bytes here than there; that feed is stopped, both versions stay where they are"
             )
         }
-        Notice::NewId(peer) => format!("that was the own feed of this log: what is appended from now on goes to the new id {peer}"),
+        Notice::NewId(peer) => {
+            format!("that was the own feed of this log: what is appended from now on goes to the new id {peer}")
+        }
         Notice::Gap(peer, head, seq) => format!(
             "gap: the other side sent entry {seq} of {peer} after {head}, what is between was deleted there; that feed is stopped: \
              --accept-gaps stores such entries as deleted"

@@ -82,4 +82,3 @@ fn wait_for(mut child: Child, patience: PollTimeout, stop: &Stop) -> Result<Exit
         Ok(status?)
     })
 }
-

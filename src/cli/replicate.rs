@@ -49,12 +49,7 @@ pub fn command() -> Command {
                 .requires("command")
                 .help("Run COMMAND again after exit 3, first after 1 second, then after longer pauses up to 60 seconds"),
         )
-        .arg(
-            Arg::new("json")
-                .long("json")
-                .action(ArgAction::SetTrue)
-                .help("Say how it went as one JSON object on stderr"),
-        )
+        .arg(Arg::new("json").long("json").action(ArgAction::SetTrue).help("Say how it went as one JSON object on stderr"))
         .arg(
             Arg::new("accept-gaps")
                 .long("accept-gaps")

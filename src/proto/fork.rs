@@ -57,7 +57,13 @@ impl Forks {
     }
 
     /// The feed differs somewhere up to `hi`: begins the search.
-    pub fn suspect(&mut self, out: &mut Vec<u8>, peer: &str, hi: u32, chain_of: &mut ChainOf<'_>) -> Result<Option<(PeerId, Seq)>> {
+    pub fn suspect(
+        &mut self,
+        out: &mut Vec<u8>,
+        peer: &str,
+        hi: u32,
+        chain_of: &mut ChainOf<'_>,
+    ) -> Result<Option<(PeerId, Seq)>> {
         let feed = FeedKey::of(peer);
         self.stop(feed)?;
         if self.found.contains_key(&feed) || !self.searched.insert(feed) {
@@ -96,7 +102,14 @@ impl Forks {
     }
 
     /// Equal at `lo`, different at `hi`.
-    fn narrow(&mut self, out: &mut Vec<u8>, peer: &str, lo: u32, hi: u32, chain_of: &mut ChainOf<'_>) -> Result<Option<(PeerId, Seq)>> {
+    fn narrow(
+        &mut self,
+        out: &mut Vec<u8>,
+        peer: &str,
+        lo: u32,
+        hi: u32,
+        chain_of: &mut ChainOf<'_>,
+    ) -> Result<Option<(PeerId, Seq)>> {
         if hi - lo == 1 {
             return self.find(out, peer, hi, chain_of);
         }

@@ -1,7 +1,7 @@
 //! The first message, read piece by piece: it names every feed of the other side, and may be larger than memory should be.
 
-use super::frame::{FrameReader, take_varint};
 use super::FEEDS_MAX;
+use super::frame::{FrameReader, take_varint};
 use super::message::{Mode, check_field, decode_digest, missing, peer_str, truncated};
 use crate::entry::PeerId;
 use crate::error::{Error, Result};

@@ -117,9 +117,9 @@ impl Link {
         self.theirs.as_ref().is_some_and(|theirs| theirs.mode.sends_to(self.ours.mode))
     }
 
-    /// Whether the session goes on when both hold the same: only if both want it.
+    /// Whether the session goes on when both hold the same: only if both want it, and anything can move at all.
     pub fn is_live(&self) -> bool {
-        self.ours.live && self.theirs.as_ref().is_none_or(|theirs| theirs.live)
+        self.ours.live && self.theirs.as_ref().is_none_or(|theirs| theirs.live && (self.sends() || self.receives()))
     }
 
     /// Entries sent, and those of them that the other side has on disk.

@@ -55,12 +55,7 @@ fn end_feed(shared: &Shared<'_>, keeper: &Keeper<'_>, peer: &PeerId, seq: Seq) -
 }
 
 /// Compares heads with the log; what the other side holds and we do not is awaited.
-fn compare(
-    shared: &Shared<'_>,
-    rows: &[Head<'_>],
-    last: bool,
-    awaited: &mut Vec<(FeedKey, u32)>,
-) -> Result<Vec<(PeerId, Seq)>> {
+fn compare(shared: &Shared<'_>, rows: &[Head<'_>], last: bool, awaited: &mut Vec<(FeedKey, u32)>) -> Result<Vec<(PeerId, Seq)>> {
     let theirs: Vec<(&str, u32, Chain)> = rows.iter().map(|row| (row.peer, row.seq, row.chain)).collect();
     let ours = shared.log.reader().compare(&theirs)?;
     let differs: Vec<bool> = ours.iter().map(|ours| ours.differs).collect();

@@ -42,7 +42,8 @@ pub fn run<W: Write + AsFd>(shared: &Shared<'_>, pipe: &mut Pipe<'_, W>) -> Resu
     }
     let went = went?;
     let (sent, durable) = shared.link().counts();
-    let mut result = Sent { sent, durable: Some(durable), closed: went == Went::Closed, too_long: native.too_long, ..Sent::default() };
+    let mut result =
+        Sent { sent, durable: Some(durable), closed: went == Went::Closed, too_long: native.too_long, ..Sent::default() };
     if went != Went::On || native.too_long > 0 {
         result.unsent = unsent(shared)?;
     }

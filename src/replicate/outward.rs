@@ -57,7 +57,7 @@ fn original<W: Write + AsFd>(
 ) -> Result<Sent> {
     let mut sent = Sent::default();
     let mut first = Vec::new();
-    put_handshake(&mut first, shared.log.id(), &digests, shared.options.mode);
+    put_handshake(&mut first, &shared.log.own_id_now()?, &digests, shared.options.mode);
     drop(digests);
     let wrote = pipe.write(&first)?;
     drop(first);
