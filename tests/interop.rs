@@ -5,6 +5,7 @@
 //! entries runs against the mended one.
 
 mod deleted;
+mod foreign;
 mod live;
 mod once;
 mod published;

@@ -67,7 +67,7 @@ fn original<W: Write + AsFd>(
     }
     let start = {
         let remote = shared.remote();
-        shared.log.reader().start_above(|peer| remote.head(FeedKey::of(peer)))?
+        shared.log.reader().start_above(|peer| if original_holds(peer) { remote.head(FeedKey::of(peer)) } else { u32::MAX })?
     };
     let nothing = Announced::default();
     let announced = shared.announced.get().unwrap_or(&nothing);
@@ -140,7 +140,7 @@ impl Sending<'_> {
             return Ok(false);
         }
         let Self { shared, follower, until, holed, frames, frames_entries } = self;
-        let mut notices = Vec::new();
+        let (mut notices, mut left_out) = (Vec::new(), None);
         let mut remote = shared.remote();
         let mut known = remote.known();
         let scanned = follower.scan(Bounds::default(), |change| {
@@ -148,7 +148,12 @@ impl Sending<'_> {
                 return Ok(ControlFlow::Break(()));
             }
             let (_, known) = known.of(change.peer.as_str())?;
-            if *known >= change.seq.get() || !original_holds(change.peer.as_str()) {
+            if *known == 0 && !original_holds(change.peer.as_str()) {
+                // So that it is not looked at again.
+                *known = u32::MAX;
+                left_out.get_or_insert_with(|| change.peer.clone());
+            }
+            if *known >= change.seq.get() {
                 return Ok(ControlFlow::Continue(()));
             }
             *known = change.seq.get();
@@ -170,6 +175,7 @@ impl Sending<'_> {
         drop(known);
         drop(remote);
         notices.into_iter().for_each(shared.notify);
+        shared.leave_out(left_out);
         scanned
     }
 }

@@ -43,6 +43,8 @@ pub struct Shared<'a> {
     pub hello_offset: Offset,
     /// Says "look again" to the outward thread on the native wire; carries no data.
     pub wake: EventFd,
+    /// The user knows that there are ids which the original cannot hold.
+    told_left_out: AtomicBool,
     /// The inward thread has ended, or the other side's stream has: send the rest and end.
     pub in_ended: AtomicBool,
     /// … and with an error or a stop: do not even send the rest.
@@ -71,6 +73,7 @@ impl<'a> Shared<'a> {
             link: Mutex::new(Link::new(hello)),
             hello_offset,
             wake: wake.map_err(|err| Error::io("no eventfd can be made", err.into()))?,
+            told_left_out: AtomicBool::new(false),
             in_ended: AtomicBool::new(false),
             abandoned: AtomicBool::new(false),
             out_failed: AtomicBool::new(false),
@@ -109,10 +112,17 @@ impl<'a> Shared<'a> {
             put_digest(&mut digests, peer, seq);
         })?;
         self.announced.set(Announced { heads: FeedMap::from(heads), last_offset }).ok();
-        if let Some(peer) = left_out {
-            (self.notify)(Notice::IdLeftOut(PeerId::new(&peer)?));
-        }
+        self.leave_out(left_out.and_then(|peer| PeerId::new(&peer).ok()));
         Ok(digests)
+    }
+
+    /// Feeds like this one, if there is one, are not sent; told once.
+    pub fn leave_out(&self, peer: Option<PeerId>) {
+        if let Some(peer) = peer
+            && !self.told_left_out.swap(true, Ordering::SeqCst)
+        {
+            (self.notify)(Notice::IdLeftOut(peer));
+        }
     }
 
     /// Our chain of a feed after an entry, for the state machine.
