@@ -70,6 +70,9 @@ pub enum Notice {
     NewId(PeerId),
     /// Something is missing after our head: the feed is stopped.
     Gap(PeerId, u32, Seq),
+    /// One of the two logs never learned what was deleted there ([`Options::accept_gaps`]), so that the native wire cannot
+    /// compare what follows: the feed is stopped.
+    Hole(PeerId, Seq),
     /// The entry is longer than the other side takes, in bytes: the feed is stopped.
     TooLong(PeerId, Seq, u64),
     /// The other side holds more of our own feed than we do, up to this seq: we take it back.

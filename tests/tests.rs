@@ -10,6 +10,7 @@ mod entry_del;
 mod faults;
 mod frames;
 mod harness;
+mod holes;
 mod hostile;
 mod interop;
 mod live_push;

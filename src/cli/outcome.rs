@@ -19,6 +19,10 @@ pub fn tell(notice: Notice) {
             "gap: the other side sent entry {seq} of {peer} after {head}, what is between was deleted there; that feed is stopped: \
              --accept-gaps stores such entries as deleted"
         ),
+        Notice::Hole(peer, seq) => format!(
+            "gap: entry {seq} of {peer} is an accepted gap in one of the two logs and not in the other, so that the native wire \
+             cannot compare them; that feed is stopped: --wire original brings it over"
+        ),
         Notice::TooLong(peer, seq, max) => format!(
             "entry {seq} of {peer} is longer than the other side takes ({max} bytes); that feed is stopped: \
              raise --entry-bytes-max over there"

@@ -4,11 +4,11 @@
 //! are equal and the first where they differ bound the fork. If these are neighbours it is found, else the receiver
 //! answers with its own chains at places between the two.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 
 use super::native::Point;
 use super::put::put_fork;
-use crate::entry::{Chain, PeerId, Seq};
+use crate::entry::{Chain, PeerId, Seq, Tomb};
 use crate::error::{Error, Result};
 use crate::heads::FeedKey;
 
@@ -26,7 +26,18 @@ pub struct Forks {
     searched: HashSet<FeedKey>,
     /// Also those that are stopped for another reason.
     stopped: HashSet<FeedKey>,
-    found: HashMap<FeedKey, Seq>,
+    found: HashSet<FeedKey>,
+}
+
+/// The first entry at which two logs differ in a feed.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Difference {
+    /// Whose feed.
+    pub peer: PeerId,
+    /// The entry.
+    pub seq: Seq,
+    /// It is no fork: one of the two logs never learned what was there ([`Tomb::UNKNOWN`]).
+    pub is_hole: bool,
 }
 
 impl Forks {
@@ -37,7 +48,7 @@ impl Forks {
 
     /// Whether this feed differs.
     pub fn has(&self, feed: FeedKey) -> bool {
-        self.found.contains_key(&feed) || self.searched.contains(&feed)
+        self.found.contains(&feed) || self.searched.contains(&feed)
     }
 
     /// Whether any search goes on.
@@ -56,46 +67,43 @@ impl Forks {
         Ok(self.stopped.insert(feed))
     }
 
-    /// The feed differs somewhere up to `hi`: begins the search.
+    /// The feed differs somewhere up to `hi`, where the other side's chain is `their_hi`: begins the search.
     pub fn suspect(
         &mut self,
         out: &mut Vec<u8>,
         peer: &str,
-        hi: u32,
+        (hi, their_hi): Point,
         chain_of: &mut ChainOf<'_>,
-    ) -> Result<Option<(PeerId, Seq)>> {
+    ) -> Result<Option<Difference>> {
         let feed = FeedKey::of(peer);
         self.stop(feed)?;
-        if self.found.contains_key(&feed) || !self.searched.insert(feed) {
+        if self.found.contains(&feed) || !self.searched.insert(feed) {
             return Ok(None);
         }
-        self.narrow(out, peer, 0, hi, chain_of)
+        self.narrow(out, peer, 0, (hi, their_hi), chain_of)
     }
 
-    /// The other side's chains at some places; the fork, if that finds it.
+    /// The other side's chains at some places; the difference, if that finds it.
     pub fn compare(
         &mut self,
         out: &mut Vec<u8>,
         peer: &str,
         theirs: &[Point],
         chain_of: &mut ChainOf<'_>,
-    ) -> Result<Option<(PeerId, Seq)>> {
+    ) -> Result<Option<Difference>> {
         let feed = FeedKey::of(peer);
-        if self.found.contains_key(&feed) {
+        if self.found.contains(&feed) {
             return Ok(None);
         }
-        let (mut lo, mut hi) = (0, u32::MAX);
-        let mut differs = false;
+        let (mut lo, mut hi) = (0, None);
         for &(seq, chain) in theirs {
             match chain_of(peer, seq)? {
                 Some(ours) if ours == chain => lo = lo.max(seq),
-                Some(_) => (hi, differs) = (hi.min(seq), true),
-                None => {}
+                Some(_) if hi.is_none_or(|(hi, _)| seq < hi) => hi = Some((seq, chain)),
+                _ => {}
             }
         }
-        if !differs || lo >= hi {
-            return Ok(None);
-        }
+        let Some(hi) = hi.filter(|&(hi, _)| lo < hi) else { return Ok(None) };
         self.stop(feed)?;
         self.searched.insert(feed);
         self.narrow(out, peer, lo, hi, chain_of)
@@ -107,11 +115,12 @@ impl Forks {
         out: &mut Vec<u8>,
         peer: &str,
         lo: u32,
-        hi: u32,
+        (hi, their_hi): Point,
         chain_of: &mut ChainOf<'_>,
-    ) -> Result<Option<(PeerId, Seq)>> {
+    ) -> Result<Option<Difference>> {
         if hi - lo == 1 {
-            return self.find(out, peer, hi, chain_of);
+            let found = self.find(out, peer, hi, chain_of)?;
+            return Ok(found.map(|found| Difference { is_hole: found.is_hole || is_hole(peer, lo, their_hi, chain_of), ..found }));
         }
         let span = u64::from(hi - lo);
         let steps = PLACES.min(span);
@@ -126,25 +135,26 @@ impl Forks {
         Ok(None)
     }
 
-    /// The fork is at `seq`: tells the other side, whether it knows or not.
-    pub fn find(&mut self, out: &mut Vec<u8>, peer: &str, seq: u32, chain_of: &mut ChainOf<'_>) -> Result<Option<(PeerId, Seq)>> {
+    /// The difference is at `seq`: tells the other side, whether it knows or not.
+    pub fn find(&mut self, out: &mut Vec<u8>, peer: &str, seq: u32, chain_of: &mut ChainOf<'_>) -> Result<Option<Difference>> {
         let feed = FeedKey::of(peer);
         self.stop(feed)?;
         self.searched.remove(&feed);
-        let Some(found) = Seq::new(u64::from(seq)).filter(|_| !self.found.contains_key(&feed)) else { return Ok(None) };
-        self.found.insert(feed, found);
+        let Some(found) = Seq::new(u64::from(seq)).filter(|_| self.found.insert(feed)) else { return Ok(None) };
         let mut points = Vec::new();
-        for seq in [seq - 1, seq] {
-            if let Some(chain) = chain_of(peer, seq)?.filter(|_| seq > 0) {
-                points.push((seq, chain));
+        let mut hole = false;
+        for place in [seq - 1, seq] {
+            if let Some(chain) = chain_of(peer, place)?.filter(|_| place > 0) {
+                points.push((place, chain));
+                hole = place == seq && is_hole(peer, seq - 1, chain, chain_of);
             }
         }
         put_fork(out, peer, &points);
-        Ok(Some((PeerId::new(peer)?, found)))
+        Ok(Some(Difference { peer: PeerId::new(peer)?, seq: found, is_hole: hole }))
     }
+}
 
-    /// How many were found.
-    pub fn count(&self) -> u64 {
-        self.found.len() as u64
-    }
+/// Whether a feed has a hole after `before`, by its chain there: nobody told what was deleted.
+fn is_hole(peer: &str, before: u32, chain: Chain, chain_of: &mut ChainOf<'_>) -> bool {
+    chain_of(peer, before).is_ok_and(|before| before.is_some_and(|before| before.next(Tomb::UNKNOWN) == chain))
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::fork::{ChainOf, Forks};
+use super::fork::{ChainOf, Difference, Forks};
 use super::native::{Head, Hello, Message, Run};
 use super::put::{put_ack, put_error, put_fin, put_head, put_heads, put_hello, put_synced};
 use super::sending::Sending;
@@ -11,9 +11,6 @@ use super::{FEEDS_MAX, Mode};
 use crate::entry::{Chain, Change, Entry, PeerId, Seq};
 use crate::error::{Error, Result};
 use crate::heads::{FeedKey, FeedMap};
-
-/// The feeds and seqs at which forks were found.
-pub type Found = Vec<(PeerId, Seq)>;
 
 /// What a frame asks of the caller.
 #[derive(Debug)]
@@ -27,7 +24,7 @@ pub enum Received<'a> {
     /// To be stored, then told by [`Link::stored`].
     Run(PeerId, Run<'a>),
     /// The first entry that differs is known now.
-    Fork(PeerId, Seq),
+    Differs(Difference),
     /// The other side ends the session, and says why.
     Error(String),
 }
@@ -69,7 +66,8 @@ pub struct Link {
     entries_new: u64,
     acks: BTreeMap<u32, u32>,
     /// The first entry of each feed that is longer than the other side takes.
-    too_long: Found,
+    too_long: Vec<(PeerId, Seq)>,
+    failed: bool,
 }
 
 impl Link {
@@ -99,6 +97,7 @@ impl Link {
             entries_new: 0,
             acks: BTreeMap::new(),
             too_long: Vec::new(),
+            failed: false,
         }
     }
 
@@ -125,11 +124,6 @@ impl Link {
     /// Entries sent, and those of them that the other side has on disk.
     pub fn counts(&self) -> (u64, u64) {
         (self.sending.sent(), self.sending.durable())
-    }
-
-    /// Feeds with a fork.
-    pub fn forks(&self) -> u64 {
-        self.forks.count()
     }
 
     /// Whether a fork was found or is sought in this feed.
@@ -193,7 +187,7 @@ impl Link {
             Message::Fork(peer, points) => {
                 let found = self.forks.compare(&mut self.outbox, peer, &points, chain_of)?;
                 self.sending.stop_if(FeedKey::of(peer), |feed| self.forks.is_stopped(feed));
-                Ok(found.map_or(Received::Nothing, |(peer, seq)| Received::Fork(peer, seq)))
+                Ok(found.map_or(Received::Nothing, Received::Differs))
             }
             Message::Synced => {
                 self.synced_come = true;
@@ -260,15 +254,21 @@ impl Link {
     ///
     /// # Errors
     /// [`Error::Wire`] when there are too many, or too many differ.
-    pub fn compared(&mut self, heads: &[Head<'_>], differs: &[bool], last: bool, chain_of: &mut ChainOf<'_>) -> Result<Found> {
+    pub fn compared(
+        &mut self,
+        heads: &[Head<'_>],
+        differs: &[bool],
+        last: bool,
+        chain_of: &mut ChainOf<'_>,
+    ) -> Result<Vec<Difference>> {
         if self.told.len() + heads.len() > FEEDS_MAX {
             return Err(Error::Wire(format!("more than {FEEDS_MAX} feeds")));
         }
-        let mut found = Found::new();
+        let mut found = Vec::new();
         for (head, &differs) in heads.iter().zip(differs) {
             self.told.push((FeedKey::of(head.peer), head.seq));
             if differs {
-                found.extend(self.forks.suspect(&mut self.outbox, head.peer, head.seq, chain_of)?);
+                found.extend(self.forks.suspect(&mut self.outbox, head.peer, (head.seq, head.chain), chain_of)?);
             }
         }
         if last {
@@ -316,7 +316,7 @@ impl Link {
     }
 
     /// Feeds that were stopped because their next entry is longer than the other side takes; each is told once.
-    pub fn too_long(&mut self) -> Found {
+    pub fn too_long(&mut self) -> Vec<(PeerId, Seq)> {
         std::mem::take(&mut self.too_long)
     }
 
@@ -344,14 +344,16 @@ impl Link {
     ///
     /// # Errors
     /// [`Error::Wire`] when too many feeds are stopped; those of `chain_of`.
-    pub fn forked(&mut self, peer: &str, seq: Seq, chain_of: &mut ChainOf<'_>) -> Result<Option<(PeerId, Seq)>> {
+    pub fn forked(&mut self, peer: &str, seq: Seq, chain_of: &mut ChainOf<'_>) -> Result<Option<Difference>> {
         self.sending.stop(FeedKey::of(peer));
         self.forks.find(&mut self.outbox, peer, seq.get(), chain_of)
     }
 
-    /// We end the session, and tell the other side why.
+    /// We end the session, and tell the other side why; the first reason counts.
     pub fn fail(&mut self, why: &str) {
-        put_error(&mut self.outbox, why);
+        if !std::mem::replace(&mut self.failed, true) {
+            put_error(&mut self.outbox, why);
+        }
     }
 
     /// Adds the frames that are due, beside heads and runs, to `out`.

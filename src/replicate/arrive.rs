@@ -2,12 +2,11 @@
 
 use super::Notice;
 use super::inward::Inward;
-use super::keep::Keeper;
 use super::shared::Shared;
-use crate::entry::{Chain, PeerId, Seq};
+use crate::entry::Chain;
 use crate::error::Result;
 use crate::heads::FeedKey;
-use crate::proto::{Head, Received};
+use crate::proto::{Difference, Head, Received};
 
 impl Inward<'_, '_, '_> {
     pub fn take_native(&mut self) -> Result<()> {
@@ -36,7 +35,7 @@ impl Inward<'_, '_, '_> {
                         keeper.expect(std::mem::take(awaited));
                     }
                 }
-                Received::Fork(peer, seq) => found.push((peer, seq)),
+                Received::Differs(difference) => found.push(difference),
                 Received::Error(text) => outcome.their_error = Some(text),
             }
             wakes = true;
@@ -44,18 +43,15 @@ impl Inward<'_, '_, '_> {
         if wakes {
             shared.wake();
         }
-        found.into_iter().try_for_each(|(peer, seq)| end_feed(shared, keeper, &peer, seq))
+        found.into_iter().try_for_each(|difference| {
+            keeper.stop(&difference);
+            shared.tell_difference(difference)
+        })
     }
 }
 
-/// A fork was found: the feed is awaited no longer.
-fn end_feed(shared: &Shared<'_>, keeper: &Keeper<'_>, peer: &PeerId, seq: Seq) -> Result<()> {
-    keeper.stop(FeedKey::of(peer.as_str()));
-    shared.fork(peer, seq)
-}
-
 /// Compares heads with the log; what the other side holds and we do not is awaited.
-fn compare(shared: &Shared<'_>, rows: &[Head<'_>], last: bool, awaited: &mut Vec<(FeedKey, u32)>) -> Result<Vec<(PeerId, Seq)>> {
+fn compare(shared: &Shared<'_>, rows: &[Head<'_>], last: bool, awaited: &mut Vec<(FeedKey, u32)>) -> Result<Vec<Difference>> {
     let theirs: Vec<(&str, u32, Chain)> = rows.iter().map(|row| (row.peer, row.seq, row.chain)).collect();
     let ours = shared.log.reader().compare(&theirs)?;
     let differs: Vec<bool> = ours.iter().map(|ours| ours.differs).collect();

@@ -10,7 +10,7 @@ use super::{Notice, Outcome};
 use crate::entry::{Chain, Entry, Kind, PeerId, Seq, Tomb};
 use crate::error::{Error, Result};
 use crate::heads::{FeedKey, FeedMap};
-use crate::proto::Run;
+use crate::proto::{Difference, Run};
 use crate::store::{Put, Writer};
 
 /// A batch is full at one of these.
@@ -143,12 +143,13 @@ impl<'a> Keeper<'a> {
         self.has_all.load(Ordering::SeqCst)
     }
 
-    /// Nothing of this feed is awaited any longer: it has a fork.
-    pub fn stop(&self, feed: FeedKey) {
+    /// Nothing of this feed is awaited any longer.
+    pub fn stop(&self, difference: &Difference) {
+        let feed = FeedKey::of(difference.peer.as_str());
         let mut account = self.lock();
         account.arrived(feed);
         if account.stopped.insert(feed) {
-            account.forks += 1;
+            *if difference.is_hole { &mut account.gaps } else { &mut account.forks } += 1;
         }
         self.has_all.store(account.awaited_feeds == 0, Ordering::SeqCst);
     }

@@ -31,8 +31,10 @@ pub fn run<W: Write + AsFd>(shared: &Shared<'_>, pipe: &mut Pipe<'_, W>) -> Resu
     let mut last_words = Vec::new();
     {
         let mut link = shared.link();
-        if let Err(err) = &went {
-            link.fail(&err.to_string());
+        match &went {
+            Err(err) => link.fail(&err.to_string()),
+            Ok(Went::Abandoned) => link.fail("it was stopped"),
+            Ok(_) => {}
         }
         link.control(&mut last_words);
     }

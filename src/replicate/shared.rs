@@ -10,7 +10,7 @@ use super::{Notice, Options};
 use crate::entry::{Chain, Offset, PeerId, Seq};
 use crate::error::{Error, Result};
 use crate::heads::{FeedKey, FeedMap};
-use crate::proto::{Hello, Link, Mode, Remote, put_digest};
+use crate::proto::{Difference, Hello, Link, Mode, Remote, put_digest};
 use crate::store::Log;
 
 /// What the outward thread waits for before it sends.
@@ -129,6 +129,16 @@ impl<'a> Shared<'a> {
     pub fn chain_of(&self) -> impl FnMut(&str, u32) -> Result<Option<Chain>> {
         let reader = self.log.reader();
         move |peer, seq| reader.chain_at(peer, seq)
+    }
+
+    /// The feed is stopped: tells the user, and the log if it is a fork.
+    pub fn tell_difference(&self, difference: Difference) -> Result<()> {
+        let Difference { peer, seq, is_hole } = difference;
+        if is_hole {
+            (self.notify)(Notice::Hole(peer, seq));
+            return Ok(());
+        }
+        self.fork(&peer, seq)
     }
 
     /// A fork was found: marks it in the log and tells the user; if it is in our own feed, takes a new id.
