@@ -20,6 +20,7 @@ mod pipes;
 mod protocol;
 mod read;
 mod replicate;
+mod staleness;
 mod stuck;
 mod tidy;
 mod watch;
