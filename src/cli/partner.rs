@@ -10,7 +10,7 @@ use anyhow::Result;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use scuttleup::{Error, Log, Options, Outcome, replicate};
+use scuttleup::{Error, Log, Options, Outcome, Wire, replicate};
 
 use super::outcome::tell;
 use super::signals::Stop;
@@ -50,7 +50,9 @@ pub fn with_command(log: &Log, words: &[OsString], options: Options<'_>, stop: &
         Error::Wire(why) if !status.success() && !dismissed => Error::Wire(format!("{why} ({name} ended with {status})")),
         err => err,
     })?;
-    let failed = (!dismissed && !status.success()).then(|| format!("{name} ended with {status}"));
+    // A session that both sides have ended is what it is: how COMMAND ends afterwards, it has said by itself.
+    let is_over = outcome.wire == Some(Wire::Native) && !outcome.cut;
+    let failed = (!dismissed && !is_over && !status.success()).then(|| format!("{name} ended with {status}"));
     outcome.cut |= failed.is_some();
     Ok((outcome, failed))
 }
