@@ -12,7 +12,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 /// The longest that a single step may take. Never a wait: every step ends by an event.
-const STEP: Duration = Duration::from_secs(60);
+pub const STEP: Duration = Duration::from_secs(60);
 
 /// The binary under test.
 pub const SCUTTLEUP: &str = env!("CARGO_BIN_EXE_scuttleup");
@@ -171,22 +171,27 @@ impl Run {
     }
 
     /// Starts it on these.
-    pub fn spawn_on(mut self, stdin: Stdio, stdout: Stdio) -> Running {
+    pub fn spawn_on(self, stdin: Stdio, stdout: Stdio) -> Running {
+        self.spawn_with(stdin, stdout, Stdio::piped())
+    }
+
+    /// Starts it on these, stderr too.
+    pub fn spawn_with(mut self, stdin: Stdio, stdout: Stdio, stderr: Stdio) -> Running {
         let mut child = self
             .command
             .stdin(stdin)
             .stdout(stdout)
-            .stderr(Stdio::piped())
+            .stderr(stderr)
             .spawn()
             .unwrap_or_else(|err| panic!("{:?}: {err} (scripts/test installs what the tests need)", self.command));
         // It holds its ends itself now, and only so can they be closed.
         drop(self.command);
         let lines = child.stdout.take().map_or_else(|| Lines::of(std::io::empty()), Lines::of);
-        let mut stderr = child.stderr.take().expect("piped");
+        let stderr = child.stderr.take();
         let (send, said) = channel();
         thread::spawn(move || {
             let mut text = Vec::new();
-            stderr.read_to_end(&mut text).ok();
+            stderr.map(|mut stderr| stderr.read_to_end(&mut text));
             send.send(String::from_utf8_lossy(&text).into_owned()).ok();
         });
         Running { stdin: child.stdin.take(), pid: child.id(), lines, said, child: Some(child) }

@@ -7,8 +7,9 @@ use clap::{Arg, ArgAction, ArgMatches, Command};
 use scuttleup::{Entry, Error, Kind, Log, Tomb, check_json, ndjson};
 
 use super::exit::Exit;
-use super::input::{Batch, Cut, Line, pump};
+use super::input::{self, Batch, Cut, Line, pump};
 use super::output::Output;
+use super::progress::Progress;
 use super::signals::Stop;
 use super::{Context, entry_bytes, entry_bytes_arg};
 
@@ -54,7 +55,11 @@ pub fn run(context: &Context, args: &ArgMatches) -> Result<Exit> {
         item => Ok(item),
     };
     let ack = args.get_flag("ack").then(Output::new);
-    pump(cut, line_bytes_max, &stop, check, |batch| store(&log, batch, ack.as_ref(), &stop))?;
+    let progress = match &ack {
+        Some(output) if !output.is_file() => Progress::off(),
+        _ => input::progress(context.messages, &stop),
+    };
+    pump(cut, line_bytes_max, &stop, &progress, check, |batch| store(&log, batch, ack.as_ref(), &stop))?;
     Ok(stop.exit().unwrap_or(Exit::Done))
 }
 

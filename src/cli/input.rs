@@ -1,6 +1,7 @@
 //! Stdin, cut into lines or records: read and checked in one thread, stored in another.
 
-use std::io;
+use std::fs::{self, File};
+use std::io::{self, IsTerminal, Seek};
 use std::ops::Range;
 use std::os::fd::AsFd;
 
@@ -13,6 +14,8 @@ use scuttleup::Error;
 use scuttleup::stage::{Stage, StoringEnded};
 
 use super::exit::BadInput;
+use super::message::Messages;
+use super::progress::{Progress, Total};
 use super::signals::Stop;
 
 const READ_BYTES: usize = 256 << 10;
@@ -37,12 +40,14 @@ pub enum Cut {
 pub struct Batch<T> {
     buffer: Vec<u8>,
     items: Vec<T>,
+    /// How much of the input it is, with what is no part of an item; for progress.
+    input_bytes: u64,
 }
 
 // Derived, it would ask for `T: Default`.
 impl<T> Default for Batch<T> {
     fn default() -> Self {
-        Self { buffer: Vec::new(), items: Vec::new() }
+        Self { buffer: Vec::new(), items: Vec::new(), input_bytes: 0 }
     }
 }
 
@@ -65,12 +70,32 @@ pub struct Line<'a> {
     pub bytes: &'a [u8],
 }
 
+/// For what [`pump`] does; none while somebody types the input.
+pub fn progress(messages: Messages, stop: &Stop) -> Progress<'_> {
+    let stdin = io::stdin();
+    let progress = if stdin.is_terminal() { Progress::off() } else { Progress::new(messages, stop) };
+    if progress.is_on()
+        && let Some(bytes) = bytes_left(&stdin)
+    {
+        progress.set_total(Total::Bytes(bytes));
+    }
+    progress
+}
+
+/// What a file has from where it stands on.
+fn bytes_left(stdin: &io::Stdin) -> Option<u64> {
+    let mut file = File::from(stdin.as_fd().try_clone_to_owned().ok()?);
+    let meta = file.metadata().ok().filter(fs::Metadata::is_file)?;
+    Some(meta.len().saturating_sub(file.stream_position().ok()?))
+}
+
 /// Reads stdin to its end, or until `stop`: `check` makes an item of each line (or skips it), `store` makes a batch of
 /// them durable. The first line that `check` refuses ends the input; what came before it is stored.
 pub fn pump<T: Send + 'static>(
     cut: Cut,
     line_bytes_max: usize,
     stop: &Stop,
+    progress: &Progress<'_>,
     check: impl FnMut(Line<'_>) -> Result<Option<T>, Error>,
     mut store: impl FnMut(&Batch<T>) -> Result<()> + Send,
 ) -> Result<()> {
@@ -79,10 +104,12 @@ pub fn pump<T: Send + 'static>(
     std::thread::scope(|threads| {
         let mut stage = Stage::new(threads, |batch: &mut Batch<T>| {
             store(batch)?;
+            progress.add(batch.items.len() as u64, std::mem::take(&mut batch.input_bytes));
             batch.items.clear();
             Ok(())
         });
-        let mut source = Source { cut, line_bytes_max, check, batch: Batch::default(), start: 0, scanned: 0, end: 0, number: 0 };
+        let mut source =
+            Source { cut, line_bytes_max, check, progress, batch: Batch::default(), start: 0, scanned: 0, end: 0, number: 0 };
         let read = source.read_all(stop, &mut stage);
         // What came before an error of the input is stored. An error of the log came first, and is the one that counts.
         let stored: Result<()> = stage.finish(Some(source.batch).filter(|batch| !batch.items.is_empty()));
@@ -99,7 +126,8 @@ enum Woken {
     Stop,
 }
 
-struct Source<T, C> {
+struct Source<'p, T, C> {
+    progress: &'p Progress<'p>,
     cut: Cut,
     line_bytes_max: usize,
     check: C,
@@ -111,7 +139,7 @@ struct Source<T, C> {
     number: u64,
 }
 
-impl<T: Send + 'static, C: FnMut(Line<'_>) -> Result<Option<T>, Error>> Source<T, C> {
+impl<T: Send + 'static, C: FnMut(Line<'_>) -> Result<Option<T>, Error>> Source<'_, T, C> {
     /// Reads and checks to the end, or up to the stop; what is not passed on stays in the batch.
     fn read_all(&mut self, stop: &Stop, stage: &mut ToStore<'_, '_, T>) -> Result<()> {
         let stdin = io::stdin();
@@ -151,6 +179,8 @@ impl<T: Send + 'static, C: FnMut(Line<'_>) -> Result<Option<T>, Error>> Source<T
             match read(stdin, &mut buffer[self.end..room]) {
                 Ok(count) => {
                     self.end += count;
+                    // Lines count once they are stored, but of a single record there would be nothing to see until the end.
+                    self.progress.add(0, if self.cut == Cut::Whole { count as u64 } else { 0 });
                     return Ok(count);
                 }
                 Err(Errno::EINTR) => {}
@@ -191,6 +221,9 @@ impl<T: Send + 'static, C: FnMut(Line<'_>) -> Result<Option<T>, Error>> Source<T
     fn take_line(&mut self, end: usize) -> Result<()> {
         self.number += 1;
         self.check_length(end - self.start, self.number)?;
+        if self.cut != Cut::Whole {
+            self.batch.input_bytes += (end + 1 - self.start) as u64;
+        }
         let line = Line { at: self.start, number: self.number, bytes: &self.batch.buffer[self.start..end] };
         match (self.check)(line) {
             Ok(item) => self.batch.items.extend(item),

@@ -14,6 +14,10 @@ impl Messages {
         Self { quiet }
     }
 
+    pub fn is_quiet(self) -> bool {
+        self.quiet
+    }
+
     /// Something good to know.
     pub fn note(self, text: &str) {
         if !self.quiet {

@@ -13,6 +13,7 @@ mod message;
 mod outcome;
 mod output;
 mod partner;
+mod progress;
 mod read;
 mod replicate;
 mod signals;

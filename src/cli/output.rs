@@ -1,8 +1,10 @@
 //! Stdout: data only, in large writes, and nothing lost in silence.
 
 use std::fmt;
-use std::io;
+use std::fs::File;
+use std::io::{self, IsTerminal};
 use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::FileTypeExt;
 
 use anyhow::Result;
 use nix::errno::Errno;
@@ -48,6 +50,14 @@ impl Output {
     /// For a few lines.
     pub fn new() -> Self {
         Self { stdout: io::stdout() }
+    }
+
+    /// Whether what is written goes to a file or a device: not to a terminal, and not to another program, which may
+    /// itself write to the terminal.
+    pub fn is_file(&self) -> bool {
+        let meta = self.as_fd().try_clone_to_owned().and_then(|stdout| File::from(stdout).metadata());
+        let kind = meta.map(|meta| meta.file_type());
+        !self.stdout.is_terminal() && kind.is_ok_and(|kind| !kind.is_fifo() && !kind.is_socket())
     }
 
     /// Writes all of `bytes`.

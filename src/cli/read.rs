@@ -14,6 +14,7 @@ use std::os::fd::AsFd;
 
 use super::exit::{BadInput, Exit};
 use super::output::{Output, WRITE_BYTES};
+use super::progress::{self, Progress, Total};
 use super::{Context, bad_peer, signals};
 
 pub fn command() -> Command {
@@ -170,11 +171,18 @@ pub fn run(context: &Context, args: &ArgMatches) -> Result<Exit> {
 
 /// Prints what is selected.
 pub fn print(context: &Context, selection: Selection) -> Result<Exit> {
-    signals::exit_at_once()?;
+    let at_once = signals::exit_at_once()?;
     let log = Log::open_read_only(&context.dir)?;
     let output = Output::bulk();
     let printer = Printer { lines: ChangeWriter::new(selection.payload), buffer: Vec::with_capacity(WRITE_BYTES * 2), selection };
-    if printer.selection.live { printer.follow(&log, &output) } else { printer.print(&log, &output) }
+    if printer.selection.live {
+        return printer.follow(&log, &output);
+    }
+    let start = printer.selection.start(&log)?;
+    let drawn = progress::is_wanted(context.messages) && output.is_file();
+    let stop = drawn.then(|| at_once.or_rather_stop()).transpose()?;
+    let progress = stop.as_ref().map_or_else(Progress::off, |stop| Progress::new(context.messages, stop));
+    printer.print(&log, &output, start, &progress)
 }
 
 struct Printer {
@@ -199,12 +207,16 @@ impl Printer {
     }
 
     /// What is there now, in large writes.
-    fn print(mut self, log: &Log, output: &Output) -> Result<Exit> {
-        let mut reader = log.reader();
-        let mut after = self.selection.start(log)?;
+    fn print(mut self, log: &Log, output: &Output, start: Offset, progress: &Progress<'_>) -> Result<Exit> {
+        let (mut reader, mut after) = (log.reader(), start);
         // What is appended meanwhile is for the next reader: a reader slower than the writers would never end.
         let end = log.last_offset()?;
+        progress.set_total(Total::Entries(end.0.saturating_sub(start.0)));
         while after < end {
+            if let Some(exit) = progress.stopped() {
+                return Ok(exit);
+            }
+            let before = self.buffer.len();
             let last = reader.scan(after, Bounds::default(), |change| {
                 if change.offset > end {
                     return Ok(ControlFlow::Break(()));
@@ -212,6 +224,7 @@ impl Printer {
                 self.add(&change);
                 Ok(ControlFlow::Continue(()))
             });
+            let bytes = self.buffer.len() - before;
             // What lies before a damaged entry is good.
             if self.buffer.len() >= WRITE_BYTES || last.is_err() {
                 self.flush(output)?;
@@ -220,6 +233,7 @@ impl Printer {
             if last == after {
                 break;
             }
+            progress.add(last.0 - after.0, bytes as u64);
             after = last;
         }
         self.flush(output)?;

@@ -18,11 +18,25 @@ fn code(signal: i32) -> i32 {
 }
 
 /// For commands that only read: a signal ends the process where it is.
-pub fn exit_at_once() -> Result<()> {
+pub fn exit_at_once() -> Result<AtOnce> {
+    let at_once = Arc::new(AtomicBool::new(true));
     for signal in ENDING {
-        flag::register_conditional_shutdown(signal, code(signal), Arc::new(AtomicBool::new(true)))?;
+        flag::register_conditional_shutdown(signal, code(signal), Arc::clone(&at_once))?;
     }
-    ignore_file_size()
+    ignore_file_size()?;
+    Ok(AtOnce(at_once))
+}
+
+/// That a signal ends the process where it is, also after this is dropped.
+pub struct AtOnce(Arc<AtomicBool>);
+
+impl AtOnce {
+    /// From now on the first signal only asks to end.
+    pub fn or_rather_stop(self) -> Result<Stop> {
+        let stop = Stop::on_signal()?;
+        self.0.store(false, Ordering::SeqCst);
+        Ok(stop)
+    }
 }
 
 /// A file size limit is then an error of the write, like a full disk.
@@ -31,7 +45,7 @@ fn ignore_file_size() -> Result<()> {
     Ok(())
 }
 
-/// For commands that write: the first signal asks to end, the second one ends the process where it is.
+/// For commands that write, or draw on the terminal: the first signal asks to end, the second one ends the process where it is.
 pub struct Stop {
     number: Arc<AtomicUsize>,
     pipe: PipeReader,

@@ -9,9 +9,10 @@ use scuttleup::ndjson::{Content, parse_change};
 use scuttleup::{Entry, Error, Kind, Log, PeerId, Put, Seq, Tomb};
 
 use super::exit::Exit;
-use super::input::{Batch, Cut, Line, pump};
+use super::input::{self, Batch, Cut, Line, pump};
+use super::progress::Progress;
 use super::signals::Stop;
-use super::{Context, entry_bytes, entry_bytes_arg, message};
+use super::{Context, entry_bytes, entry_bytes_arg};
 
 /// What a change line has beside its payload, at the most; payloads can grow sixfold by their escapes.
 const LINE_EXTRA_BYTES_MAX: usize = 4096;
@@ -43,7 +44,9 @@ pub fn run(context: &Context, args: &ArgMatches) -> Result<Exit> {
     let bytes_max = entry_bytes(args);
     let mut stopped = Stopped::default();
     let check = |line: Line<'_>| check(&line, bytes_max);
-    pump(Cut::Lines, bytes_max * 6 + LINE_EXTRA_BYTES_MAX, &stop, check, |batch| store(&log, batch, &mut stopped))?;
+    let progress = input::progress(context.messages, &stop);
+    let store = |batch: &Batch<Item>| store(&log, batch, &mut stopped, &progress);
+    pump(Cut::Lines, bytes_max * 6 + LINE_EXTRA_BYTES_MAX, &stop, &progress, check, store)?;
     let exit = match stopped {
         Stopped { forks: 1.., .. } => Exit::Fork,
         Stopped { gaps: 1.., .. } => Exit::Incomplete,
@@ -89,7 +92,7 @@ struct Stopped {
 }
 
 /// One batch, one commit.
-fn store(log: &Log, batch: &Batch<Item>, stopped: &mut Stopped) -> Result<()> {
+fn store(log: &Log, batch: &Batch<Item>, stopped: &mut Stopped, progress: &Progress<'_>) -> Result<()> {
     let (mut writer, mut messages) = (log.writer()?, Vec::new());
     for item in batch.items() {
         if stopped.feeds.contains(&item.peer) {
@@ -122,6 +125,6 @@ fn store(log: &Log, batch: &Batch<Item>, stopped: &mut Stopped) -> Result<()> {
     }
     writer.commit()?;
     // Said only now: a stderr that nobody reads must not hold up other writers.
-    messages.iter().for_each(|text| message::error(text));
+    messages.iter().for_each(|text| progress.error(text));
     Ok(())
 }

@@ -1,0 +1,320 @@
+//! Progress: a line on the terminal while a command takes long, and never a byte of it elsewhere.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+
+use nix::sys::stat::Mode;
+use nix::unistd::mkfifo;
+use scuttleup::Log;
+
+use crate::harness::{Place, Run, Running, SCUTTLEUP, heads};
+use crate::terminal::Terminal;
+
+/// More than is read in a few steps.
+const LINES: usize = 100_000;
+
+fn lines() -> String {
+    (0..LINES).map(|n| format!("{{\"number\":{n}}}\n")).collect()
+}
+
+fn append(log: &Path, args: &[&str]) -> Run {
+    Run::new(log).env("TERM", "xterm").args(["append"]).args(args)
+}
+
+fn file(path: &Path) -> Stdio {
+    File::open(path).expect("a file").into()
+}
+
+/// Waits until a whole line of progress with this in it is there, and gives the screen.
+fn wait_for(terminal: &mut Terminal, text: &str) -> Vec<String> {
+    let is_there = |terminal: &Terminal| terminal.lines().last().is_some_and(|line| line.contains(text));
+    terminal.wait_until(|terminal| is_there(terminal) && terminal.seen().ends_with('\r'));
+    terminal.lines()
+}
+
+fn wait_for_progress(terminal: &mut Terminal) -> Vec<String> {
+    wait_for(terminal, " entries  ")
+}
+
+/// The run has ended with this code, and the screen shows these lines and nothing else, the cursor at the next one.
+fn assert_ended(mut run: Running, terminal: &mut Terminal, code: i32, left: &[&str]) {
+    terminal.wait_for_end();
+    assert_eq!(run.wait().status.code(), Some(code), "{:?}", terminal.seen());
+    assert_eq!(terminal.lines(), left, "{:?}", terminal.seen());
+    assert_eq!(terminal.screen().cursor_position(), (left.len() as u16, 0), "{:?}", terminal.seen());
+    assert!(!terminal.screen().hide_cursor());
+}
+
+#[test]
+fn a_long_append_from_a_pipe_is_shown_and_leaves_nothing() {
+    let place = Place::new();
+    let log = place.log("a");
+    let mut terminal = Terminal::new(80);
+    let mut run = append(&log, &[]).spawn_with(Stdio::piped(), Stdio::piped(), terminal.stdio());
+    terminal.close();
+    run.send(lines());
+    let shown = wait_for(&mut terminal, "100,000 entries  1.");
+    assert!(shown.len() == 1 && shown[0].contains(" MiB  ") && shown[0].contains("/s  00:"), "{shown:?}");
+    run.close();
+    assert_ended(run, &mut terminal, 0, &[]);
+    assert_eq!(heads(&log), ["{\"peer\":\"a\",\"seq\":100000}"]);
+}
+
+/// A log that nobody can write to until the writer is dropped: `append` then takes as long as the test likes.
+struct Held {
+    place: Place,
+    path: PathBuf,
+    log: Log,
+    input: PathBuf,
+}
+
+impl Held {
+    fn new() -> Self {
+        let place = Place::new();
+        let path = place.log("a");
+        let log = Log::open(&path).expect("a log");
+        let input = place.file("input", lines());
+        Self { place, path, log, input }
+    }
+}
+
+#[test]
+fn of_a_file_it_is_known_how_much_is_left() {
+    let place = Place::new();
+    let (log, input) = (place.log("a"), place.file("input", lines()));
+    let mut terminal = Terminal::new(80);
+    // Some seven commits.
+    let strace = ["-f", "-qq", "-o", "/dev/null", "-e", "inject=fdatasync:delay_enter=400000", SCUTTLEUP, "--log"];
+    let run = Run::program("strace").env("TERM", "xterm").args(strace).args([&log]).args(["append"]);
+    let run = run.spawn_with(file(&input), Stdio::piped(), terminal.stdio());
+    terminal.close();
+    let line = wait_for(&mut terminal, "% [=").concat();
+    assert!(line.contains("/s  ETA 00:") && !line.contains("100%"), "{line}");
+    assert_ended(run, &mut terminal, 0, &[]);
+    assert_eq!(heads(&log), ["{\"peer\":\"a\",\"seq\":100000}"]);
+}
+
+#[test]
+fn it_is_shown_on_a_terminal_only_and_not_with_q() {
+    let held = Held::new();
+    let writer = held.log.writer().expect("nobody else writes");
+    let (log, input) = (&held.path, &held.input);
+    let spawn = |run: Run, terminal: &mut Terminal, stdout| {
+        let run = run.spawn_with(file(input), stdout, terminal.stdio());
+        terminal.close();
+        run
+    };
+    // The last one shows it, and was the last to begin.
+    let piped = append(log, &[]).spawn_on(file(input), Stdio::piped());
+    let to_file = File::create(held.place.path("stderr")).expect("a file");
+    let to_file = append(log, &[]).spawn_with(file(input), Stdio::piped(), to_file.into());
+    let [mut quiet, mut dumb, mut same, mut acked] = [80; 4].map(Terminal::new);
+    let run_quiet = spawn(append(log, &["-q"]), &mut quiet, Stdio::piped());
+    let run_dumb = spawn(append(log, &[]).env("TERM", "dumb"), &mut dumb, Stdio::piped());
+    let stdout = same.stdio();
+    let run_same = spawn(append(log, &["--ack"]), &mut same, stdout);
+    let ack = held.place.path("ack");
+    let run_acked = spawn(append(log, &["--ack"]), &mut acked, File::create(&ack).expect("a file").into());
+    wait_for_progress(&mut acked);
+    drop(writer);
+    let ended = piped.finish();
+    assert_eq!((ended.status.code(), ended.printed.stderr.as_str()), (Some(0), ""));
+    assert_eq!(to_file.finish().status.code(), Some(0));
+    assert_eq!(std::fs::read(held.place.path("stderr")).expect("a file"), b"");
+    for (run, mut terminal) in [(run_quiet, quiet), (run_dumb, dumb)] {
+        assert_ended(run, &mut terminal, 0, &[]);
+        assert_eq!(terminal.seen(), "");
+    }
+    assert_ended(run_acked, &mut acked, 0, &[]);
+    let acks = std::fs::read_to_string(&ack).expect("a file");
+    assert!(acks.lines().count() == LINES && acks.lines().all(|line| line.starts_with("{\"peer\":\"a\",\"seq\":")), "{acks}");
+    same.wait_for_end();
+    assert_eq!(run_same.finish().status.code(), Some(0));
+    let acks = same.seen();
+    assert!(acks.lines().count() == LINES && acks.lines().all(|line| line.starts_with("{\"peer\":\"a\",\"seq\":")), "{acks}");
+}
+
+#[test]
+fn it_is_not_shown_where_somebody_types() {
+    let held = Held::new();
+    let (mut typed, mut other) = (Terminal::new(80), Terminal::new(80));
+    let mut run = append(&held.path, &["--ack"]).spawn_with(typed.stdio(), Stdio::piped(), typed.stdio());
+    typed.close();
+    for seq in 1..=5 {
+        typed.press("1\n");
+        assert_eq!(run.line(), format!("{{\"peer\":\"a\",\"seq\":{seq}}}\n"));
+    }
+    let mut piped = append(&held.path, &[]).spawn_with(Stdio::piped(), Stdio::piped(), other.stdio());
+    other.close();
+    piped.send(lines());
+    wait_for_progress(&mut other);
+    typed.press("\u{4}");
+    assert_ended(run, &mut typed, 0, &["1"; 5]);
+    assert_eq!(typed.seen(), "1\r\n".repeat(5));
+    piped.close();
+    assert_ended(piped, &mut other, 0, &[]);
+}
+
+#[test]
+fn no_terminal_is_so_narrow_that_it_wraps() {
+    let held = Held::new();
+    let writer = held.log.writer().expect("nobody else writes");
+    let widths = [1, 2, 9, 10, 14, 15, 21, 22, 40, 50, 60, 200];
+    let mut runs: Vec<_> = widths
+        .iter()
+        .map(|&width| {
+            let mut terminal = Terminal::new(width);
+            let run = append(&held.path, &[]).spawn_with(file(&held.input), Stdio::piped(), terminal.stdio());
+            terminal.close();
+            (width, run, terminal)
+        })
+        .collect();
+    for (width, _, terminal) in &mut runs {
+        terminal.wait_until(|terminal| {
+            let (lines, cursor) = (terminal.lines(), terminal.screen().cursor_position());
+            assert!(lines.len() <= 1 && cursor.0 == 0, "{width} columns: {lines:?}");
+            // Drawn, cleared, drawn again.
+            terminal.seen().matches("\u{1b}[2K").count() >= 3 && terminal.seen().ends_with('\r')
+        });
+        // Only what there is room for, and nothing by halves.
+        let line = terminal.lines().concat();
+        assert_eq!(
+            (line.contains("0 entries"), line.contains("0 B/s")),
+            (*width >= 10, *width >= 22),
+            "{width} columns: {line:?}"
+        );
+    }
+    drop(writer);
+    for (_, run, mut terminal) in runs {
+        assert_ended(run, &mut terminal, 0, &[]);
+    }
+}
+
+#[test]
+fn a_message_has_a_line_of_its_own() {
+    let place = Place::new();
+    let log = place.log("a");
+    let mut terminal = Terminal::new(160);
+    let run = Run::new(&log).env("TERM", "xterm").args(["write"]);
+    let mut run = run.spawn_with(Stdio::piped(), Stdio::piped(), terminal.stdio());
+    terminal.close();
+    run.send((1..=LINES).map(|seq| format!("{{\"peer\":\"y\",\"seq\":{seq},\"entry\":{seq}}}\n")).collect::<String>());
+    wait_for_progress(&mut terminal);
+    run.send("{\"peer\":\"z\",\"seq\":7,\"entry\":1}\n");
+    let message =
+        "scuttleup: line 100001: gap: entry 7 of z cannot follow 0; that feed is stopped: write what is between them first";
+    terminal.wait_until(|terminal| terminal.seen().contains("them first"));
+    let lines = wait_for_progress(&mut terminal);
+    assert!(lines.len() == 2 && lines[0] == message, "{lines:?}");
+    run.close();
+    assert_ended(run, &mut terminal, 3, &[message]);
+}
+
+/// Runs a line of shell as the leader of the terminal's session, with a fifo for its input, which is open as long as the
+/// file is.
+fn in_session(place: &Place, log: &Path, terminal: &mut Terminal, line: &str) -> (Running, File) {
+    let fifo = place.path("fifo");
+    mkfifo(&fifo, Mode::S_IRWXU).expect("a fifo");
+    let input = File::options().read(true).write(true).open(&fifo).expect("a fifo");
+    let run = Run::program("setsid").args(["--ctty", "bash", "-c", line]).env("SCUTTLEUP", SCUTTLEUP).env("TERM", "xterm");
+    let run = run.env("LOG", log).env("FIFO", fifo).env("PLACE", place.path(".").canonicalize().expect("a directory"));
+    let run = run.spawn_with(terminal.stdio(), Stdio::piped(), terminal.stdio());
+    terminal.close();
+    (run, input)
+}
+
+#[test]
+fn ctrl_c_leaves_a_clear_line() {
+    let place = Place::new();
+    let log = place.log("a");
+    let mut terminal = Terminal::new(80);
+    let (run, mut input) = in_session(&place, &log, &mut terminal, "exec \"$SCUTTLEUP\" --log \"$LOG\" append <\"$FIFO\"");
+    std::io::Write::write_all(&mut input, lines().as_bytes()).expect("it reads");
+    wait_for_progress(&mut terminal);
+    terminal.press("\u{3}");
+    assert_ended(run, &mut terminal, 130, &[]);
+}
+
+#[test]
+fn in_the_background_nothing_is_shown() {
+    let place = Place::new();
+    let log = place.log("a");
+    let (mut terminal, mut other) = (Terminal::new(80), Terminal::new(80));
+    let line = "set -m; exec 3>&2 2>/dev/null; \"$SCUTTLEUP\" --log \"$LOG\" append <\"$FIFO\" 2>&3 & wait $!";
+    let (run, mut input) = in_session(&place, &log, &mut terminal, line);
+    std::io::Write::write_all(&mut input, lines().as_bytes()).expect("it reads");
+    let mut piped = append(&log, &[]).spawn_with(Stdio::piped(), Stdio::piped(), other.stdio());
+    other.close();
+    piped.send(lines());
+    wait_for_progress(&mut other);
+    drop(input);
+    assert_ended(run, &mut terminal, 0, &[]);
+    assert_eq!(terminal.seen(), "");
+    piped.close();
+    assert_ended(piped, &mut other, 0, &[]);
+}
+
+/// So that `read` takes some seconds: each of its large writes to the file is held up.
+const SLOW_READ: &str = "exec strace -f -qq -o /dev/null -P \"$PLACE/out\" -e trace=write \
+                         -e inject=write:delay_enter=200000 \"$SCUTTLEUP\" --log \"$LOG\" read";
+
+/// Some 20 writes of `read`.
+fn filled() -> (Place, PathBuf, String) {
+    let place = Place::new();
+    let log = place.log("a");
+    let pad = "x".repeat(5000);
+    append(&log, &[]).stdin((0..1000).map(|n| format!("\"{n}{pad}\"\n")).collect::<String>()).success();
+    let text = crate::harness::read(&log);
+    (place, log, text)
+}
+
+#[test]
+fn a_long_read_to_a_file_is_shown_and_the_file_is_the_same() {
+    let (place, log, text) = filled();
+    let mut terminal = Terminal::new(80);
+    let (mut run, _input) = in_session(&place, &log, &mut terminal, &format!("{SLOW_READ} >\"$PLACE/out\""));
+    let line = wait_for_progress(&mut terminal).concat();
+    assert!(line.contains("% [=") && line.contains("/s  ETA 00:"), "{line}");
+    run.close();
+    assert_ended(run, &mut terminal, 0, &[]);
+    assert!(std::fs::read_to_string(place.path("out")).expect("a file") == text, "stdout is not the same");
+}
+
+#[test]
+fn ctrl_c_ends_a_read_to_a_file_and_leaves_a_clear_line() {
+    let (place, log, text) = filled();
+    let mut terminal = Terminal::new(80);
+    let (run, _input) = in_session(&place, &log, &mut terminal, &format!("{SLOW_READ} >\"$PLACE/out\""));
+    wait_for_progress(&mut terminal);
+    terminal.press("\u{3}");
+    assert_ended(run, &mut terminal, 130, &[]);
+    let part = std::fs::read_to_string(place.path("out")).expect("a file");
+    assert!(text.starts_with(&part) && part.len() < text.len(), "{} of {}", part.len(), text.len());
+}
+
+/// Who reads the pipe may write to the terminal, too.
+#[test]
+fn a_read_to_a_terminal_or_a_pipe_is_not_shown() {
+    let (place, log, text) = filled();
+    let (mut same, mut piped, mut other) = (Terminal::new(80), Terminal::new(80), Terminal::new(80));
+    let read = || Run::new(&log).env("TERM", "xterm").args(["read"]);
+    // A pipe that nobody reads and a terminal that nobody looks at hold it up.
+    let (mut pipe, to_pipe) = std::io::pipe().expect("a pipe");
+    let run_piped = read().spawn_with(Stdio::null(), to_pipe.into(), piped.stdio());
+    let run_same = read().spawn_with(Stdio::null(), same.stdio(), same.stdio());
+    piped.close();
+    same.close();
+    let (mut run, _input) = in_session(&place, &log, &mut other, &format!("{SLOW_READ} >\"$PLACE/out\""));
+    wait_for_progress(&mut other);
+    let mut read = String::new();
+    std::io::Read::read_to_string(&mut pipe, &mut read).expect("UTF-8");
+    assert!(read == text, "stdout is not the same");
+    assert_ended(run_piped, &mut piped, 0, &[]);
+    assert_eq!(piped.seen(), "");
+    same.wait_for_end();
+    assert_eq!(run_same.finish().status.code(), Some(0));
+    assert!(same.seen().replace("\r\n", "\n") == text, "{:?}", same.lines());
+    run.close();
+    assert_ended(run, &mut other, 0, &[]);
+}
