@@ -5,7 +5,11 @@ use std::ffi::OsString;
 use std::fs::read_to_string;
 use std::path::{Path, PathBuf};
 
+use data_encoding::HEXLOWER;
+
+use crate::frames::{SYNC, Session};
 use crate::harness::{Place, Run, SCUTTLEUP};
+use crate::native_frames::{self, PREAMBLE};
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -161,27 +165,95 @@ fn the_examples_of_the_readme_run_and_print_what_is_shown() {
     }
 }
 
-/// The frames that scuttleup-protocol(5) shows one side send.
-fn frames(page: &str, side: &str) -> Vec<u8> {
-    let lines = page.lines().filter_map(|line| line.strip_prefix(&format!("{side}:")));
-    let digits: String = lines.collect::<String>().split_whitespace().collect();
-    assert!(!digits.is_empty(), "{side} sends nothing");
-    data_encoding::HEXLOWER.decode(digits.as_bytes()).expect("hex")
+/// What scuttleup-protocol(5) shows the two sides send in one of its sessions, in the order of its lines.
+fn dialogue(page: &str, title: &str) -> Vec<(String, Vec<u8>)> {
+    let (_, session) = page.split_once(&format!("\n.Ss {title}\n")).unwrap_or_else(|| panic!("no session {title}"));
+    let (_, block) = session.split_once("\n.Bd -literal -offset indent\n").expect("it is shown");
+    let mut said: Vec<(String, String)> = Vec::new();
+    for line in block.lines().take_while(|line| *line != ".Ed") {
+        match line.split_once(':') {
+            Some((side, digits)) => said.push((side.into(), digits.into())),
+            None => said.last_mut().expect("a line goes on").1.push_str(line),
+        }
+    }
+    let bytes = |digits: String| digits.split_whitespace().collect::<String>();
+    said.into_iter().map(|(side, digits)| (side, HEXLOWER.decode(bytes(digits).as_bytes()).expect("hex"))).collect()
 }
 
-#[test]
-fn the_bytes_of_the_protocol_page_are_what_goes_over_the_wire() {
-    let page = document("man/scuttleup-protocol.5");
-    let (alice, bob) = (frames(&page, "alice"), frames(&page, "bob"));
+/// alice with two entries and bob with none; each of them hears and says what is shown, line by line.
+fn replay(said: &[(String, Vec<u8>)], args: &[&str]) {
     let place = Place::new();
     let (a, b) = (place.log("alice"), place.log("bob"));
     Run::new(&a).args(["append", "--text"]).stdin("a1\na2\n").success();
-    for (log, heard, said) in [(&a, &bob, &alice), (&b, &alice, &bob)] {
-        let printed = Run::new(log).args(["replicate", "--once"]).stdin(heard).success();
-        assert_eq!(&printed.stdout, said);
+    for (side, log) in [("alice", &a), ("bob", &b)] {
+        let mut session = Session::open(log, args);
+        for (speaker, bytes) in said {
+            if speaker == side {
+                assert_eq!(HEXLOWER.encode(&session.bytes(bytes.len())), HEXLOWER.encode(bytes), "{side} says");
+            } else {
+                session.send(bytes);
+            }
+        }
+        let (rest, ended) = session.close();
+        assert_eq!((rest, ended.status.code()), (Vec::new(), Some(0)), "{side}: {}", ended.printed.stderr);
     }
     Run::new(&b)
         .args(["read", "--no-entry"])
         .stdout("{\"offset\":1,\"peer\":\"alice\",\"seq\":1}\n{\"offset\":2,\"peer\":\"alice\",\"seq\":2}\n")
         .success();
+}
+
+#[test]
+fn the_bytes_of_the_protocol_page_are_what_goes_over_the_wire() {
+    let page = document("man/scuttleup-protocol.5");
+    let original = dialogue(&page, "A session on the original wire");
+    assert_eq!(original.len(), 4);
+    replay(&original, &["--once", "--wire", "original"]);
+    // Who knows both wires says the same, once the other one has begun.
+    for side in ["alice", "bob"] {
+        let place = Place::new();
+        let path = place.log(side);
+        if side == "alice" {
+            Run::new(&path).args(["append", "--text"]).stdin("a1\na2\n").success();
+        }
+        let of = |wanted: bool| {
+            original.iter().filter(|(speaker, _)| (speaker == side) == wanted).flat_map(|(_, bytes)| bytes.clone()).collect()
+        };
+        let (said, heard): (Vec<u8>, Vec<u8>) = (of(true), of(false));
+        let printed = Run::new(&path).args(["replicate", "--once"]).stdin(heard).success();
+        assert_eq!(HEXLOWER.encode(&printed.stdout), HEXLOWER.encode(&[PREAMBLE, &said].concat()));
+    }
+    let native = dialogue(&page, "A session on the native wire");
+    assert_eq!(native.len(), 13);
+    assert!(native[..2].iter().all(|(_, bytes)| bytes == PREAMBLE));
+    replay(&native, &["--once"]);
+    replay(&native, &["--once", "--wire", "native"]);
+}
+
+/// Computed from the page's own words.
+#[test]
+fn the_chains_of_the_protocol_page_are_right() {
+    let page = document("man/scuttleup-protocol.5");
+    let alice = native_frames::chain_of("alice", &[]);
+    let one = native_frames::chain_of("alice", &["a1"]);
+    let two = native_frames::chain_of("alice", &["a1", "a2"]);
+    let root = native_frames::root(&[("alice", 2, two)]);
+    for (name, value) in [("chain(0)", alice), ("chain(1)", one), ("chain(2)", two), ("root    ", root)] {
+        let line = format!("\n{name} {}\n", HEXLOWER.encode(&value.to_le_bytes()));
+        assert!(page.contains(&line), "the page has no {line}");
+    }
+    // The run of which an entry was deleted, as the page shows it.
+    let place = Place::new();
+    let log = place.log("alice");
+    Run::new(&log).args(["append", "--text"]).stdin("a1\na2\n").success();
+    Run::new(&log).args(["del", "alice", "1"]).success();
+    let mut session = Session::open(&log, &["--once"]);
+    session.send([PREAMBLE, &native_frames::hello("bob", SYNC, false, 0), &native_frames::heads(&[], true)].concat());
+    let hello = native_frames::hello("alice", SYNC, false, root);
+    let before = [PREAMBLE, &hello, &native_frames::heads(&[("alice", 2, two)], true), &native_frames::feed(0, "alice")].concat();
+    assert_eq!(session.bytes(before.len()), before);
+    let (_, shown) = page.split_once("sends this RUN:\n.Bd -literal -offset indent\n").expect("it is shown");
+    let digits: String = shown.lines().take_while(|line| *line != ".Ed").flat_map(str::split_whitespace).collect();
+    assert_eq!(HEXLOWER.encode(&session.bytes(digits.len() / 2)), digits);
+    assert_eq!(session.end().1.status.code(), Some(3));
 }

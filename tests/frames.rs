@@ -188,18 +188,30 @@ impl Session {
                 self.buffer.drain(..taken);
                 return Some(frame);
             }
-            let output = self.output.as_mut().expect("not dropped yet");
-            let mut fds = [PollFd::new(output.as_fd(), PollFlags::POLLIN)];
-            let timeout = PollTimeout::try_from(Duration::from_secs(60)).expect("a short time");
-            assert_ne!(poll(&mut fds, timeout), Ok(0), "no frame came");
-            let mut part = [0; 1 << 16];
-            let count = output.read(&mut part).expect("a pipe can be read");
-            if count == 0 {
+            if !self.read() {
                 assert!(self.buffer.is_empty(), "the stream ends inside a frame");
                 return None;
             }
-            self.buffer.extend_from_slice(&part[..count]);
         }
+    }
+
+    /// Waits for more of its output; false at the end of the stream.
+    fn read(&mut self) -> bool {
+        let output = self.output.as_mut().expect("not dropped yet");
+        let mut fds = [PollFd::new(output.as_fd(), PollFlags::POLLIN)];
+        let timeout = PollTimeout::try_from(Duration::from_secs(60)).expect("a short time");
+        assert_ne!(poll(&mut fds, timeout), Ok(0), "nothing came");
+        let mut part = [0; 1 << 16];
+        let count = output.read(&mut part).expect("a pipe can be read");
+        self.buffer.extend_from_slice(&part[..count]);
+        count > 0
+    }
+
+    /// Waits for the next `count` bytes, whatever they are; fewer at the end of the stream.
+    pub fn bytes(&mut self, count: usize) -> Vec<u8> {
+        while self.buffer.len() < count && self.read() {}
+        let count = count.min(self.buffer.len());
+        self.buffer.drain(..count).collect()
     }
 
     /// All frames to the end of the stream.
@@ -214,17 +226,23 @@ impl Session {
 
     /// Ends the stream to it, reads what it still sends, and waits for its end.
     pub fn close(self) -> (Vec<Frame>, Ended) {
-        let Self { mut run, output, input, buffer, greeted } = self;
-        drop(input);
-        let mut rest = buffer;
-        if let Some(mut output) = output {
-            output.read_to_end(&mut rest).expect("a pipe can be read");
-        }
+        let greeted = self.greeted;
+        let (rest, ended) = self.end();
         let (mut stream, mut frames) = (&rest[..], Vec::new());
         while let Some(frame) = take_frame(&mut stream, !greeted && frames.is_empty()) {
             frames.push(frame);
         }
-        (frames, run.wait())
+        (frames, ended)
+    }
+
+    /// As [`Session::close`], whatever it still sends.
+    pub fn end(self) -> (Vec<u8>, Ended) {
+        let Self { mut run, output, input, buffer: mut rest, .. } = self;
+        drop(input);
+        if let Some(mut output) = output {
+            output.read_to_end(&mut rest).expect("a pipe can be read");
+        }
+        (rest, run.wait())
     }
 
     /// Waits for its end, the stream to it still open.

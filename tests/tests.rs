@@ -16,6 +16,7 @@ mod interop;
 mod live_push;
 mod log;
 mod model;
+mod native_frames;
 mod pipes;
 mod progress;
 mod protocol;

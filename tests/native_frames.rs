@@ -1,0 +1,92 @@
+//! The native wire once more, written from scuttleup-protocol(5) alone.
+
+use xxhash_rust::xxh3::{xxh3_64, xxh3_128};
+
+use crate::frames::{bytes_field, frame, number_field};
+
+pub const PREAMBLE: &[u8] = b"\x80\x80\x80\x00\x80\x80\x00\x00";
+
+pub const HELLO: u8 = 1;
+pub const HEADS: u8 = 2;
+pub const FEED: u8 = 3;
+pub const RUN: u8 = 4;
+pub const ACK: u8 = 5;
+pub const FORK: u8 = 6;
+pub const SYNCED: u8 = 7;
+pub const ERROR: u8 = 8;
+pub const FIN: u8 = 9;
+
+/// The longest entry that is taken unless the caller says otherwise.
+const ENTRY_BYTES_MAX: u64 = 64 << 20;
+
+/// A frame of a type.
+pub fn typed(kind: u8, message: impl AsRef<[u8]>) -> Vec<u8> {
+    frame([&[kind], message.as_ref()].concat())
+}
+
+/// A chain or a root.
+pub fn chain_field(number: u64, chain: u128) -> Vec<u8> {
+    bytes_field(number, chain.to_le_bytes())
+}
+
+/// The chain of a feed after these entries.
+pub fn chain_of(peer: &str, entries: &[&str]) -> u128 {
+    entries.iter().fold(xxh3_128(peer.as_bytes()), |chain, entry| {
+        let entry = entry.as_bytes();
+        let link = [&chain.to_le_bytes()[..], &xxh3_64(entry).to_le_bytes(), &(entry.len() as u64).to_le_bytes()];
+        xxh3_128(&link.concat())
+    })
+}
+
+/// The root of a log with these feeds: id, head and chain.
+pub fn root(feeds: &[(&str, u32, u128)]) -> u128 {
+    feeds.iter().fold(0, |root, (peer, seq, chain)| {
+        root.wrapping_add(xxh3_128(&[peer.as_bytes(), &seq.to_le_bytes(), &chain.to_le_bytes()].concat()))
+    })
+}
+
+pub fn hello(id: &str, mode: u64, live: bool, root: u128) -> Vec<u8> {
+    let who = [number_field(1, 1), bytes_field(2, id), number_field(3, mode), number_field(4, u64::from(live))];
+    typed(HELLO, [who.concat(), chain_field(5, root), number_field(6, ENTRY_BYTES_MAX)].concat())
+}
+
+/// One head of a HEADS.
+pub fn head(peer: &str, seq: u32, chain: u128) -> Vec<u8> {
+    bytes_field(1, [bytes_field(1, peer), number_field(2, u64::from(seq)), chain_field(3, chain)].concat())
+}
+
+pub fn heads(heads: &[(&str, u32, u128)], last: bool) -> Vec<u8> {
+    let heads: Vec<u8> = heads.iter().flat_map(|&(peer, seq, chain)| head(peer, seq, chain)).collect();
+    typed(HEADS, [heads, number_field(2, u64::from(last))].concat())
+}
+
+pub fn feed(handle: u64, peer: &str) -> Vec<u8> {
+    typed(FEED, [number_field(1, handle), bytes_field(2, peer)].concat())
+}
+
+/// A RUN in which `chain` says what the receiver must find.
+pub fn run(handle: u64, first: u64, entries: &[impl AsRef<[u8]>], chain: u128) -> Vec<u8> {
+    let entries: Vec<u8> = entries.iter().flat_map(|entry| bytes_field(3, entry)).collect();
+    typed(RUN, [number_field(1, handle), number_field(2, first), entries, chain_field(5, chain)].concat())
+}
+
+pub fn ack(handle: u64, seq: u64) -> Vec<u8> {
+    typed(ACK, [number_field(1, handle), number_field(2, seq)].concat())
+}
+
+pub fn fork(peer: &str, points: &[(u32, u128)]) -> Vec<u8> {
+    let point = |&(seq, chain): &(u32, u128)| bytes_field(2, [number_field(1, u64::from(seq)), chain_field(2, chain)].concat());
+    typed(FORK, [bytes_field(1, peer), points.iter().flat_map(point).collect()].concat())
+}
+
+pub fn synced() -> Vec<u8> {
+    typed(SYNCED, "")
+}
+
+pub fn error(text: impl AsRef<[u8]>) -> Vec<u8> {
+    typed(ERROR, bytes_field(1, text))
+}
+
+pub fn fin(sent: u64, stored: u64) -> Vec<u8> {
+    typed(FIN, [number_field(1, sent), number_field(2, stored)].concat())
+}
