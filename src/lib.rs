@@ -62,7 +62,7 @@ mod store;
 pub use entry::{Chain, Change, ENTRY_BYTES_MAX, Entry, Kind, Offset, PEER_BYTES_MAX, PeerId, Seq, Tomb, check_json};
 pub use error::{Error, Result};
 pub use follow::Follower;
-pub use heads::Heads;
+pub use heads::{FeedKey, Heads};
 pub use json::{JSON_DEPTH_MAX, is_json};
 pub use proto::{Mode, Wire};
 pub use replicate::{Notice, Options, Outcome, replicate};

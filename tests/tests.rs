@@ -22,6 +22,7 @@ mod progress;
 mod protocol;
 mod read;
 mod replicate;
+mod sim;
 mod staleness;
 mod stuck;
 mod terminal;

@@ -1,0 +1,314 @@
+//! Logs, links between them, and what may happen to both.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
+
+use scuttleup::Mode;
+use scuttleup::proto::PREAMBLE;
+
+use super::super::hostile::Random;
+use super::disk::{Disk, Heads};
+use super::side::Side;
+use super::spy::Spy;
+
+pub struct Log {
+    pub own: String,
+    pub disk: Disk,
+    /// Knows only the original's wire.
+    is_original: bool,
+}
+
+/// A session between two logs: its sides, what is on the way from each, and what was seen of it.
+struct Pair {
+    sides: [Side; 2],
+    wires: [Vec<u8>; 2],
+    spies: [Spy; 2],
+    once: bool,
+}
+
+pub struct World {
+    pub random: Random,
+    pub logs: Vec<Log>,
+    pairs: Vec<Pair>,
+    entries: u64,
+    /// What the author of each entry held when it was appended.
+    causes: BTreeMap<Vec<u8>, Heads>,
+    new_ids: u32,
+    restored: bool,
+    /// Something was appended, or set back, since forks were looked for.
+    appended: bool,
+    forked: Rc<BTreeSet<String>>,
+    pub forks_found: u32,
+    pub finished: u32,
+}
+
+impl World {
+    pub fn new(seed: u64, logs: usize, originals: bool) -> Self {
+        let mut random = Random(seed);
+        let log =
+            |n: usize| Log { own: format!("log-{n}"), disk: Disk::default(), is_original: originals && random.below(4) == 0 };
+        let logs = (0..logs).map(log).collect();
+        let random = Random(random.number());
+        Self {
+            random,
+            logs,
+            pairs: Vec::new(),
+            entries: 0,
+            causes: BTreeMap::new(),
+            new_ids: 0,
+            restored: false,
+            appended: false,
+            forked: Rc::default(),
+            forks_found: 0,
+            finished: 0,
+        }
+    }
+
+    /// Something happens.
+    pub fn step(&mut self, faults: bool) {
+        let log = self.random.below(self.logs.len());
+        match self.random.below(100) {
+            0..15 => self.append(log),
+            15..20 => self.open(),
+            20..22 if faults => self.cut_one(),
+            22..23 if faults => self.crash(log),
+            23 if faults && self.random.below(3) == 0 => self.restore(log),
+            24..55 => self.with_pair(Self::pump),
+            55..85 => self.with_pair(Self::deliver),
+            _ => self.with_pair(Self::commit),
+        }
+    }
+
+    pub fn append(&mut self, log: usize) {
+        self.appended = true;
+        for _ in 0..=self.random.below(3) {
+            self.entries += 1;
+            let Log { own, disk, .. } = &mut self.logs[log];
+            let bytes = format!("{} {own}", self.entries).into_bytes();
+            self.causes.insert(bytes.clone(), disk.heads());
+            let (own, seq) = (own.clone(), disk.head(own) + 1);
+            disk.push(&own, seq, &bytes);
+        }
+    }
+
+    /// A session of two logs, which may have one already: a duplicated link.
+    fn open(&mut self) {
+        let one = self.random.below(self.logs.len());
+        let other = (one + 1 + self.random.below(self.logs.len() - 1)) % self.logs.len();
+        if self.pairs.len() < 2 * self.logs.len() {
+            let once = self.random.below(2) == 0;
+            let modes = [(); 2].map(|()| [Mode::Sync, Mode::Sync, Mode::Sync, Mode::Push, Mode::Pull][self.random.below(5)]);
+            self.join(one, other, once, modes);
+        }
+    }
+
+    fn join(&mut self, one: usize, other: usize, once: bool, modes: [Mode; 2]) {
+        let side = |log: usize, mode: Mode| {
+            let Log { own, disk, is_original } = &self.logs[log];
+            Side::new(log, own, disk, mode, once, *is_original)
+        };
+        let sides = [side(one, modes[0]), side(other, modes[1])];
+        self.pairs.push(Pair { sides, wires: [Vec::new(), Vec::new()], spies: [Spy::new(), Spy::new()], once });
+    }
+
+    fn with_pair(&mut self, act: fn(&mut Self, usize, usize) -> Result<bool, String>) {
+        if self.pairs.is_empty() {
+            return;
+        }
+        let (pair, side) = (self.random.below(self.pairs.len()), self.random.below(2));
+        self.act(act, pair, side);
+    }
+
+    /// Lets a side do something; an error ends its session. True if anything was done.
+    fn act(&mut self, act: fn(&mut Self, usize, usize) -> Result<bool, String>, pair: usize, side: usize) -> bool {
+        let done = act(self, pair, side);
+        if let Err(why) = &done {
+            // Only where logs differ may a session fail.
+            assert!(!self.forked().is_empty(), "{why}");
+        }
+        self.tell_forks(pair);
+        if done.is_err() || self.pairs[pair].sides.iter().all(Side::is_over) {
+            self.pairs.remove(pair);
+        }
+        done != Ok(false)
+    }
+
+    fn pump(&mut self, pair: usize, side: usize) -> Result<bool, String> {
+        let forked = self.forked();
+        let batch = 1 + self.random.below(8);
+        let Pair { sides, wires, spies, once } = &mut self.pairs[pair];
+        let (from, to) = (&self.logs[sides[side].log].disk, &self.logs[sides[1 - side].log].disk);
+        let was_over = sides[side].is_over();
+        let more = sides[side].pump(from, batch)?;
+        let bytes = std::mem::take(&mut sides[side].outgoing);
+        if sides[side].is_native() {
+            let back = (spies[1 - side].sent.clone(), spies[1 - side].feeds().to_vec());
+            let theirs = if sides[side].link.may_offer() { sides[1 - side].start.clone() } else { Heads::new() };
+            spies[side].look(&bytes, from, to, (&back.0, &back.1), &theirs, &|peer| forked.contains(peer));
+        } else if bytes == PREAMBLE {
+            spies[side].look(&bytes, from, to, (&Heads::new(), &[]), &Heads::new(), &|_| false);
+        }
+        wires[side].extend_from_slice(&bytes);
+        if *once && sides[side].is_over() && !was_over {
+            self.finished += 1;
+            self.check_over(pair, &forked);
+        }
+        Ok(more)
+    }
+
+    fn deliver(&mut self, pair: usize, side: usize) -> Result<bool, String> {
+        let Pair { sides, wires, .. } = &mut self.pairs[pair];
+        if wires[1 - side].is_empty() {
+            return Ok(false);
+        }
+        let most = wires[1 - side].len();
+        let count = if self.random.below(3) == 0 { most } else { 1 + self.random.below(most) };
+        let bytes: Vec<u8> = wires[1 - side].drain(..count).collect();
+        let disk = &self.logs[sides[side].log].disk;
+        sides[side].receive(disk, &bytes).map(|()| true)
+    }
+
+    fn commit(&mut self, pair: usize, side: usize) -> Result<bool, String> {
+        let at = &mut self.pairs[pair].sides[side];
+        let log = &mut self.logs[at.log];
+        let before = log.disk.order.len();
+        at.commit(&mut log.disk)?;
+        let came = before..log.disk.order.len();
+        let any = !came.is_empty();
+        if any {
+            let log = self.pairs[pair].sides[side].log;
+            self.check_causes(&self.logs[log].disk, came);
+        }
+        Ok(any)
+    }
+
+    /// What was stored came after all that its author held: a cut at any byte leaves a closed prefix.
+    fn check_causes(&self, disk: &Disk, came: std::ops::Range<usize>) {
+        // A log that was set back may hold entries whose causes it has lost.
+        if self.restored {
+            return;
+        }
+        let mut held: BTreeMap<&str, u32> = BTreeMap::new();
+        for (at, stored) in disk.order.iter().enumerate() {
+            if came.contains(&at) {
+                for (peer, &seq) in &self.causes[&stored.bytes] {
+                    let held = held.get(&**peer).copied().unwrap_or(0);
+                    assert!(held >= seq, "{} {} came before {peer} {seq}", stored.peer, stored.seq);
+                }
+            }
+            held.insert(&stored.peer, stored.seq);
+        }
+    }
+
+    /// Feeds in which two logs differ. Only an append of a log that was set back makes a second entry for one place.
+    pub fn forked(&mut self) -> Rc<BTreeSet<String>> {
+        if std::mem::take(&mut self.appended) && self.restored {
+            self.forked = Rc::new(self.find_forked());
+        }
+        Rc::clone(&self.forked)
+    }
+
+    fn find_forked(&self) -> BTreeSet<String> {
+        let mut longest: BTreeMap<&str, &Disk> = BTreeMap::new();
+        let mut forked = BTreeSet::new();
+        for log in &self.logs {
+            for (peer, seq, _) in log.disk.feeds() {
+                let most = longest.entry(peer).or_insert(&log.disk);
+                if most.fork(&log.disk, peer).is_some() {
+                    forked.insert(peer.to_owned());
+                }
+                if seq > most.head(peer) {
+                    *most = &log.disk;
+                }
+            }
+        }
+        forked
+    }
+
+    /// A side of a one-shot session has ended it well: both hold what both held at the start.
+    fn check_over(&self, pair: usize, forked: &BTreeSet<String>) {
+        let sides = &self.pairs[pair].sides;
+        for (from, to) in [(0, 1), (1, 0)] {
+            if !sides[from].mode.sends_to(sides[to].mode) {
+                continue;
+            }
+            let disk = &self.logs[sides[to].log].disk;
+            for (peer, &seq) in sides[from].start.iter().filter(|(peer, _)| !forked.contains(*peer)) {
+                assert!(disk.head(peer) >= seq, "the session is over, but {peer} {seq} is missing: {}", disk.head(peer));
+            }
+        }
+    }
+
+    /// What the sides say of forks is true; whose own feed it is takes a new id.
+    fn tell_forks(&mut self, pair: usize) {
+        let [one, other] = [0, 1].map(|side| self.pairs[pair].sides[side].log);
+        for side in 0..2 {
+            for found in std::mem::take(&mut self.pairs[pair].sides[side].found) {
+                let peer = found.peer.as_str();
+                let truth = self.logs[one].disk.fork(&self.logs[other].disk, peer);
+                assert_eq!((truth, found.is_hole), (Some(found.seq.get()), false), "the fork of {peer}");
+                self.forks_found += 1;
+                let log = &mut self.logs[if side == 0 { one } else { other }];
+                if log.own == peer {
+                    self.new_ids += 1;
+                    log.own = format!("new-{}", self.new_ids);
+                }
+            }
+        }
+    }
+
+    fn cut_one(&mut self) {
+        if !self.pairs.is_empty() {
+            let pair = self.random.below(self.pairs.len());
+            self.pairs.remove(pair);
+        }
+    }
+
+    /// All that was not on disk is gone.
+    fn crash(&mut self, log: usize) {
+        self.pairs.retain(|pair| pair.sides.iter().all(|side| side.log != log));
+    }
+
+    /// An older copy of the log takes its place.
+    fn restore(&mut self, log: usize) {
+        self.crash(log);
+        let entries = self.random.below(self.logs[log].disk.order.len() + 1);
+        self.logs[log].disk.restore(entries);
+        (self.restored, self.appended) = (true, true);
+        if self.random.below(2) == 0 {
+            self.append(log);
+        }
+    }
+
+    /// One session after the other, around a ring, each to its end, with no faults; how many steps the longest took.
+    pub fn settle(&mut self, rounds: usize) {
+        self.pairs.clear();
+        let logs = self.logs.len();
+        for one in (0..rounds * logs).map(|turn| turn % logs) {
+            self.join(one, (one + 1) % logs, true, [Mode::Sync; 2]);
+            let mut idle = 0;
+            while !self.pairs.is_empty() && idle < 2 {
+                idle += 1;
+                for (side, act) in [Self::pump, Self::deliver, Self::commit].into_iter().flat_map(|act| [(0, act), (1, act as _)])
+                {
+                    if !self.pairs.is_empty() && self.act(act, 0, side) {
+                        idle = 0;
+                    }
+                }
+            }
+            let native = self.pairs.first().is_none_or(|pair| pair.sides.iter().all(Side::is_native));
+            assert!(self.pairs.is_empty() || !native, "a session is stuck");
+            self.pairs.clear();
+        }
+    }
+
+    /// All logs hold the same, but for feeds that forked.
+    pub fn assert_equal(&mut self) {
+        let forked = self.forked();
+        let heads = |log: &Log| -> Heads { log.disk.heads().into_iter().filter(|(peer, _)| !forked.contains(peer)).collect() };
+        let first = heads(&self.logs[0]);
+        for log in &self.logs {
+            assert_eq!(heads(log), first, "{} differs; forked: {forked:?}", log.own);
+        }
+    }
+}
