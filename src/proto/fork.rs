@@ -83,6 +83,16 @@ impl Forks {
         self.narrow(out, peer, 0, (hi, their_hi), chain_of)
     }
 
+    /// The feed may differ somewhere up to `hi`: asks.
+    pub fn doubt(&mut self, out: &mut Vec<u8>, peer: &str, hi: u32, chain_of: &mut ChainOf<'_>) -> Result<()> {
+        let feed = FeedKey::of(peer);
+        self.stop(feed)?;
+        if !self.found.contains(&feed) && self.searched.insert(feed) {
+            put_fork(out, peer, &places(peer, 0, hi, chain_of)?);
+        }
+        Ok(())
+    }
+
     /// The other side's chains at some places; the difference, if that finds it.
     pub fn compare(
         &mut self,
@@ -95,13 +105,23 @@ impl Forks {
         if self.found.contains(&feed) {
             return Ok(None);
         }
-        let (mut lo, mut hi) = (0, None);
+        let (mut lo, mut hi, mut same) = (0, None, Vec::new());
         for &(seq, chain) in theirs {
             match chain_of(peer, seq)? {
-                Some(ours) if ours == chain => lo = lo.max(seq),
+                Some(ours) if ours == chain => {
+                    lo = lo.max(seq);
+                    same.push((seq, chain));
+                }
                 Some(_) if hi.is_none_or(|(hi, _)| seq < hi) => hi = Some((seq, chain)),
                 _ => {}
             }
+        }
+        if hi.is_none() {
+            // Who asks though nothing differs has got something that nobody sent.
+            if self.searched.contains(&feed) {
+                return Err(damaged(peer));
+            }
+            put_fork(out, peer, &same);
         }
         let Some(hi) = hi.filter(|&(hi, _)| lo < hi) else { return Ok(None) };
         self.stop(feed)?;
@@ -122,16 +142,7 @@ impl Forks {
             let found = self.find(out, peer, hi, chain_of)?;
             return Ok(found.map(|found| Difference { is_hole: found.is_hole || is_hole(peer, lo, their_hi, chain_of), ..found }));
         }
-        let span = u64::from(hi - lo);
-        let steps = PLACES.min(span);
-        let mut points = Vec::with_capacity(steps as usize + 1);
-        for step in 0..=steps {
-            let seq = lo + (span * step / steps) as u32;
-            if let Some(chain) = chain_of(peer, seq)?.filter(|_| seq > 0) {
-                points.push((seq, chain));
-            }
-        }
-        put_fork(out, peer, &points);
+        put_fork(out, peer, &places(peer, lo, hi, chain_of)?);
         Ok(None)
     }
 
@@ -152,6 +163,25 @@ impl Forks {
         put_fork(out, peer, &points);
         Ok(Some(Difference { peer: PeerId::new(peer)?, seq: found, is_hole: hole }))
     }
+}
+
+/// Our chains at places from `lo` to `hi`, which is above it.
+fn places(peer: &str, lo: u32, hi: u32, chain_of: &mut ChainOf<'_>) -> Result<Vec<Point>> {
+    let span = u64::from(hi - lo);
+    let steps = PLACES.min(span);
+    let mut points = Vec::with_capacity(steps as usize + 1);
+    for step in 0..=steps {
+        let seq = lo + (span * step / steps) as u32;
+        if let Some(chain) = chain_of(peer, seq)?.filter(|_| seq > 0) {
+            points.push((seq, chain));
+        }
+    }
+    Ok(points)
+}
+
+/// Entries came that the other side does not hold.
+pub fn damaged(peer: &str) -> Error {
+    Error::Wire(format!("entries of {peer} are not what was sent: they were damaged on the way; run it again"))
 }
 
 /// Whether a feed has a hole after `before`, by its chain there: nobody told what was deleted.

@@ -1,5 +1,7 @@
 //! A session on the native wire as a state machine: frames and what the store says in, events and frames out.
 
+mod differ;
+
 use std::collections::BTreeMap;
 
 use super::fork::{ChainOf, Difference, Forks};
@@ -10,7 +12,7 @@ use super::session::Remote;
 use super::{FEEDS_MAX, Mode};
 use crate::entry::{Chain, Change, Entry, PeerId, Seq};
 use crate::error::{Error, Result};
-use crate::heads::{FeedKey, FeedMap};
+use crate::heads::FeedKey;
 
 /// What a frame asks of the caller.
 #[derive(Debug)]
@@ -124,16 +126,6 @@ impl Link {
     /// Entries sent, and those of them that the other side has on disk.
     pub fn counts(&self) -> (u64, u64) {
         (self.sending.sent(), self.sending.durable())
-    }
-
-    /// Whether a fork was found or is sought in this feed.
-    pub fn has_fork(&self, feed: FeedKey) -> bool {
-        self.forks.has(feed)
-    }
-
-    /// Whether nothing of this feed goes either way.
-    pub fn is_stopped(&self, feed: FeedKey) -> bool {
-        self.forks.is_stopped(feed)
     }
 
     /// The highest seq of `feed` that the other side is known to hold, if heads were exchanged.
@@ -250,35 +242,6 @@ impl Link {
         }
     }
 
-    /// Which of the heads of [`Received::Heads`] differ: we hold the entry, too, and our chain there is another one.
-    ///
-    /// # Errors
-    /// [`Error::Wire`] when there are too many, or too many differ.
-    pub fn compared(
-        &mut self,
-        heads: &[Head<'_>],
-        differs: &[bool],
-        last: bool,
-        chain_of: &mut ChainOf<'_>,
-    ) -> Result<Vec<Difference>> {
-        if self.told.len() + heads.len() > FEEDS_MAX {
-            return Err(Error::Wire(format!("more than {FEEDS_MAX} feeds")));
-        }
-        let mut found = Vec::new();
-        for (head, &differs) in heads.iter().zip(differs) {
-            self.told.push((FeedKey::of(head.peer), head.seq));
-            if differs {
-                found.extend(self.forks.suspect(&mut self.outbox, head.peer, (head.seq, head.chain), chain_of)?);
-            }
-        }
-        if last {
-            self.their_heads = Heads::Over;
-            self.remote = Remote::new(FeedMap::from(std::mem::take(&mut self.told)));
-            self.current = None;
-        }
-        Ok(found)
-    }
-
     /// Whether the other side's heads are known, so that [`Link::offer`] may be called.
     pub fn may_offer(&self) -> bool {
         self.theirs.is_some() && self.their_heads == Heads::Over
@@ -340,18 +303,9 @@ impl Link {
         }
     }
 
-    /// A run that came differs from what we hold, at `seq` first.
-    ///
-    /// # Errors
-    /// [`Error::Wire`] when too many feeds are stopped; those of `chain_of`.
-    pub fn forked(&mut self, peer: &str, seq: Seq, chain_of: &mut ChainOf<'_>) -> Result<Option<Difference>> {
-        self.sending.stop(FeedKey::of(peer));
-        self.forks.find(&mut self.outbox, peer, seq.get(), chain_of)
-    }
-
-    /// We end the session, and tell the other side why; the first reason counts.
+    /// We end the session, and tell the other side why, unless both have said FIN; the first reason counts.
     pub fn fail(&mut self, why: &str) {
-        if !std::mem::replace(&mut self.failed, true) {
+        if !self.is_over() && !std::mem::replace(&mut self.failed, true) {
             put_error(&mut self.outbox, why);
         }
     }
@@ -383,6 +337,11 @@ impl Link {
     /// Whether all that the other side held at its HELLO is on disk here.
     pub fn holds_all(&self) -> bool {
         self.synced_come && self.runs_come == self.runs_stored
+    }
+
+    /// Whether we have said FIN: all that either side held at its HELLO is on both disks.
+    pub fn has_said_fin(&self) -> bool {
+        self.fin_sent
     }
 
     /// Whether both sides have said FIN: the session is over, and complete.

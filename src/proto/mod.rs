@@ -10,7 +10,7 @@ mod put;
 mod sending;
 mod session;
 
-pub use fork::{ChainOf, Difference};
+pub use fork::{ChainOf, Difference, damaged};
 pub use frame::FrameReader;
 pub use handshake::{Handshake, HandshakeReader};
 pub use link::{Link, Received};

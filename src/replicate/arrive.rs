@@ -1,7 +1,7 @@
 //! The frames of the native wire, as they come.
 
-use super::Notice;
 use super::inward::Inward;
+use super::keep::Keeper;
 use super::shared::Shared;
 use crate::entry::Chain;
 use crate::error::Result;
@@ -30,7 +30,7 @@ impl Inward<'_, '_, '_> {
                     }
                 }
                 Received::Heads(rows, last) => {
-                    found.extend(compare(shared, &rows, last, awaited)?);
+                    found.extend(compare(shared, keeper, &rows, last, awaited)?);
                     if last {
                         keeper.expect(std::mem::take(awaited));
                     }
@@ -51,7 +51,13 @@ impl Inward<'_, '_, '_> {
 }
 
 /// Compares heads with the log; what the other side holds and we do not is awaited.
-fn compare(shared: &Shared<'_>, rows: &[Head<'_>], last: bool, awaited: &mut Vec<(FeedKey, u32)>) -> Result<Vec<Difference>> {
+fn compare(
+    shared: &Shared<'_>,
+    keeper: &Keeper<'_>,
+    rows: &[Head<'_>],
+    last: bool,
+    awaited: &mut Vec<(FeedKey, u32)>,
+) -> Result<Vec<Difference>> {
     let theirs: Vec<(&str, u32, Chain)> = rows.iter().map(|row| (row.peer, row.seq, row.chain)).collect();
     let ours = shared.log.reader().compare(&theirs)?;
     let differs: Vec<bool> = ours.iter().map(|ours| ours.differs).collect();
@@ -63,7 +69,7 @@ fn compare(shared: &Shared<'_>, rows: &[Head<'_>], last: bool, awaited: &mut Vec
     for (row, _) in rows.iter().zip(&ours).filter(|(row, ours)| receives && row.seq > ours.head) {
         awaited.push((FeedKey::of(row.peer), row.seq));
         if row.peer == own.as_str() {
-            (shared.notify)(Notice::Behind(own.clone(), row.seq));
+            keeper.behind(own.clone(), row.seq);
         }
     }
     Ok(found)

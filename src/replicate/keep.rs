@@ -10,7 +10,7 @@ use super::{Notice, Outcome};
 use crate::entry::{Chain, Entry, Kind, PeerId, Seq, Tomb};
 use crate::error::{Error, Result};
 use crate::heads::{FeedKey, FeedMap};
-use crate::proto::{Difference, Run};
+use crate::proto::{Difference, Run, damaged};
 use crate::store::{Put, Writer};
 
 /// A batch is full at one of these.
@@ -116,6 +116,10 @@ struct Account {
     awaited_feeds: usize,
     /// Feeds stopped by a fork or a gap.
     stopped: HashSet<FeedKey>,
+    /// Feeds whose entries do not go on from here: to be seen whether that is a fork.
+    doubted: HashSet<FeedKey>,
+    /// Our own feed, if the other side holds more of it, and up to where; to be told once that is no fork.
+    behind: Option<(PeerId, u32)>,
     forks: u64,
     gaps: u64,
     received: u64,
@@ -131,11 +135,18 @@ impl<'a> Keeper<'a> {
     }
 
     /// The other side has announced this much that we lack.
-    pub fn expect(&self, heads: Vec<(FeedKey, u32)>) {
+    pub fn expect(&self, mut heads: Vec<(FeedKey, u32)>) {
         let mut account = self.lock();
+        // Of a feed that was stopped before all heads had come, nothing will.
+        heads.retain(|(feed, _)| !account.stopped.contains(feed));
         account.awaited = FeedMap::from(heads);
         account.awaited_feeds = account.awaited.iter().count();
         self.has_all.store(account.awaited_feeds == 0, Ordering::SeqCst);
+    }
+
+    /// The other side holds more of our own feed than we do.
+    pub fn behind(&self, own: PeerId, seq: u32) {
+        self.lock().behind = Some((own, seq));
     }
 
     /// Whether all that was announced is stored, but for stopped feeds; false before the handshake.
@@ -163,27 +174,33 @@ impl<'a> Keeper<'a> {
     fn store_runs(&self, batch: &mut Batch) -> Result<()> {
         let mut account = self.lock();
         let mut writer = self.shared.log.writer()?;
-        let (mut places, mut forks, mut damaged) = (Vec::new(), Vec::new(), Ok(()));
+        let (mut places, mut forks, mut doubts) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut behind, mut damaged) = (None, Ok(()));
         for run in &batch.runs {
             let changes = &batch.changes[run.changes.clone()];
             let (Some(first), Some(last)) = (changes.first(), changes.last()) else { continue };
             let peer = &batch.peers[first.peer];
             let feed = FeedKey::of(peer.as_str());
-            if account.stopped.contains(&feed) {
+            if account.stopped.contains(&feed) || account.doubted.contains(&feed) {
                 continue;
             }
             match put_run(&mut writer, batch, run, peer) {
-                Ok(None) => {
+                Ok(PutRun::Stored) => {
                     places.push((run.handle, last.seq.get()));
+                    behind = behind.or_else(|| account.behind.take_if(|(own, _)| own == peer));
                     if account.awaited.get(feed) <= last.seq.get() {
                         account.arrived(feed);
                     }
                 }
-                Ok(Some(seq)) => {
+                Ok(PutRun::Fork(seq)) => {
                     account.stopped.insert(feed);
                     account.forks += 1;
                     account.arrived(feed);
                     forks.push((peer.clone(), seq));
+                }
+                Ok(PutRun::Doubt(head)) => {
+                    account.doubted.insert(feed);
+                    doubts.push((peer.clone(), head));
                 }
                 Err(err @ Error::Wire(_)) => {
                     damaged = Err(err);
@@ -196,14 +213,25 @@ impl<'a> Keeper<'a> {
         account.received += new;
         self.has_all.store(account.awaited_feeds == 0, Ordering::SeqCst);
         drop(account);
-        // Only now are they on disk, and may be acknowledged.
-        self.shared.link().stored(batch.runs.len() as u64, new, places);
-        batch.clear();
-        for (peer, seq) in forks {
-            self.shared.link().forked(peer.as_str(), seq, &mut self.shared.chain_of())?;
-            self.shared.fork(&peer, seq)?;
+        let mut found = Vec::new();
+        {
+            let (mut link, mut chain_of) = (self.shared.link(), self.shared.chain_of());
+            // Before the end of the session may be said.
+            for (peer, seq) in forks {
+                found.extend(link.forked(peer.as_str(), seq, &mut chain_of)?);
+            }
+            for (peer, head) in doubts {
+                link.doubt(peer.as_str(), head, &mut chain_of)?;
+            }
+            // Only now are they on disk, and may be acknowledged.
+            link.stored(batch.runs.len() as u64, new, places);
         }
+        batch.clear();
         self.shared.wake();
+        if let Some((own, seq)) = behind {
+            (self.shared.notify)(Notice::Behind(own, seq));
+        }
+        found.into_iter().try_for_each(|fork| self.shared.fork(&fork.peer, fork.seq))?;
         damaged
     }
 
@@ -278,16 +306,25 @@ impl<'a> Keeper<'a> {
     }
 }
 
-/// Stores a run, or gives the first entry that differs from the one here.
+/// What became of a run.
+enum PutRun {
+    Stored,
+    /// The first entry that differs from the one here.
+    Fork(Seq),
+    /// It does not go on from our entry of this seq: it was damaged, or the feeds differ up to there already.
+    Doubt(u32),
+}
+
+/// Stores a run, if it goes on from what is here.
 ///
 /// The chain after it is computed anew: this is the check that what was read there is what is stored here.
-fn put_run(writer: &mut Writer<'_>, batch: &Batch, run: &StagedRun, peer: &PeerId) -> Result<Option<Seq>> {
+fn put_run(writer: &mut Writer<'_>, batch: &Batch, run: &StagedRun, peer: &PeerId) -> Result<PutRun> {
     let changes = &batch.changes[run.changes.clone()];
     let (head, mut chain) = writer.feed_state(peer)?;
     let known = changes.partition_point(|change| change.seq.get() <= head);
     for change in &changes[..known] {
         if writer.put(peer, change.seq, batch.entry(change), change.tomb)? == Put::Fork {
-            return Ok(Some(change.seq));
+            return Ok(PutRun::Fork(change.seq));
         }
     }
     let new = &changes[known..];
@@ -300,15 +337,12 @@ fn put_run(writer: &mut Writer<'_>, batch: &Batch, run: &StagedRun, peer: &PeerI
         chain = chain.next(change.tomb);
     }
     if !new.is_empty() && chain != run.chain {
-        let seq = changes[0].seq;
-        return Err(Error::Wire(format!(
-            "the entries of {peer} from {seq} on are not what was sent: they were damaged on the way; run it again"
-        )));
+        return if head == 0 { Err(damaged(peer.as_str())) } else { Ok(PutRun::Doubt(head)) };
     }
     for change in new {
         writer.put(peer, change.seq, batch.entry(change), change.tomb)?;
     }
-    Ok(None)
+    Ok(PutRun::Stored)
 }
 
 /// Stores what lies between `head` and `seq` as deleted.

@@ -56,7 +56,8 @@ pub fn run<W: Write + AsFd>(shared: &Shared<'_>, pipe: &mut Pipe<'_, W>) -> Resu
 fn unsent(shared: &Shared<'_>) -> Result<u64> {
     let link = shared.link();
     let mut unsent = 0;
-    if link.may_offer() && link.has_heads() && link.sends() {
+    // What was appended since is for the next session.
+    if link.may_offer() && link.has_heads() && link.sends() && !link.has_said_fin() {
         shared.log.each_head(|peer, head| {
             let feed = FeedKey::of(peer);
             if !link.has_fork(feed) {
