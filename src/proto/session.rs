@@ -124,6 +124,10 @@ impl Incoming {
 
     /// What the end of the stream means here: `None` when it lies between two frames, else what is wrong.
     pub fn cut(&self) -> Option<Error> {
+        // Inside of the preamble: nothing was said yet.
+        if self.wire.is_none() && !self.handshake.has_begun() && PREAMBLE.starts_with(self.frames.pending()) {
+            return None;
+        }
         if !self.greeted && (self.handshake.has_begun() || !self.frames.pending().is_empty()) {
             return Some(no_handshake(&self.opening, &Error::Wire("the stream was cut inside it".into())));
         }
