@@ -15,8 +15,8 @@ use scuttleup::{Error, Log, Options, Outcome, Wire, replicate};
 use super::outcome::tell;
 use super::signals::Stop;
 
-/// How long a COMMAND that has closed its output without a word may take to end.
-const SILENT_MILLIS: u16 = 5000;
+/// How long a COMMAND that has closed its output too early may take to end.
+const EARLY_MILLIS: u16 = 5000;
 
 /// Over stdin and stdout.
 pub fn with_stdio(log: &Log, options: Options<'_>) -> Result<Outcome> {
@@ -38,11 +38,11 @@ pub fn with_command(log: &Log, words: &[OsString], options: Options<'_>, stop: &
     let outcome = replicate(log, input, output, options, &tell);
     // It has nothing more to say to us: we stop, we fail, or we left it while it was live.
     let dismissed = outcome.as_ref().map_or(true, |outcome| outcome.stopped || outcome.left_first);
-    // It has closed its output without a word; it may be about to end with a message of its own.
-    let silent = outcome.as_ref().is_ok_and(|outcome| outcome.peer.is_none());
-    let patience = match (dismissed, silent) {
+    // It has closed its output too early; it may be about to end with a message of its own.
+    let early = outcome.as_ref().is_ok_and(|outcome| outcome.peer.is_none() || outcome.cut);
+    let patience = match (dismissed, early) {
         (true, _) => PollTimeout::ZERO,
-        (false, true) => PollTimeout::from(SILENT_MILLIS),
+        (false, true) => PollTimeout::from(EARLY_MILLIS),
         (false, false) => PollTimeout::NONE,
     };
     let status = wait_for(child, patience, stop)?;

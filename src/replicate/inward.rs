@@ -22,6 +22,8 @@ const PIPE_BYTES: i32 = 1 << 20;
 /// How long a one-shot side that has sent all waits for the other one to say something, or to end its stream. It may have
 /// all, and the other one is live on the original's wire; or what it awaits was deleted over there, and never comes.
 const GRACE_MILLIS: u16 = 60_000;
+/// How long the last words of a side that has closed its input may be on their way, on the native wire.
+const CLOSED_MILLIS: u16 = 5000;
 
 /// Runs until the other side ends its stream, or until a one-shot session has all that was announced.
 pub fn run<'a>(
@@ -53,7 +55,7 @@ pub fn run<'a>(
         let Inward { incoming, stage, batch, expects_end, mut outcome, .. } = inward;
         // What came before an error of the stream is stored. An error of the log came first, and is the one that counts.
         let ended = stage.finish(Some(batch).filter(|batch| !batch.is_empty())).and(received);
-        if let Ok(End::Stopped | End::Silent) | Err(_) = &ended {
+        if outcome.wire == Some(Wire::Native) || !matches!(ended, Ok(End::Stream | End::Satisfied)) {
             let why = ended.as_ref().map_or_else(ToString::to_string, |end| end.why().to_owned());
             shared.link().fail(&why);
         }
@@ -116,6 +118,7 @@ impl End {
     fn why(self) -> &'static str {
         match self {
             Self::Silent => "it heard nothing for too long",
+            Self::Stream => "the stream to it ended early",
             _ => "it was stopped",
         }
     }
@@ -194,14 +197,16 @@ impl Inward<'_, '_, '_> {
             let out = if *out_ended { None } else { Some(out_end.as_fd()) };
             let sources = [Some(input.as_fd()), self.stage.ready(), options.stop, out];
             let mut fds: Vec<PollFd<'_>> = sources.into_iter().flatten().map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
-            let silence = Duration::from_millis(u64::from(options.silence_millis));
+            let closed = native && *out_ended;
+            let silence = if closed { CLOSED_MILLIS.min(options.silence_millis) } else { options.silence_millis };
+            let silence = Duration::from_millis(u64::from(silence));
             let grace = match (native, sent_all) {
                 (true, _) => PollTimeout::try_from(silence.saturating_sub(self.last_read.elapsed())).unwrap_or(PollTimeout::MAX),
                 (false, true) => PollTimeout::from(GRACE_MILLIS),
                 (false, false) => PollTimeout::NONE,
             };
             if !poll_until(&mut fds, grace)? {
-                return Ok(Wait::Over(End::Silent));
+                return Ok(Wait::Over(if closed { End::Stream } else { End::Silent }));
             }
             let mut polled = fds.iter().map(|fd| fd.any() == Some(true));
             let [readable, stored, stopped, out] = sources.map(|source| source.is_some() && polled.next() == Some(true));
@@ -210,6 +215,7 @@ impl Inward<'_, '_, '_> {
             }
             if out {
                 *out_ended = true;
+                self.last_read = Instant::now();
                 if self.shared.out_failed.load(Ordering::SeqCst) {
                     return Ok(Wait::Over(End::Stopped));
                 }
