@@ -113,7 +113,8 @@ pub fn run(context: &Context, args: &ArgMatches) -> Result<Exit> {
             return Ok(exit);
         }
         let pause = pauses.next(start.elapsed());
-        context.messages.note(&format!("trying again in {} seconds", pause.as_secs()));
+        let seconds = pause.as_secs();
+        context.messages.note(&format!("trying again in {seconds} second{}", if seconds == 1 { "" } else { "s" }));
         if poll_for(&stop, pause) {
             return Ok(stop.exit().unwrap_or(exit));
         }
