@@ -274,9 +274,14 @@ impl Running {
 
     /// Waits until it ends by itself; its stdin stays as it is.
     pub fn wait(&mut self) -> Ended {
+        self.wait_within(STEP)
+    }
+
+    /// As [`Running::wait`], for what may take longer than a step.
+    pub fn wait_within(&mut self, longest: Duration) -> Ended {
         let mut stdout = Vec::new();
         loop {
-            match self.lines.0.recv_timeout(STEP) {
+            match self.lines.0.recv_timeout(longest) {
                 Ok(line) => stdout.extend_from_slice(&line),
                 Err(RecvTimeoutError::Disconnected) => break,
                 Err(RecvTimeoutError::Timeout) => self.fail("it does not end"),

@@ -17,6 +17,7 @@ mod live_push;
 mod log;
 mod model;
 mod native_frames;
+mod native;
 mod pipes;
 mod progress;
 mod protocol;

@@ -1,0 +1,43 @@
+//! A link that is cut anywhere: never a success, and what came stays and is not sent again.
+
+use crate::harness::{Place, assert_equal};
+
+use super::{Cut, full_and_empty, number, once, order, replicate, report};
+
+/// Cuts at all of the first bytes, which are the opening, then here and there.
+fn places() -> impl Iterator<Item = u64> {
+    (0..64).step_by(3).chain((64..).scan(64u64, |at, _| {
+        *at += *at / 5 + 7;
+        Some(*at)
+    }))
+}
+
+#[test]
+fn cut_at_any_byte_it_is_incomplete_on_both_sides_and_goes_on_where_it_was() {
+    for to_receiver in [true, false] {
+        for at in places() {
+            let place = Place::new();
+            let (a, b) = full_and_empty(&place, 2500, 60);
+            let (there, back) = if to_receiver { (at, u64::MAX) } else { (u64::MAX, at) };
+            let args = ["--once", "--json"];
+            let (ended_a, ended_b, cut_there, cut_back) =
+                Cut::new(replicate(&a, &args), replicate(&b, &args), there, back).wait();
+            if !cut_there && !cut_back {
+                assert_equal(&a, &b);
+                break;
+            }
+            let said = format!("at {at}: a: {}b: {}", ended_a.printed.stderr, ended_b.printed.stderr);
+            let (all, got) = (order(&a), order(&b));
+            // Who has both FINs may end, and rightly so; the other side cannot know.
+            let (lacking, other) = if to_receiver { (&ended_b, &ended_a) } else { (&ended_a, &ended_b) };
+            assert_eq!(lacking.status.code(), Some(3), "{said}");
+            assert!(other.status.code() == Some(3) || other.status.code() == Some(0) && got == all, "{said}");
+            assert!(number(&report(&ended_a), "durable") <= got.len() as u64, "{said}");
+            assert!(all.starts_with(&got), "{said}: what came is not what was first");
+            let (report_a, report_b) = once(&a, &b, (0, 0));
+            let missing = (all.len() - got.len()) as u64;
+            assert_eq!((number(&report_a, "sent"), number(&report_b, "received")), (missing, missing), "{said}");
+            assert_equal(&a, &b);
+        }
+    }
+}

@@ -1,0 +1,203 @@
+//! Forks: two logs with other bytes for the same entry of a feed, found at the opening.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+use crate::harness::{Ended, Place, Run, append, assert_equal, heads, read};
+use crate::replicate::join;
+
+use super::{copy, forked, id, number, once, report, write};
+
+fn lines(count: usize, word: &str) -> String {
+    (0..count).map(|n| format!("\"{word} {n}\"\n")).collect()
+}
+
+/// Both must end with exit 4, and say where this feed forks.
+fn assert_fork(ended: &(Ended, Ended), peer: &str, seq: usize) {
+    for ended in [&ended.0, &ended.1] {
+        let said = &ended.printed.stderr;
+        assert_eq!(ended.status.code(), Some(4), "{said}");
+        let fork = format!("scuttleup: fork: entry {seq} of {peer} has other bytes here than there; that feed is stopped");
+        assert_eq!(said.matches(&fork).count(), 1, "no {fork:?} in {said}");
+    }
+}
+
+/// The new id that a side says it has taken.
+fn new_id(ended: &Ended) -> Option<&str> {
+    let (_, id) = ended.printed.stderr.split_once("goes to the new id ")?;
+    id.lines().next()
+}
+
+fn session(a: &Path, b: &Path) -> (Ended, Ended) {
+    join(a, &["--once"], b, &["--once"])
+}
+
+/// The entries of a feed as a log has them.
+fn feed(log: &Path, peer: &str) -> Vec<Value> {
+    let printed = Run::new(log).args(["read", "--peer", peer]).success();
+    printed.json().into_iter().map(|change| change["entry"].clone()).collect()
+}
+
+/// A log `a` with `common` entries, and a copy of it.
+fn copied(place: &Place, common: usize) -> (PathBuf, PathBuf) {
+    let (a, b) = (place.log("a"), place.path("copy"));
+    append(&a, lines(common, "common"));
+    copy(&a, &b);
+    (a, b)
+}
+
+#[test]
+fn a_copied_log_that_was_appended_to_on_both_sides() {
+    let cases = [(0, 1, 1), (0, 3, 5000), (1, 1, 1), (5, 1, 2000), (2600, 2600, 3000), (5200, 1, 1), (1023, 2, 1), (1024, 1, 2)];
+    for (common, more_a, more_b) in cases {
+        let place = Place::new();
+        let (a, b) = copied(&place, common);
+        append(&a, lines(more_a, "here"));
+        append(&b, lines(more_b, "there"));
+        write(&a, "{\"peer\":\"x\",\"seq\":1,\"entry\":1}\n");
+        write(&b, "{\"peer\":\"y\",\"seq\":1,\"entry\":1}\n{\"peer\":\"y\",\"seq\":2,\"entry\":2}\n");
+        let before = (feed(&a, "a"), feed(&b, "a"));
+        let ended = session(&a, &b);
+        assert_fork(&ended, "a", common + 1);
+        // It was never merely behind.
+        assert!(!ended.0.printed.stderr.contains("was behind") && !ended.1.printed.stderr.contains("was behind"));
+        // Both versions stay, and the other feeds went on.
+        assert_eq!((feed(&a, "a"), feed(&b, "a")), before);
+        let rest = |log: &Path| heads(log).into_iter().filter(|head| !head.contains("\"a\"")).collect::<Vec<_>>();
+        assert_eq!(rest(&a), ["{\"peer\":\"x\",\"seq\":1}", "{\"peer\":\"y\",\"seq\":2}"]);
+        assert_eq!(rest(&a), rest(&b));
+        assert_eq!((forked(&a), forked(&b)), (vec!["a".to_owned()], vec!["a".to_owned()]));
+        // It was the own feed of both.
+        let ids = (id(&a), id(&b));
+        assert_eq!((new_id(&ended.0), new_id(&ended.1)), (Some(&*ids.0), Some(&*ids.1)));
+        assert!(ids.0 != ids.1 && ids.0 != "a" && ids.1 != "a");
+        append(&a, "\"after\"\n");
+        append(&b, "\"after\"\n\"after\"\n");
+        // Told again, but nothing new is taken; and what was appended since replicates.
+        let ended = session(&a, &b);
+        assert_fork(&ended, "a", common + 1);
+        assert_eq!((new_id(&ended.0), new_id(&ended.1)), (None, None));
+        assert_eq!((id(&a), id(&b)), ids);
+        assert_eq!((feed(&b, &ids.0).len(), feed(&a, &ids.1).len()), (1, 2));
+        assert_eq!((feed(&a, "a"), feed(&b, "a")), before);
+    }
+}
+
+#[test]
+fn a_single_entry_that_differs() {
+    for (count_a, count_b, differs) in
+        [(5100, 5100, 1), (5100, 5100, 2600), (5100, 5100, 5100), (5100, 2600, 2600), (30, 5100, 17)]
+    {
+        let place = Place::new();
+        let (a, b) = (place.log("a"), place.log("b"));
+        let changes = |count: usize, word: &str| -> String {
+            let word = |seq| if seq == differs { word } else { "same" };
+            (1..=count).map(|seq| format!("{{\"peer\":\"x\",\"seq\":{seq},\"entry\":\"{}\"}}\n", word(seq))).collect()
+        };
+        write(&a, &changes(count_a, "here"));
+        write(&b, &changes(count_b, "there"));
+        append(&a, "1\n");
+        append(&b, "1\n");
+        let ended = session(&a, &b);
+        assert_fork(&ended, "x", differs);
+        assert_eq!((new_id(&ended.0), new_id(&ended.1)), (None, None));
+        assert_eq!((feed(&a, "x").len(), feed(&b, "x").len()), (count_a, count_b));
+        assert_eq!((feed(&a, "b").len(), feed(&b, "a").len()), (1, 1));
+        assert_eq!((forked(&a), forked(&b)), (vec!["x".to_owned()], vec!["x".to_owned()]));
+        assert_eq!((id(&a), id(&b)), ("a".into(), "b".into()));
+    }
+}
+
+#[test]
+fn a_restored_backup_that_was_appended_to() {
+    for (since, after) in [(1, 1), (50, 1), (1, 50), (3000, 10)] {
+        let place = Place::new();
+        let (a, backup) = copied(&place, 20);
+        let b = place.log("b");
+        append(&a, lines(since, "since"));
+        once(&a, &b, (0, 0));
+        append(&backup, lines(after, "after"));
+        let ended = session(&backup, &b);
+        assert_fork(&ended, "a", 21);
+        // Only that log had it as its own.
+        let new = new_id(&ended.0).expect("a new id");
+        assert_eq!((new, new_id(&ended.1)), (&*id(&backup), None));
+        append(&backup, "\"new\"\n");
+        assert_fork(&session(&backup, &b), "a", 21);
+        assert_eq!(feed(&b, new).len(), 1);
+        assert_eq!((feed(&b, "a").len(), feed(&backup, "a").len()), (20 + since, 20 + after));
+    }
+}
+
+#[test]
+fn a_restored_backup_with_nothing_appended_since_takes_its_own_entries_back() {
+    let place = Place::new();
+    let (a, backup) = copied(&place, 20);
+    let b = place.log("b");
+    append(&a, lines(2500, "since"));
+    once(&a, &b, (0, 0));
+    let ended = session(&backup, &b);
+    assert_eq!((ended.0.status.code(), ended.1.status.code()), (Some(0), Some(0)));
+    let said = "scuttleup: this log was behind in its own feed: it takes the entries of a up to 2520 back\n";
+    assert_eq!(ended.0.printed.stderr.matches(said).count(), 1, "{}", ended.0.printed.stderr);
+    assert_eq!(ended.1.printed.stderr.matches("was behind").count(), 0, "{}", ended.1.printed.stderr);
+    assert_eq!(id(&backup), "a");
+    assert_equal(&a, &backup);
+    append(&backup, "\"on\"\n");
+    let (report, _) = once(&backup, &b, (0, 0));
+    assert_eq!(number(&report, "sent"), 1);
+    assert_equal(&backup, &b);
+    assert!(forked(&backup).is_empty() && read(&backup).ends_with("\"peer\":\"a\",\"seq\":2521,\"entry\":\"on\"}\n"));
+}
+
+#[test]
+fn many_forks_and_one_feed_that_has_none() {
+    // More than the heads of one frame.
+    let count = 300;
+    let place = Place::new();
+    let (a, b) = (place.log("a"), place.log("b"));
+    let changes = |word: &str, last: usize| -> String {
+        let feed = |n: usize| (1..=last + n % 5).map(move |seq| (n, seq));
+        let entry = |(n, seq)| {
+            let word = if seq > 1 + n % 7 { word } else { "same" };
+            format!("{{\"peer\":\"f{n}\",\"seq\":{seq},\"entry\":\"{word}\"}}\n")
+        };
+        (0..count).flat_map(feed).map(entry).collect()
+    };
+    write(&a, &changes("here", 12));
+    write(&b, &changes("there", 40));
+    append(&a, "1\n");
+    append(&b, "1\n2\n");
+    let ended = join(&a, &["--once", "--json"], &b, &["--once", "--json"]);
+    for n in 0..count {
+        assert_fork(&ended, &format!("f{n}"), 2 + n % 7);
+    }
+    for (ended, sent, received) in [(&ended.0, 1, 2), (&ended.1, 2, 1)] {
+        let report = report(ended);
+        let counts = ["sent", "durable", "received", "forks", "gaps", "missing", "unsent"].map(|name| number(&report, name));
+        assert_eq!(counts, [sent, sent, received, 300, 0, 0, 0], "{report}");
+    }
+    assert_eq!((forked(&a).len(), forked(&b).len()), (count, count));
+    assert_eq!((feed(&a, "b").len(), feed(&b, "a").len()), (2, 1));
+}
+
+#[test]
+fn modes_see_forks_too_and_nothing_more_moves_than_they_let() {
+    for mode_a in ["sync", "push", "pull"] {
+        for mode_b in ["sync", "push", "pull"] {
+            let place = Place::new();
+            let (a, b) = copied(&place, 3);
+            append(&a, "1\n");
+            append(&b, "2\n3\n");
+            write(&a, "{\"peer\":\"x\",\"seq\":1,\"entry\":1}\n");
+            write(&b, "{\"peer\":\"y\",\"seq\":1,\"entry\":1}\n");
+            let ended = join(&a, &["--once", "--mode", mode_a], &b, &["--mode", mode_b]);
+            assert_fork(&ended, "a", 4);
+            assert_eq!(feed(&b, "x").len(), usize::from(mode_a != "pull" && mode_b != "push"));
+            assert_eq!(feed(&a, "y").len(), usize::from(mode_b != "pull" && mode_a != "push"));
+            assert_eq!((forked(&a).len(), forked(&b).len()), (1, 1));
+            assert!(id(&a) != "a" && id(&b) != "a");
+        }
+    }
+}

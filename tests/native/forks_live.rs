@@ -1,0 +1,129 @@
+//! Forks that arise while two logs are in a live session: the feed stops, the session goes on.
+
+use std::io::{Read, Write, pipe};
+use std::os::fd::AsFd;
+use std::path::Path;
+use std::sync::mpsc::{Receiver, channel};
+use std::thread;
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::Signal;
+use scuttleup::{Entry, Log, PeerId, Seq};
+
+use crate::harness::{Ended, Place, Run, Running, append, heads};
+use crate::replicate::await_entries;
+
+use super::{copy, forked, id, once, replicate, write};
+
+/// Waits until a log knows that a feed has forked; what is no entry wakes nobody.
+fn await_fork(log: &Path, peer: &str) {
+    for _ in 0..10_000 {
+        if forked(log) == [peer] {
+            return;
+        }
+    }
+    panic!("no fork of {peer} is found in {}", log.display());
+}
+
+/// Two live sides; what the first one says goes through the test, which tells when the second one has read `marker`.
+fn watched(a: &Path, b: &Path, marker: &'static [u8]) -> (Running, Running, Receiver<()>) {
+    let ((mut from_a, a_out), (b_in, mut to_b)) = (pipe().expect("a pipe"), pipe().expect("a pipe"));
+    let (a_in, b_out) = pipe().expect("a pipe");
+    let b_reads = b_in.try_clone().expect("a descriptor");
+    let run_a = replicate(a, &[]).spawn_on(a_in.into(), a_out.into());
+    let run_b = replicate(b, &[]).spawn_on(b_in.into(), b_out.into());
+    let (send, seen) = channel();
+    thread::spawn(move || {
+        let mut part = vec![0; 1 << 16];
+        while let Ok(count @ 1..) = from_a.read(&mut part) {
+            to_b.write_all(&part[..count]).expect("it is there");
+            if part[..count].windows(marker.len()).any(|bytes| bytes == marker) {
+                let is_full = || poll(&mut [PollFd::new(b_reads.as_fd(), PollFlags::POLLIN)], PollTimeout::ZERO) != Ok(0);
+                while is_full() {
+                    thread::yield_now();
+                }
+                send.send(()).ok();
+            }
+        }
+    });
+    (run_a, run_b, seen)
+}
+
+fn end(mut a: Running, mut b: Running) -> (Ended, Ended) {
+    a.signal(Signal::SIGTERM);
+    let ended = (a.wait(), b.wait());
+    assert_eq!(ended.0.status.code(), Some(143), "{}", ended.0.printed.stderr);
+    assert_eq!(ended.1.status.code(), Some(4), "{}", ended.1.printed.stderr);
+    for ended in [&ended.0, &ended.1] {
+        assert_eq!(ended.printed.stderr.matches("fork: entry").count(), 1, "{}", ended.printed.stderr);
+    }
+    ended
+}
+
+/// A third log brings another version of a feed to each side, to the second one while the first one's is on its way.
+#[test]
+fn other_versions_of_a_feed_come_in_on_both_sides() {
+    for ours in [1, 3, 2000] {
+        let place = Place::new();
+        let (a, b) = (place.log("a"), place.log("b"));
+        write(&a, "{\"peer\":\"x\",\"seq\":1,\"entry\":1}\n");
+        append(&b, "1\n");
+        once(&a, &b, (0, 0));
+        let (run_a, run_b, seen) = watched(&a, &b, b"here");
+        append(&b, "2\n");
+        await_entries(&a, "b", 2);
+        let x = PeerId::new("x").expect("an id");
+        let log = Log::open(&b).expect("a log");
+        let mut writer = log.writer().expect("nobody else writes");
+        write(&a, "{\"peer\":\"x\",\"seq\":2,\"entry\":\"here\"}\n");
+        seen.recv().expect("it comes through");
+        for seq in 2..2 + ours {
+            let entry = Entry::new(b"\"there\"");
+            writer.put(&x, Seq::new(seq).expect("a number"), entry, entry.tomb()).expect("it can be stored");
+        }
+        writer.commit().expect("a commit");
+        await_fork(&a, "x");
+        await_fork(&b, "x");
+        // All else goes on.
+        append(&a, "\"on\"\n");
+        await_entries(&b, "a", 1);
+        append(&b, "\"on\"\n");
+        await_entries(&a, "b", 3);
+        let ended = end(run_a, run_b);
+        assert!(ended.0.printed.stderr.contains("fork: entry 2 of x"), "{}", ended.0.printed.stderr);
+        assert!(ended.1.printed.stderr.contains("fork: entry 2 of x"), "{}", ended.1.printed.stderr);
+        assert!(heads(&a).contains(&"{\"peer\":\"x\",\"seq\":2}".to_owned()));
+        assert!(heads(&b).contains(&format!("{{\"peer\":\"x\",\"seq\":{}}}", 1 + ours)));
+    }
+}
+
+/// A log and its copy are joined, in sync, and then appended to on both sides at once.
+#[test]
+fn a_log_and_its_copy_that_are_appended_to_on_both_sides_go_on_under_new_ids() {
+    let place = Place::new();
+    let (a, b) = (place.log("a"), place.path("copy"));
+    append(&a, "1\n");
+    copy(&a, &b);
+    let (run_a, run_b, seen) = watched(&a, &b, b"here");
+    let log = Log::open(&b).expect("a log");
+    let mut writer = log.writer().expect("nobody else writes");
+    // It appends for as long as the session lasts, and beyond the change of the id.
+    let mut appending = Run::new(&a).args(["append", "--ack"]).spawn();
+    appending.send("\"here\"\n");
+    assert_eq!(appending.line(), "{\"peer\":\"a\",\"seq\":2}\n");
+    seen.recv().expect("it comes through");
+    let entry = Entry::new(b"\"there\"");
+    assert_eq!(writer.append(entry, entry.tomb()).expect("it can be stored").get(), 2);
+    writer.commit().expect("a commit");
+    await_fork(&a, "a");
+    await_fork(&b, "a");
+    let ids = (id(&a), id(&b));
+    assert!(ids.0 != "a" && ids.1 != "a" && ids.0 != ids.1);
+    appending.send("3\n");
+    assert_eq!(appending.line(), format!("{{\"peer\":\"{}\",\"seq\":1}}\n", ids.0));
+    append(&b, "3\n");
+    await_entries(&b, &ids.0, 1);
+    await_entries(&a, &ids.1, 1);
+    drop(appending.finish());
+    end(run_a, run_b);
+}

@@ -1,0 +1,136 @@
+//! All pairs of modes, once and live; what is said at the end; deleted and over-long entries.
+
+use nix::sys::signal::Signal;
+
+use crate::harness::{Place, Run, SCUTTLEUP, append, assert_equal, heads, read, root};
+use crate::replicate::{await_entries, join};
+
+use super::{number, once, replicate, report, write};
+
+const MODES: [&str; 3] = ["sync", "push", "pull"];
+
+fn moves(from: &str, to: &str) -> bool {
+    from != "pull" && to != "push"
+}
+
+/// Two logs, a with two entries, of which one is deleted, and b with three.
+fn two_logs(place: &Place) -> (std::path::PathBuf, std::path::PathBuf) {
+    let (a, b) = (place.log("a"), place.log("b"));
+    append(&a, "\"a1\"\n\"a2\"\n");
+    append(&b, "\"b1\"\n\"b2\"\n\"b3\"\n");
+    Run::new(&a).args(["del", "a", "1"]).success();
+    (a, b)
+}
+
+#[test]
+fn nine_pairs_of_modes_with_one_or_both_sides_once() {
+    for (mode_a, mode_b) in MODES.iter().flat_map(|a| MODES.map(|b| (*a, b))) {
+        for (once_a, once_b) in [(true, true), (true, false), (false, true)] {
+            let place = Place::new();
+            let (a, b) = two_logs(&place);
+            let args =
+                |mode, once: bool| ["--json", "--wire", "native", "--mode", mode].into_iter().chain(once.then_some("--once"));
+            let args = |mode, once| args(mode, once).collect::<Vec<_>>();
+            let ended = join(&a, &args(mode_a, once_a), &b, &args(mode_b, once_b));
+            let (report_a, report_b) = (report(&ended.0), report(&ended.1));
+            let said = format!("{mode_a} {once_a} with {mode_b} {once_b}: {report_a} {report_b}");
+            let (to_b, to_a) = (2 * u64::from(moves(mode_a, mode_b)), 3 * u64::from(moves(mode_b, mode_a)));
+            for (report, peer, sent, received) in [(&report_a, "b", to_b, to_a), (&report_b, "a", to_a, to_b)] {
+                assert_eq!((&report["peer"], &report["wire"]), (&peer.into(), &"native".into()), "{said}");
+                assert_eq!((&report["complete"], number(report, "exit")), (&true.into(), 0), "{said}");
+                let counts =
+                    ["sent", "durable", "received", "unsent", "missing", "forks", "gaps"].map(|name| number(report, name));
+                assert_eq!(counts, [sent, sent, received, 0, 0, 0, 0], "{said}");
+                assert!(report["seconds"].as_f64().is_some_and(|seconds| seconds >= 0.0), "{said}");
+                assert_eq!(report.as_object().expect("an object").len(), 14, "{said}");
+            }
+            assert_eq!(report_a["bytes_sent"], report_b["bytes_received"], "{said}");
+            assert_eq!(report_b["bytes_sent"], report_a["bytes_received"], "{said}");
+            assert_eq!((heads(&b).len() == 2, heads(&a).len() == 2), (to_b > 0, to_a > 0), "{said}");
+            if to_a > 0 && to_b > 0 {
+                assert_equal(&a, &b);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_session_is_live_only_if_both_sides_are() {
+    let place = Place::new();
+    let (a, b) = two_logs(&place);
+    let (mut run_a, mut run_b) = replicate(&a, &["--json"]).spawn_joined(replicate(&b, &["--json"]));
+    await_entries(&a, "b", 3);
+    await_entries(&b, "a", 2);
+    append(&a, "3\n");
+    append(&b, "4\n");
+    await_entries(&b, "a", 3);
+    await_entries(&a, "b", 4);
+    run_a.signal(Signal::SIGTERM);
+    let (ended_a, ended_b) = (run_a.wait(), run_b.wait());
+    assert_eq!(ended_a.status.code(), Some(143), "{}", ended_a.printed.stderr);
+    // It cannot know whether there was more to come.
+    let report = report(&ended_b);
+    assert_eq!((number(&report, "exit"), number(&report, "sent"), number(&report, "received")), (3, 4, 3), "{report}");
+    assert_equal(&a, &b);
+}
+
+#[test]
+fn the_closing_line_says_what_moved_and_is_not_said_when_quiet() {
+    let place = Place::new();
+    let (a, b) = (place.log("a"), place.log("ID"));
+    append(&a, (0..12).map(|n| format!("{n}\n")).collect::<String>());
+    append(&b, "1\n2\n3\n4\n5\n");
+    let (mut run_a, mut run_b) = replicate(&a, &["--once"]).spawn_joined(replicate(&b, &[]));
+    let (ended_a, ended_b) = (run_a.wait(), run_b.wait());
+    assert_eq!(ended_a.printed.stderr, "scuttleup: synced with ID: sent 12 (12 durable there), received 5\n");
+    assert_eq!(ended_b.printed.stderr, "scuttleup: synced with a: sent 5 (5 durable there), received 12\n");
+    assert_eq!((ended_a.status.code(), ended_b.status.code()), (Some(0), Some(0)));
+    append(&a, "13\n");
+    let quiet = ["-q", "replicate", "--once", "--", SCUTTLEUP, "-q", "--log"];
+    Run::new(&a).args(quiet).args([&b]).args(["replicate"]).stdout("").stderr("").success();
+    assert_equal(&a, &b);
+}
+
+#[test]
+fn deleted_entries_travel_as_hash_and_length() {
+    let place = Place::new();
+    let (a, b) = (place.log("a"), place.log("b"));
+    append(&a, (0..3000).map(|n| format!("\"secret {n}\"\n")).collect::<String>());
+    for seq in [1, 2, 1024, 1025, 1500, 3000] {
+        Run::new(&a).args(["del", "a", &seq.to_string()]).success();
+    }
+    let (report_a, _) = once(&a, &b, (0, 0));
+    assert_eq!(number(&report_a, "durable"), 3000);
+    assert_equal(&a, &b);
+    assert_eq!(read(&a), read(&b));
+    // Deleted later, it stays what it is over there.
+    Run::new(&a).args(["del", "a", "7"]).success();
+    assert_eq!(root(&a), root(&b));
+    let (report_a, _) = once(&a, &b, (0, 0));
+    assert_eq!(number(&report_a, "sent"), 0);
+    assert_eq!(read(&b).matches("\"deleted\":true").count(), 6);
+}
+
+#[test]
+fn an_entry_that_is_too_long_stops_its_feed_and_no_other() {
+    let place = Place::new();
+    let (a, b) = (place.log("a"), place.log("b"));
+    let long = "x".repeat(5000);
+    append(&a, format!("1\n\"{long}\"\n3\n"));
+    write(&a, "{\"peer\":\"other\",\"seq\":1,\"entry\":1}\n{\"peer\":\"other\",\"seq\":2,\"entry\":2}\n");
+    append(&b, "1\n");
+    let ended = join(&a, &["--once"], &b, &["--once", "--entry-bytes-max", "4000"]);
+    assert_eq!((ended.0.status.code(), ended.1.status.code()), (Some(3), Some(3)));
+    let said = "scuttleup: entry 2 of a is longer than the other side takes (4000 bytes); that feed is stopped";
+    assert!(ended.0.printed.stderr.contains(said), "{}", ended.0.printed.stderr);
+    let told = heads(&b);
+    assert_eq!(
+        told,
+        ["a", "b", "other"].map(|peer| format!("{{\"peer\":\"{peer}\",\"seq\":{}}}", 1 + u8::from(peer == "other")))
+    );
+    // Told once a session, and no fork: with room it goes on.
+    assert_eq!(ended.0.printed.stderr.matches("is longer").count(), 1);
+    let (report_a, _) = once(&a, &b, (0, 0));
+    assert_eq!(number(&report_a, "sent"), 2);
+    assert_equal(&a, &b);
+}

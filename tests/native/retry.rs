@@ -1,0 +1,120 @@
+//! `--retry` runs COMMAND again and again until it comes through.
+
+use std::path::Path;
+
+use nix::sys::signal::Signal;
+
+use crate::harness::{Place, Run, append, assert_equal, shell};
+
+use super::{copy, replicate, report};
+
+/// A COMMAND that notes each time it is run, and then does what `line` says.
+fn noting(place: &Place, run: Run, line: &str) -> Run {
+    let script = format!("echo run >> \"$RUNS\"; {line}");
+    run.args(["--", "bash", "-c", &script]).env("RUNS", place.path("runs")).env("SCUTTLEUP", crate::harness::SCUTTLEUP)
+}
+
+fn runs(place: &Place) -> usize {
+    std::fs::read_to_string(place.path("runs")).expect("it was run").lines().count()
+}
+
+fn two_logs(place: &Place) -> (std::path::PathBuf, std::path::PathBuf) {
+    let (a, b) = (place.log("a"), place.log("b"));
+    append(&a, "1\n");
+    append(&b, "1\n2\n");
+    (a, b)
+}
+
+#[test]
+fn a_command_that_fails_twice() {
+    let place = Place::new();
+    let (a, b) = two_logs(&place);
+    let fails = "[ $(wc -l < \"$RUNS\") -gt 2 ] || exit 255; exec \"$SCUTTLEUP\" -q --log \"$B\" replicate";
+    let run = noting(&place, replicate(&a, &["--once", "--retry"]), fails).env("B", &b);
+    let ended = "scuttleup: the other side ended before it said anything (bash ended with exit status: 255): run it again\n";
+    let said = format!(
+        "{ended}scuttleup: trying again in 1 second\n{ended}scuttleup: trying again in 2 seconds\n\
+         scuttleup: synced with b: sent 1 (1 durable there), received 2\n"
+    );
+    run.stderr(&said).success();
+    assert_eq!(runs(&place), 3);
+    assert_equal(&a, &b);
+}
+
+#[test]
+fn a_session_that_is_cut_is_tried_again_after_a_pause() {
+    let place = Place::new();
+    let (a, b) = two_logs(&place);
+    // The first session is cut in the middle.
+    let cut = "[ $(wc -l < \"$RUNS\") -gt 1 ] && exec \"$SCUTTLEUP\" -q --log \"$B\" replicate; \
+               \"$SCUTTLEUP\" -q --log \"$B\" replicate 2>/dev/null | dd bs=1 count=100 2>/dev/null";
+    let trace = place.path("trace");
+    let strace = Run::program("strace").args(["-f", "-qq", "-e", "trace=poll,ppoll", "-o"]).args([&trace]);
+    let run = strace.args([crate::harness::SCUTTLEUP, "--log"]).args([&a]).args(["replicate", "--once", "--retry"]);
+    noting(&place, run, cut).env("B", &b).stderr_has("trying again in 1 second\n").success();
+    assert_eq!(runs(&place), 2);
+    assert_equal(&a, &b);
+    let trace = std::fs::read_to_string(trace).expect("a trace");
+    assert!(trace.lines().any(|line| line.contains("1000") && line.contains("= 0 (Timeout)")), "no pause: {trace}");
+}
+
+#[test]
+fn a_signal_ends_the_pause() {
+    for (signal, code) in [(Signal::SIGINT, 130), (Signal::SIGTERM, 143)] {
+        let place = Place::new();
+        let (a, _) = two_logs(&place);
+        let mut run = shell("exec \"$scuttleup\" --log \"$A\" replicate --retry -- false 2>&1 </dev/null").env("A", &a).spawn();
+        while !run.line().contains("trying again in 4 seconds") {}
+        run.signal(signal);
+        let ended = run.wait();
+        assert_eq!((ended.status.code(), ended.printed.text()), (Some(code), ""));
+    }
+}
+
+fn assert_not_retried(place: &Place, run: Run, line: &str, code: i32) {
+    let ended = noting(place, run, line).end();
+    assert_eq!(ended.status.code(), Some(code), "{}", ended.printed.stderr);
+    assert_eq!(runs(place), 1, "{}", ended.printed.stderr);
+}
+
+#[test]
+fn what_another_try_would_not_mend_is_not_tried_again() {
+    let server = |log: &Path, args: &str| format!("exec \"$SCUTTLEUP\" -q --log '{}' replicate {args}", log.display());
+    let retry = |log: &Path, args: &[&str]| replicate(log, &["--once", "--retry"]).args(args);
+    let place = Place::new();
+    let (a, b) = two_logs(&place);
+    assert_not_retried(&place, retry(&a, &["--wire", "native"]), &server(&b, "--wire original --once"), 6);
+    let place = Place::new();
+    let (a, _) = two_logs(&place);
+    assert_not_retried(&place, retry(&a, &[]), "echo no such host", 7);
+    let place = Place::new();
+    let (a, fork) = (two_logs(&place).0, place.path("fork"));
+    copy(&a, &fork);
+    append(&a, "2\n");
+    append(&fork, "3\n");
+    assert_not_retried(&place, retry(&a, &[]), &server(&fork, ""), 4);
+    let place = Place::new();
+    let (a, b) = two_logs(&place);
+    assert_not_retried(&place, retry(&a, &[]), &server(&b, ""), 0);
+}
+
+#[test]
+fn it_needs_a_command() {
+    let place = Place::new();
+    let (a, _) = two_logs(&place);
+    replicate(&a, &["--retry"]).stderr_has("COMMAND").status(2);
+}
+
+#[test]
+fn each_try_is_reported() {
+    let place = Place::new();
+    let (a, b) = two_logs(&place);
+    let fails = "[ $(wc -l < \"$RUNS\") -gt 1 ] || exit 1; exec \"$SCUTTLEUP\" -q --log \"$B\" replicate";
+    let run = noting(&place, Run::new(&a).args(["-q", "replicate", "--json", "--once", "--retry"]), fails);
+    let mut ended = run.env("B", &b).end();
+    let stderr = std::mem::take(&mut ended.printed.stderr);
+    let (first, rest) = stderr.split_once('\n').expect("two lines");
+    assert!(first.starts_with("{\"peer\":null,\"wire\":null,\"complete\":false,\"exit\":3,"), "{first}");
+    ended.printed.stderr = rest.to_owned();
+    assert_eq!(report(&ended)["received"], 2);
+}

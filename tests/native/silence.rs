@@ -1,0 +1,123 @@
+//! Who has fallen silent is given up, who has nothing to say is not.
+
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::harness::{Ended, Place, Running, append, assert_equal, shell};
+use crate::replicate::await_entries;
+
+use super::{replicate, report, with_log};
+
+/// After a minute of silence; the rest is for a machine that has much else to do.
+const GIVEN_UP: Duration = Duration::from_secs(75);
+
+/// The first child of a process.
+fn child(of: &Running) -> i32 {
+    let printed = shell("pgrep -P \"$OF\"").env("OF", of.pid().to_string()).success();
+    printed.lines()[0].parse().expect("a pid")
+}
+
+fn assert_given_up(ended: &Ended) {
+    assert_eq!(ended.status.code(), Some(3), "{}", ended.printed.stderr);
+    assert!(ended.printed.stderr.contains("the other side has fallen silent: "), "{}", ended.printed.stderr);
+}
+
+/// All at once, as each takes a minute.
+#[test]
+fn a_silent_side_is_given_up_and_an_idle_one_is_not() {
+    let place = Place::new();
+    let logs: Vec<_> = (0..9).map(|n| place.log(&format!("log{n}"))).collect();
+    for log in &logs {
+        append(log, "1\n");
+    }
+    let met = |a: usize, b: usize| {
+        await_entries(&logs[a], &format!("log{b}"), 1);
+        await_entries(&logs[b], &format!("log{a}"), 1);
+    };
+    // Idle, and well.
+    let (mut idle_a, mut idle_b) = replicate(&logs[0], &["--json"]).spawn_joined(replicate(&logs[1], &["--json"]));
+    met(0, 1);
+    // A process that is stopped.
+    let (mut lives, stopped) = replicate(&logs[2], &[]).spawn_joined(replicate(&logs[3], &[]));
+    met(2, 3);
+    stopped.signal(Signal::SIGSTOP);
+    // A COMMAND that is stopped, and is to be ended.
+    let mut commander = replicate(&logs[4], &[]).args(with_log(&logs[5])).spawn();
+    met(4, 5);
+    let command = child(&commander);
+    kill(Pid::from_raw(command), Signal::SIGSTOP).expect("it is there");
+    // What carries it stalls.
+    let server = format!("EXEC:'{}'", with_log(&logs[7])[1..].join(" "));
+    let mut relayed = replicate(&logs[6], &[]).args(["--", "socat", "-", &server]).spawn();
+    met(6, 7);
+    let relay = child(&relayed);
+    kill(Pid::from_raw(relay), Signal::SIGSTOP).expect("it is there");
+    // Nobody is held up by any of it, however much there is to send: more than a pipe holds.
+    let lines = format!("\"{}\"\n", "x".repeat(1000)).repeat(5000);
+    for log in &logs[2..8] {
+        append(log, &lines);
+    }
+    assert_given_up(&lives.wait_within(GIVEN_UP));
+    assert_given_up(&relayed.wait_within(GIVEN_UP));
+    // Its stderr ends only when COMMAND, which shares it, has ended.
+    assert_given_up(&commander.wait_within(GIVEN_UP));
+    assert!(kill(Pid::from_raw(command), None).is_err() && kill(Pid::from_raw(relay), None).is_err());
+    drop(stopped);
+    // More than a minute after their last entry, the idle ones are together still.
+    append(&logs[0], "\"after a minute\"\n");
+    await_entries(&logs[1], "log0", 2);
+    idle_a.signal(Signal::SIGTERM);
+    assert_eq!(idle_a.wait().status.code(), Some(143));
+    let report = report(&idle_b.wait());
+    assert_eq!((report["received"].as_u64(), report["exit"].as_u64()), (Some(2), Some(3)), "{report}");
+    assert_equal(&logs[0], &logs[1]);
+}
+
+/// The same through the library, in which the times can be set: no word of the other side, not even in the opening's middle.
+#[test]
+fn silence_is_noticed_at_any_place_of_a_session() {
+    use std::io::{Read, Write, pipe};
+
+    use scuttleup::{Log, Options, Wire, replicate};
+
+    let place = Place::new();
+    let (a, b) = (place.log("a"), place.log("b"));
+    append(&a, "1\n");
+    append(&b, "1\n2\n");
+    // What b says to a silent partner first, as much as it says of itself.
+    let (a, b) = (Log::open(&a).expect("a log"), Log::open(&b).expect("a log"));
+    let options = Options { heartbeat_millis: 20, silence_millis: 300, ..Options::default() };
+    for words in [8, 9, 20, 60] {
+        let ((there, mut to_a), (from_a, out)) = (pipe().expect("a pipe"), pipe().expect("a pipe"));
+        let said = opening(&b, words);
+        to_a.write_all(&said).expect("it is there");
+        let outcome = replicate(&a, there, out, options, &|_| ()).expect("no error");
+        assert!(outcome.silent && outcome.cut && !outcome.complete(), "{words}: {outcome:?}");
+        assert_eq!(outcome.wire, Some(Wire::Native));
+        let mut heard = Vec::new();
+        let mut from_a = from_a;
+        from_a.read_to_end(&mut heard).expect("a pipe");
+        // It has said several times that it lives, and at its end why it goes.
+        assert!(heard.windows(3).any(|part| part == [0, 0, 0]), "{words}: {heard:?}");
+        assert!(heard.windows(10).any(|part| part == b"it heard n"), "{words}: {heard:?}");
+        drop(to_a);
+    }
+}
+
+/// The first `count` bytes of what a log says on the native wire.
+fn opening(log: &scuttleup::Log, count: usize) -> Vec<u8> {
+    use std::io::{Read, Write, pipe};
+
+    use scuttleup::{Options, replicate};
+
+    let ((input, mut to_it), (mut from_it, output)) = (pipe().expect("a pipe"), pipe().expect("a pipe"));
+    to_it.write_all(b"\x80\x80\x80\0\x80\x80\0\0").expect("a pipe");
+    drop(to_it);
+    replicate(log, input, output, Options::default(), &|_| ()).expect("no error");
+    let mut said = Vec::new();
+    from_it.read_to_end(&mut said).expect("a pipe");
+    said.truncate(count);
+    said
+}
