@@ -223,8 +223,9 @@ impl<'a> Keeper<'a> {
             for (peer, head) in doubts {
                 link.doubt(peer.as_str(), head, &mut chain_of)?;
             }
-            // Only now are they on disk, and may be acknowledged.
-            link.stored(batch.runs.len() as u64, new, places);
+            // Only now are they on disk, and may be acknowledged. After damage there is no end but an error.
+            let runs = if damaged.is_ok() { batch.runs.len() as u64 } else { 0 };
+            link.stored(runs, new, places);
         }
         batch.clear();
         self.shared.wake();

@@ -1,6 +1,9 @@
 //! A link that is cut anywhere: never a success, and what came stays and is not sent again.
 
-use crate::harness::{Place, assert_equal};
+use std::io::{Read, Write, pipe};
+use std::thread;
+
+use crate::harness::{Place, append, assert_equal};
 
 use super::{Cut, full_and_empty, number, once, order, replicate, report};
 
@@ -39,5 +42,39 @@ fn cut_at_any_byte_it_is_incomplete_on_both_sides_and_goes_on_where_it_was() {
             assert_eq!((number(&report_a, "sent"), number(&report_b, "received")), (missing, missing), "{said}");
             assert_equal(&a, &b);
         }
+    }
+}
+
+#[test]
+fn an_entry_that_was_damaged_on_the_way_is_refused() {
+    for known in [0, 1] {
+        let place = Place::new();
+        let (a, b) = (place.log("a"), place.log("b"));
+        for n in 0..known {
+            append(&a, format!("{n}\n"));
+            once(&a, &b, (0, 0));
+        }
+        append(&a, "\"this is it\"\n2\n");
+        let ((mut from_a, a_out), (b_in, mut to_b)) = (pipe().expect("a pipe"), pipe().expect("a pipe"));
+        let (a_in, b_out) = pipe().expect("a pipe");
+        let mut sender = replicate(&a, &["--once"]).spawn_on(a_in.into(), a_out.into());
+        let mut receiver = replicate(&b, &["--once"]).spawn_on(b_in.into(), b_out.into());
+        thread::spawn(move || {
+            let mut part = vec![0; 1 << 16];
+            while let Ok(count @ 1..) = from_a.read(&mut part) {
+                if let Some(at) = part[..count].windows(10).position(|bytes| bytes == b"this is it") {
+                    part[at] ^= 1;
+                }
+                to_b.write_all(&part[..count]).expect("it is there");
+            }
+        });
+        let (sent, refused) = (sender.wait(), receiver.wait());
+        assert_eq!(refused.status.code(), Some(7), "{}", refused.printed.stderr);
+        assert!(refused.printed.stderr.contains("entries of a are not what was sent"), "{}", refused.printed.stderr);
+        assert_eq!(sent.status.code(), Some(3), "{}", sent.printed.stderr);
+        assert!(sent.printed.stderr.contains("(it said: "), "{}", sent.printed.stderr);
+        assert_eq!(order(&b).len(), known);
+        once(&a, &b, (0, 0));
+        assert_equal(&a, &b);
     }
 }
