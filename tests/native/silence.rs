@@ -1,14 +1,19 @@
 //! Who has fallen silent is given up, who has nothing to say is not.
 
+use std::io::{Read, Write, pipe};
+use std::sync::Arc;
+use std::sync::mpsc::channel;
+use std::thread;
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use scuttleup::{Log, Options, Wire, replicate};
 
 use crate::harness::{Ended, Place, Running, append, assert_equal, shell};
 use crate::replicate::await_entries;
 
-use super::{replicate, report, with_log};
+use super::{report, with_log};
 
 /// After a minute of silence; the rest is for a machine that has much else to do.
 const GIVEN_UP: Duration = Duration::from_secs(75);
@@ -37,20 +42,20 @@ fn a_silent_side_is_given_up_and_an_idle_one_is_not() {
         await_entries(&logs[b], &format!("log{a}"), 1);
     };
     // Idle, and well.
-    let (mut idle_a, mut idle_b) = replicate(&logs[0], &["--json"]).spawn_joined(replicate(&logs[1], &["--json"]));
+    let (mut idle_a, mut idle_b) = super::replicate(&logs[0], &["--json"]).spawn_joined(super::replicate(&logs[1], &["--json"]));
     met(0, 1);
     // A process that is stopped.
-    let (mut lives, stopped) = replicate(&logs[2], &[]).spawn_joined(replicate(&logs[3], &[]));
+    let (mut lives, stopped) = super::replicate(&logs[2], &[]).spawn_joined(super::replicate(&logs[3], &[]));
     met(2, 3);
     stopped.signal(Signal::SIGSTOP);
     // A COMMAND that is stopped, and is to be ended.
-    let mut commander = replicate(&logs[4], &[]).args(with_log(&logs[5])).spawn();
+    let mut commander = super::replicate(&logs[4], &[]).args(with_log(&logs[5])).spawn();
     met(4, 5);
     let command = child(&commander);
     kill(Pid::from_raw(command), Signal::SIGSTOP).expect("it is there");
     // What carries it stalls.
     let server = format!("EXEC:'{}'", with_log(&logs[7])[1..].join(" "));
-    let mut relayed = replicate(&logs[6], &[]).args(["--", "socat", "-", &server]).spawn();
+    let mut relayed = super::replicate(&logs[6], &[]).args(["--", "socat", "-", &server]).spawn();
     met(6, 7);
     let relay = child(&relayed);
     kill(Pid::from_raw(relay), Signal::SIGSTOP).expect("it is there");
@@ -78,26 +83,23 @@ fn a_silent_side_is_given_up_and_an_idle_one_is_not() {
 /// The same through the library, in which the times can be set: no word of the other side, not even in the opening's middle.
 #[test]
 fn silence_is_noticed_at_any_place_of_a_session() {
-    use std::io::{Read, Write, pipe};
-
-    use scuttleup::{Log, Options, Wire, replicate};
-
     let place = Place::new();
     let (a, b) = (place.log("a"), place.log("b"));
     append(&a, "1\n");
     append(&b, "1\n2\n");
-    // What b says to a silent partner first, as much as it says of itself.
-    let (a, b) = (Log::open(&a).expect("a log"), Log::open(&b).expect("a log"));
+    let (a, b) = (Arc::new(Log::open(&a).expect("a log")), Log::open(&b).expect("a log"));
     let options = Options { heartbeat_millis: 20, silence_millis: 300, ..Options::default() };
     for words in [8, 9, 20, 60] {
-        let ((there, mut to_a), (from_a, out)) = (pipe().expect("a pipe"), pipe().expect("a pipe"));
+        let ((there, mut to_a), (mut from_a, out)) = (pipe().expect("a pipe"), pipe().expect("a pipe"));
         let said = opening(&b, words);
         to_a.write_all(&said).expect("it is there");
-        let outcome = replicate(&a, there, out, options, &|_| ()).expect("no error");
+        let (send, outcome) = channel();
+        let a = Arc::clone(&a);
+        thread::spawn(move || send.send(replicate(&a, there, out, options, &|_| ())));
+        let outcome = outcome.recv_timeout(GIVEN_UP).expect("it ends").expect("no error");
         assert!(outcome.silent && outcome.cut && !outcome.complete(), "{words}: {outcome:?}");
         assert_eq!(outcome.wire, Some(Wire::Native));
         let mut heard = Vec::new();
-        let mut from_a = from_a;
         from_a.read_to_end(&mut heard).expect("a pipe");
         // It has said several times that it lives, and at its end why it goes.
         assert!(heard.windows(3).any(|part| part == [0, 0, 0]), "{words}: {heard:?}");
@@ -107,11 +109,7 @@ fn silence_is_noticed_at_any_place_of_a_session() {
 }
 
 /// The first `count` bytes of what a log says on the native wire.
-fn opening(log: &scuttleup::Log, count: usize) -> Vec<u8> {
-    use std::io::{Read, Write, pipe};
-
-    use scuttleup::{Options, replicate};
-
+fn opening(log: &Log, count: usize) -> Vec<u8> {
     let ((input, mut to_it), (mut from_it, output)) = (pipe().expect("a pipe"), pipe().expect("a pipe"));
     to_it.write_all(b"\x80\x80\x80\0\x80\x80\0\0").expect("a pipe");
     drop(to_it);
