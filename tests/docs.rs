@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 
 use data_encoding::HEXLOWER;
 
-use crate::frames::{SYNC, Session};
+use crate::frames::{PREAMBLE, SYNC, Session};
 use crate::harness::{Place, Run, SCUTTLEUP};
-use crate::native_frames::{self, PREAMBLE};
+use crate::native_frames;
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))

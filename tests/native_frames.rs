@@ -4,8 +4,6 @@ use xxhash_rust::xxh3::{xxh3_64, xxh3_128};
 
 use crate::frames::{bytes_field, frame, number_field};
 
-pub const PREAMBLE: &[u8] = b"\x80\x80\x80\x00\x80\x80\x00\x00";
-
 pub const HELLO: u8 = 1;
 pub const HEADS: u8 = 2;
 pub const FEED: u8 = 3;

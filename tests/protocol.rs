@@ -2,7 +2,9 @@
 
 use std::path::Path;
 
-use crate::frames::{Frame, PULL, PUSH, SYNC, Session, bytes_field, change, digest, frame, handshake, number_field, varint};
+use crate::frames::{
+    Frame, PREAMBLE, PULL, PUSH, SYNC, Session, bytes_field, change, digest, frame, handshake, number_field, varint,
+};
 use crate::harness::{Place, Printed, Run, heads};
 use crate::replicate::append;
 
@@ -21,6 +23,14 @@ fn once(log: &Path, stream: impl AsRef<[u8]>) -> Run {
     Run::new(log).args(["replicate", "--once"]).stdin(stream)
 }
 
+/// What it says to a stream; the same on both, but for the preamble of who knows both wires.
+fn said(log: &Path, stream: impl AsRef<[u8]>, code: i32) -> Vec<u8> {
+    let auto = once(log, &stream).status(code).stdout;
+    let original = once(log, &stream).args(["--wire", "original"]).status(code).stdout;
+    assert!(auto == [PREAMBLE, &original].concat(), "{auto:?} and {original:?}");
+    original
+}
+
 fn head(peer: &str, seq: u64) -> String {
     format!("{{\"peer\":\"{peer}\",\"seq\":{seq}}}")
 }
@@ -32,13 +42,10 @@ fn golden_bytes_out() {
     Run::new(&alice).args(["append", "--text"]).stdin("a1\na2\n").success();
     let second = b"\x0d\x0a\x05alice\x10\x02\x1a\x02a2";
     let them = b"\x07\x0a\x03bob\x18\x01";
-    let printed = once(&alice, them).success();
-    assert_eq!(printed.stdout, [HANDSHAKE, CHANGE, second].concat());
+    assert_eq!(said(&alice, them, 0), [HANDSHAKE, CHANGE, second].concat());
     // Only what is above the other's head.
-    let printed = once(&alice, handshake("bob", &[("alice", 1)], SYNC)).success();
-    assert_eq!(printed.stdout, [HANDSHAKE, second].concat());
-    let printed = once(&alice, handshake("bob", &[("alice", 9)], SYNC)).status(3);
-    assert_eq!(printed.stdout, HANDSHAKE);
+    assert_eq!(said(&alice, handshake("bob", &[("alice", 1)], SYNC), 0), [HANDSHAKE, second].concat());
+    assert_eq!(said(&alice, handshake("bob", &[("alice", 9)], SYNC), 3), HANDSHAKE);
 }
 
 #[test]
@@ -50,9 +57,9 @@ fn golden_bytes_out_of_numbers_of_many_bytes() {
     append(&log, &lines);
     let long = vec![0xff; 20_000];
     Run::new(&log).args(["append", "--raw"]).stdin(&long).success();
-    let printed = once(&log, handshake("bob", &[(&id, 299)], PULL)).success();
+    let printed = said(&log, handshake("bob", &[(&id, 299)], PULL), 0);
     let expected = [handshake(&id, &[(&id, 301)], SYNC), change(&id, 300, "300"), change(&id, 301, &long)].concat();
-    assert!(printed.stdout == expected);
+    assert!(printed == expected);
 }
 
 #[test]
@@ -122,6 +129,7 @@ fn refused(stream: &[u8]) -> Printed {
     let place = Place::new();
     let (log, before) = log(&place);
     let printed = once(&log, stream).status(7);
+    assert_eq!(once(&log, stream).args(["--wire", "original"]).status(7).stderr, printed.stderr, "{stream:?}");
     assert_eq!(heads(&log), before, "{stream:?}");
     assert_eq!(printed.stderr.lines().count(), 1, "{}", printed.stderr);
     printed
@@ -304,10 +312,10 @@ fn digests_that_name_a_feed_twice() {
     let place = Place::new();
     let (log, before) = log(&place);
     // The last one counts.
-    let printed = once(&log, handshake("y", &[("x", 1), ("x", 0)], SYNC)).success();
-    assert_eq!(printed.stdout, [handshake("x", &[("x", 1)], SYNC), change("x", 1, "\"x1\"")].concat());
-    let printed = once(&log, handshake("y", &[("x", 0), ("x", 1)], SYNC)).success();
-    assert_eq!(printed.stdout, handshake("x", &[("x", 1)], SYNC));
+    let printed = said(&log, handshake("y", &[("x", 1), ("x", 0)], SYNC), 0);
+    assert_eq!(printed, [handshake("x", &[("x", 1)], SYNC), change("x", 1, "\"x1\"")].concat());
+    let printed = said(&log, handshake("y", &[("x", 0), ("x", 1)], SYNC), 0);
+    assert_eq!(printed, handshake("x", &[("x", 1)], SYNC));
     assert_eq!(heads(&log), before);
 }
 

@@ -18,6 +18,7 @@ mod log;
 mod model;
 mod native;
 mod native_frames;
+mod negotiation;
 mod pipes;
 mod progress;
 mod protocol;

@@ -30,6 +30,8 @@ pub struct Incoming {
     handshake: HandshakeReader,
     greeted: bool,
     wire: Option<Wire>,
+    /// Something else than the preamble came first.
+    no_preamble: bool,
     /// The first bytes of the stream, until the handshake is read.
     opening: Vec<u8>,
 }
@@ -39,7 +41,7 @@ impl Incoming {
     pub fn new(mode: Mode, entry_bytes_max: usize) -> Self {
         let frames = FrameReader::new(entry_bytes_max + PEER_BYTES_MAX + CHANGE_EXTRA_BYTES_MAX);
         let handshake = HandshakeReader::default();
-        Self { frames, mode, entry_bytes_max, handshake, greeted: false, wire: None, opening: Vec::new() }
+        Self { frames, mode, entry_bytes_max, handshake, greeted: false, wire: None, no_preamble: false, opening: Vec::new() }
     }
 
     /// The wire that the other side opened; `None` while that is open. A side that has not offered the native one sees the
@@ -52,12 +54,14 @@ impl Incoming {
             return Ok(self.wire);
         }
         let pending = self.frames.pending();
-        if offered && pending.starts_with(PREAMBLE) {
+        // Only the very first bytes are a preamble, in whatever pieces they come.
+        self.no_preamble |= !offered || !(pending.starts_with(PREAMBLE) || PREAMBLE.starts_with(pending));
+        if !self.no_preamble && pending.starts_with(PREAMBLE) {
             self.frames.take(PREAMBLE.len());
             self.frames.set_max(self.entry_bytes_max.max(RUN_BYTES_MAX) + FRAME_EXTRA_BYTES_MAX);
             self.greeted = true;
             self.wire = Some(Wire::Native);
-        } else if !offered || !PREAMBLE.starts_with(pending) {
+        } else if self.no_preamble {
             let begun = self.handshake.begin(&mut self.frames).map_err(|err| no_handshake(&self.opening, &err))?;
             self.wire = begun.then_some(Wire::Original);
         }
