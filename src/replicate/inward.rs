@@ -55,7 +55,8 @@ pub fn run<'a>(
         let Inward { incoming, stage, batch, expects_end, mut outcome, .. } = inward;
         // What came before an error of the stream is stored. An error of the log came first, and is the one that counts.
         let ended = stage.finish(Some(batch).filter(|batch| !batch.is_empty())).and(received);
-        if outcome.wire == Some(Wire::Native) || !matches!(ended, Ok(End::Stream | End::Satisfied)) {
+        let ends_badly = outcome.wire == Some(Wire::Native) || !matches!(ended, Ok(End::Stream | End::Satisfied));
+        if ends_badly && !shared.link().is_over() {
             let why = ended.as_ref().map_or_else(ToString::to_string, |end| end.why().to_owned());
             shared.link().fail(&why);
         }

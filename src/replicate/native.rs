@@ -84,7 +84,7 @@ impl<'a> Native<'a> {
     fn run<W: Write + AsFd>(&mut self, pipe: &mut Pipe<'_, W>) -> Result<Went> {
         loop {
             if self.shared.abandoned.load(Ordering::SeqCst) {
-                return Ok(Went::Abandoned);
+                return Ok(self.abandoned());
             }
             // Before the look: what wakes us later is looked at again.
             self.shared.hush();
@@ -102,6 +102,11 @@ impl<'a> Native<'a> {
                 return Ok(went);
             }
         }
+    }
+
+    /// All that was to be written is: the other side may have ended its stream right after its FIN.
+    fn abandoned(&self) -> Went {
+        if self.shared.link().is_over() { Went::On } else { Went::Abandoned }
     }
 
     /// Makes the next frames; false when there is nothing more to do for now.
@@ -217,7 +222,7 @@ impl<'a> Native<'a> {
             };
             return Ok(match has_event[..] {
                 [true, ..] => Some(Went::Closed),
-                [_, true, ..] | [_, _, _, true] => Some(Went::Abandoned),
+                [_, true, ..] | [_, _, _, true] => Some(self.abandoned()),
                 _ => None,
             });
         }
