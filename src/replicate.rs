@@ -42,6 +42,8 @@ pub struct Options<'a> {
     pub heartbeat_millis: u16,
     /// See there.
     pub silence_millis: u16,
+    /// Is told how far the session is; must not block.
+    pub progress: Option<&'a (dyn Fn(Step) + Sync)>,
     /// When this becomes readable, finish the commit in hand and return.
     pub stop: Option<BorrowedFd<'a>>,
 }
@@ -56,9 +58,24 @@ impl Default for Options<'_> {
             entry_bytes_max: ENTRY_BYTES_MAX,
             heartbeat_millis: 15_000,
             silence_millis: 60_000,
+            progress: None,
             stop: None,
         }
     }
+}
+
+/// How far a session is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Step {
+    /// So many more entries are to move, as far as one side can tell.
+    Ahead(u64),
+    /// They have: stored, or written to the wire, or found to be there already.
+    Moved {
+        /// Entries.
+        entries: u64,
+        /// Bytes of them.
+        bytes: u64,
+    },
 }
 
 /// Something that the user must know; told as it happens.

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
+use nix::sys::signal::Signal;
 use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
 use scuttleup::Log;
@@ -317,4 +318,42 @@ fn a_read_to_a_terminal_or_a_pipe_is_not_shown() {
     assert!(same.seen().replace("\r\n", "\n") == text, "{:?}", same.lines());
     run.close();
     assert_ended(run, &mut other, 0, &[]);
+}
+
+/// A session that stops in the middle until the test opens a gate.
+fn stopped_session(place: &Place, args: &[&str], terminal: &mut Terminal) -> (Running, PathBuf) {
+    let (a, b, gate) = (place.log("a"), place.log("b"), place.path("gate"));
+    append(&b, &[]).stdin(lines()).success();
+    mkfifo(&gate, Mode::from_bits_truncate(0o600)).expect("a fifo");
+    let script = "\"$scuttleup\" -q --log \"$b\" replicate 2>/dev/null | { stdbuf -o0 head -c 1500000; cat <\"$gate\" >&2; cat; }";
+    let run = Run::new(&a).args(["replicate"]).args(args).args(["--", "bash", "-c", script]);
+    let run = run.env("TERM", "xterm").env("scuttleup", SCUTTLEUP).env("b", b).env("gate", &gate);
+    let run = run.spawn_with(Stdio::piped(), Stdio::piped(), terminal.stdio());
+    terminal.close();
+    (run, gate)
+}
+
+#[test]
+fn a_long_sync_is_shown_and_leaves_its_last_line() {
+    let place = Place::new();
+    let mut terminal = Terminal::new(100);
+    let (run, gate) = stopped_session(&place, &["--once"], &mut terminal);
+    let shown = wait_for_progress(&mut terminal);
+    assert!(shown.len() == 1 && shown[0].contains("%") && shown[0].contains("ETA"), "{shown:?}");
+    File::options().write(true).open(gate).expect("the gate opens");
+    let said = format!("scuttleup: synced with b: sent 0 (0 durable there), received {LINES}");
+    assert_ended(run, &mut terminal, 0, &[&said]);
+}
+
+#[test]
+fn a_live_session_shows_no_progress_once_it_has_caught_up() {
+    let place = Place::new();
+    let mut terminal = Terminal::new(100);
+    let (run, gate) = stopped_session(&place, &[], &mut terminal);
+    wait_for_progress(&mut terminal);
+    File::options().write(true).open(gate).expect("the gate opens");
+    terminal.wait_until(|terminal| terminal.lines().is_empty());
+    assert_eq!(heads(&place.path("a")), [format!("{{\"peer\":\"b\",\"seq\":{LINES}}}")]);
+    run.signal(Signal::SIGTERM);
+    assert_ended(run, &mut terminal, 143, &[]);
 }

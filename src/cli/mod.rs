@@ -17,6 +17,7 @@ mod progress;
 mod read;
 mod replicate;
 mod signals;
+mod transfer;
 mod watch;
 mod write;
 

@@ -5,8 +5,9 @@ use scuttleup::{Notice, Outcome, Wire, ndjson};
 use super::exit::Exit;
 use super::message::{self, Messages};
 
-pub fn tell(notice: Notice) {
-    let text = match notice {
+/// In words.
+pub fn text(notice: Notice) -> String {
+    match notice {
         Notice::Fork(peer, seq) => {
             format!(
                 "fork: entry {seq} of {peer} has other bytes here than there; that feed is stopped, both versions stay where they are"
@@ -40,8 +41,7 @@ pub fn tell(notice: Notice) {
         Notice::IdLeftOut(peer) => {
             format!("the original cannot hold the id {peer}: such feeds are not sent on this wire")
         }
-    };
-    message::error(&text);
+    }
 }
 
 /// How the command ends after this.

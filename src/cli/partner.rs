@@ -12,30 +12,36 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use scuttleup::{Error, Log, Options, Outcome, Wire, replicate};
 
-use super::outcome::tell;
 use super::signals::Stop;
+use super::transfer::Transfer;
 
 /// How long a COMMAND that has closed its output too early may take to end.
 const EARLY_MILLIS: u16 = 5000;
 
 /// Over stdin and stdout.
-pub fn with_stdio(log: &Log, options: Options<'_>) -> Result<Outcome> {
+pub fn with_stdio(log: &Log, options: Options<'_>, transfer: &Transfer<'_>) -> Result<Outcome> {
     let own = |err| Error::io("stdin and stdout cannot be taken over", err);
     let input = File::from(io::stdin().as_fd().try_clone_to_owned().map_err(own)?);
     let output = File::from(io::stdout().as_fd().try_clone_to_owned().map_err(own)?);
     // So that dropping `output` closes the pipe.
     let null = File::options().write(true).open("/dev/null").map_err(own)?;
     nix::unistd::dup2_stdout(&null).map_err(|err| own(err.into()))?;
-    Ok(replicate(log, input, output, options, &tell)?)
+    Ok(replicate(log, input, output, options, &|notice| transfer.tell(notice))?)
 }
 
 /// With COMMAND. The outcome, and how COMMAND ended if it failed.
-pub fn with_command(log: &Log, words: &[OsString], options: Options<'_>, stop: &Stop) -> Result<(Outcome, Option<String>)> {
+pub fn with_command(
+    log: &Log,
+    words: &[OsString],
+    options: Options<'_>,
+    stop: &Stop,
+    transfer: &Transfer<'_>,
+) -> Result<(Outcome, Option<String>)> {
     let name = words[0].to_string_lossy().into_owned();
     let child = std::process::Command::new(&words[0]).args(&words[1..]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
     let mut child = child.map_err(|err| Error::io(format!("{name} cannot be run"), err))?;
     let (Some(output), Some(input)) = (child.stdin.take(), child.stdout.take()) else { unreachable!("both are pipes") };
-    let outcome = replicate(log, input, output, options, &tell);
+    let outcome = replicate(log, input, output, options, &|notice| transfer.tell(notice));
     // It has nothing more to say to us: we stop, we fail, or we left it while it was live.
     let dismissed = outcome.as_ref().map_or(true, |outcome| outcome.stopped || outcome.left_first);
     // It has closed its output too early; it may be about to end with a message of its own.

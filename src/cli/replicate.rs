@@ -14,7 +14,9 @@ use scuttleup::{Log, Mode, Options, Wire};
 
 use super::exit::{Exit, Usage};
 use super::outcome::{self, Report};
+use super::progress::Progress;
 use super::signals::Stop;
+use super::transfer::Transfer;
 use super::{Context, entry_bytes, entry_bytes_arg, partner};
 
 pub fn command() -> Command {
@@ -100,10 +102,16 @@ pub fn run(context: &Context, args: &ArgMatches) -> Result<Exit> {
     let mut pauses = Pauses::default();
     loop {
         let start = Instant::now();
+        // The one that was run by COMMAND has the same terminal.
+        let progress = if command.is_some() { Progress::new(context.messages, &stop) } else { Progress::off() };
+        let transfer = Transfer::new(progress, !options.once);
+        let step = |step| transfer.step(step);
+        let options = Options { progress: Some(&step), ..options };
         let (outcome, failed) = match &command {
-            Some(words) => partner::with_command(&log, words, options, &stop)?,
-            None => (partner::with_stdio(&log, options)?, None),
+            Some(words) => partner::with_command(&log, words, options, &stop, &transfer)?,
+            None => (partner::with_stdio(&log, options, &transfer)?, None),
         };
+        drop(transfer);
         let exit = outcome::exit_of(&outcome);
         if let Some(stopped) = stop.exit() {
             return Ok(stopped);

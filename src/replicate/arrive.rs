@@ -1,5 +1,6 @@
 //! The frames of the native wire, as they come.
 
+use super::Step;
 use super::inward::Inward;
 use super::keep::Keeper;
 use super::shared::Shared;
@@ -61,10 +62,11 @@ fn compare(
     let theirs: Vec<(&str, u32, Chain)> = rows.iter().map(|row| (row.peer, row.seq, row.chain)).collect();
     let ours = shared.log.reader().compare(&theirs)?;
     let differs: Vec<bool> = ours.iter().map(|ours| ours.differs).collect();
-    let mut link = shared.link();
-    let receives = link.receives();
-    let found = link.compared(rows, &differs, last, &mut shared.chain_of())?;
-    drop(link);
+    let receives = shared.link().receives();
+    let ahead = rows.iter().zip(&ours).filter(|_| receives).map(|(row, ours)| u64::from(row.seq.saturating_sub(ours.head)));
+    // Before the outward thread may begin, so that the sum does not look complete too early.
+    shared.step(Step::Ahead(ahead.sum()));
+    let found = shared.link().compared(rows, &differs, last, &mut shared.chain_of())?;
     let own = shared.log.own_id_now()?;
     for (row, _) in rows.iter().zip(&ours).filter(|(row, ours)| receives && row.seq > ours.head) {
         awaited.push((FeedKey::of(row.peer), row.seq));

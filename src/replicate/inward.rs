@@ -11,7 +11,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout};
 
 use super::keep::{Batch, Keeper};
 use super::shared::{Announced, Greet, InEnds, Shared};
-use super::{Notice, Outcome};
+use super::{Notice, Outcome, Step};
 use crate::error::{Error, Result};
 use crate::follow::{poll_until, wait_for};
 use crate::heads::FeedKey;
@@ -301,7 +301,9 @@ impl Inward<'_, '_, '_> {
         self.sends = self.shared.options.mode.sends_to(mode);
         let nothing = Announced::default();
         let ours = &self.shared.announced.get().unwrap_or(&nothing).heads;
-        self.keeper.expect(heads.iter().filter(|&(feed, seq)| receives && seq > ours.get(feed)).collect());
+        let awaited: Vec<_> = heads.iter().filter(|&(feed, seq)| receives && seq > ours.get(feed)).collect();
+        self.shared.step(Step::Ahead(awaited.iter().map(|&(feed, seq)| u64::from(seq - ours.get(feed))).sum()));
+        self.keeper.expect(awaited);
         *remote = Remote::new(heads);
         self.tell(Greet::Handshake(mode));
     }

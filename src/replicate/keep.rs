@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard};
 
 use super::shared::Shared;
-use super::{Notice, Outcome};
+use super::{Notice, Outcome, Step};
 use crate::entry::{Chain, Entry, Kind, PeerId, Seq, Tomb};
 use crate::error::{Error, Result};
 use crate::heads::{FeedKey, FeedMap};
@@ -167,7 +167,10 @@ impl<'a> Keeper<'a> {
 
     /// Stores a batch, durably, and empties it.
     pub fn store(&self, batch: &mut Batch) -> Result<()> {
-        if batch.runs.is_empty() { self.store_changes(batch) } else { self.store_runs(batch) }
+        let moved = Step::Moved { entries: batch.changes.len() as u64, bytes: batch.bytes.len() as u64 };
+        let stored = if batch.runs.is_empty() { self.store_changes(batch) } else { self.store_runs(batch) };
+        self.shared.step(moved);
+        stored
     }
 
     /// On the native wire.

@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout};
 
-use super::Notice;
 use super::outward::Sent;
 use super::pipe::{Pipe, Went};
 use super::shared::Shared;
+use super::{Notice, Step};
 use crate::entry::{Chain, Offset, PeerId};
 use crate::error::{Error, Result};
 use crate::follow::{Follower, poll_until};
@@ -152,14 +152,17 @@ impl<'a> Native<'a> {
     /// Makes runs of the next batch; false when there is no more to look at.
     fn scan(&mut self, is_live: bool) -> Result<bool> {
         if self.follower.is_none() {
-            self.follower = Some(self.shared.log.follow(self.start()?)?);
+            let start = self.start()?;
+            self.shared.step(Step::Ahead(self.until.0.saturating_sub(start.0)));
+            self.follower = Some(self.shared.log.follow(start)?);
         }
         let Self { shared, follower: Some(follower), until, frames, .. } = self else { return Ok(false) };
-        let until = if is_live { Offset(u64::MAX) } else { *until };
+        let (at_start, until) = (*until, if is_live { Offset(u64::MAX) } else { *until });
         if follower.position() >= until {
             return Ok(false);
         }
         let chains = shared.log.reader();
+        let before = follower.position();
         let mut link = shared.link();
         let scanned = follower.scan(Bounds::default(), |change| {
             if change.offset > until {
@@ -174,6 +177,9 @@ impl<'a> Native<'a> {
         link.close_run(frames);
         let (too_long, max) = (link.too_long(), link.theirs().map_or(0, |theirs| theirs.entry_bytes_max));
         drop(link);
+        // What came in meanwhile is no part of it.
+        let entries = follower.position().min(at_start).0 - before.min(at_start).0;
+        shared.step(Step::Moved { entries, bytes: frames.len() as u64 });
         self.too_long += too_long.len() as u64;
         for (peer, seq) in too_long {
             (self.shared.notify)(Notice::TooLong(peer, seq, max));

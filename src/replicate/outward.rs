@@ -11,7 +11,7 @@ use nix::poll::{PollFd, PollFlags};
 
 use super::pipe::{Pipe, Went};
 use super::shared::{Announced, Greet, Shared, original_holds};
-use super::{Notice, native};
+use super::{Notice, Step, native};
 use crate::entry::{Entry, Offset, PeerId};
 use crate::error::Result;
 use crate::follow::Follower;
@@ -71,6 +71,7 @@ fn original<W: Write + AsFd>(
     };
     let nothing = Announced::default();
     let announced = shared.announced.get().unwrap_or(&nothing);
+    shared.step(Step::Ahead(announced.last_offset.0.saturating_sub(start.0)));
     let mut feed = Sending {
         shared,
         follower: shared.log.follow(start)?,
@@ -141,6 +142,7 @@ impl Sending<'_> {
         }
         let Self { shared, follower, until, holed, frames, frames_entries } = self;
         let (mut notices, mut left_out) = (Vec::new(), None);
+        let before = follower.position();
         let mut remote = shared.remote();
         let mut known = remote.known();
         let scanned = follower.scan(Bounds::default(), |change| {
@@ -176,6 +178,10 @@ impl Sending<'_> {
         drop(remote);
         notices.into_iter().for_each(shared.notify);
         shared.leave_out(left_out);
+        // What came in meanwhile is no part of it.
+        let at_start = shared.announced.get().map_or(Offset::ZERO, |announced| announced.last_offset);
+        let entries = follower.position().min(at_start).0 - before.min(at_start).0;
+        shared.step(Step::Moved { entries, bytes: frames.len() as u64 });
         scanned
     }
 }

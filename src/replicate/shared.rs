@@ -6,7 +6,7 @@ use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
-use super::{Notice, Options};
+use super::{Notice, Options, Step};
 use crate::entry::{Chain, Offset, PeerId, Seq};
 use crate::error::{Error, Result};
 use crate::heads::{FeedKey, FeedMap};
@@ -92,6 +92,13 @@ impl<'a> Shared<'a> {
     pub fn wake(&self) {
         // It fails when it is full of wake-ups, which is one, too.
         self.wake.write(1).ok();
+    }
+
+    /// Tells how far the session is.
+    pub fn step(&self, step: Step) {
+        if let Some(progress) = self.options.progress {
+            progress(step);
+        }
     }
 
     /// Forgets the wake-ups so far.
