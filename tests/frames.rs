@@ -178,6 +178,11 @@ impl Session {
         self.input.write_all(bytes.as_ref()).expect("it reads its stdin");
     }
 
+    /// As [`Session::send`], but it may end before it has read all.
+    pub fn send_some(&mut self, bytes: impl AsRef<[u8]>) {
+        self.input.write_all(bytes.as_ref()).ok();
+    }
+
     /// Waits for the next frame; `None` at the end of the stream.
     pub fn frame(&mut self) -> Option<Frame> {
         loop {

@@ -41,7 +41,7 @@ fn log(place: &Place) -> (PathBuf, Vec<String>) {
 }
 
 /// With no more memory than a command may take: 64 MiB that can be written to, mapped files aside.
-fn bounded(log: &Path, stream: &[u8]) -> Run {
+pub fn bounded(log: &Path, stream: &[u8]) -> Run {
     shell("ulimit -d 65536; exec \"$scuttleup\" --log \"$log\" replicate").env("log", log).stdin(stream)
 }
 
@@ -78,7 +78,7 @@ fn lengths_that_nobody_has() {
 }
 
 /// In this process, so that there can be many.
-fn replicate_with(log: &Log, input: File, once: bool) -> scuttleup::Result<scuttleup::Outcome> {
+pub fn replicate_with(log: &Log, input: File, once: bool) -> scuttleup::Result<scuttleup::Outcome> {
     let null = File::options().write(true).open("/dev/null").expect("/dev/null");
     replicate(log, input, null, Options { once, ..Options::default() }, &|_| ())
 }
@@ -154,7 +154,7 @@ fn streams_with_turned_bits() {
 }
 
 /// The most memory it has had so far, in KiB.
-fn peak_kib(session: &Session) -> u64 {
+pub fn peak_kib(session: &Session) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{}/status", session.run().pid())).expect("it lives");
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("a line of it");
     line.trim().trim_end_matches(" kB").parse().expect("a number")

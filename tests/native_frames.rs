@@ -27,13 +27,16 @@ pub fn chain_field(number: u64, chain: u128) -> Vec<u8> {
     bytes_field(number, chain.to_le_bytes())
 }
 
+/// A chain with one more entry, of this hash and length.
+pub fn next_chain(chain: u128, hash: u64, length: u64) -> u128 {
+    xxh3_128(&[&chain.to_le_bytes()[..], &hash.to_le_bytes(), &length.to_le_bytes()].concat())
+}
+
 /// The chain of a feed after these entries.
 pub fn chain_of(peer: &str, entries: &[&str]) -> u128 {
-    entries.iter().fold(xxh3_128(peer.as_bytes()), |chain, entry| {
-        let entry = entry.as_bytes();
-        let link = [&chain.to_le_bytes()[..], &xxh3_64(entry).to_le_bytes(), &(entry.len() as u64).to_le_bytes()];
-        xxh3_128(&link.concat())
-    })
+    entries
+        .iter()
+        .fold(xxh3_128(peer.as_bytes()), |chain, entry| next_chain(chain, xxh3_64(entry.as_bytes()), entry.len() as u64))
 }
 
 /// The root of a log with these feeds: id, head and chain.

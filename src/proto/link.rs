@@ -5,6 +5,7 @@ mod differ;
 use std::collections::BTreeMap;
 
 use super::fork::{ChainOf, Difference, Forks};
+use super::handles::Handles;
 use super::native::{Head, Hello, Message, Run};
 use super::put::{put_ack, put_error, put_fin, put_head, put_heads, put_hello, put_synced};
 use super::sending::Sending;
@@ -13,6 +14,9 @@ use super::{FEEDS_MAX, Mode};
 use crate::entry::{Chain, Change, Entry, PeerId, Seq};
 use crate::error::{Error, Result};
 use crate::heads::FeedKey;
+
+/// How much may wait to be sent before no more is answered: twice what the most feeds that may differ can bring.
+const OUTBOX_BYTES_MAX: usize = 16 << 20;
 
 /// What a frame asks of the caller.
 #[derive(Debug)]
@@ -60,8 +64,7 @@ pub struct Link {
     synced_come: bool,
     fin_sent: bool,
     fin_come: bool,
-    /// What the other side's handles stand for.
-    feeds: Vec<PeerId>,
+    feeds: Handles,
     runs_come: u64,
     runs_stored: u64,
     entries_come: u64,
@@ -92,7 +95,7 @@ impl Link {
             synced_come: false,
             fin_sent: false,
             fin_come: false,
-            feeds: Vec::new(),
+            feeds: Handles::default(),
             runs_come: 0,
             runs_stored: 0,
             entries_come: 0,
@@ -160,7 +163,7 @@ impl Link {
             (Message::Hello(_) | Message::Error(_) | Message::Unknown, _) | (_, Some(_)) => {}
             _ => return Err(Error::Wire("the first frame is no HELLO".into())),
         }
-        if self.fin_come && !matches!(message, Message::Unknown | Message::Fork(..) | Message::Ack(..)) {
+        if self.fin_come && !matches!(message, Message::Unknown | Message::Fork(..) | Message::Ack(..) | Message::Error(_)) {
             return Err(Error::Wire("a frame after FIN".into()));
         }
         match message {
@@ -173,9 +176,12 @@ impl Link {
             }
             Message::Heads(..) if self.their_heads == Heads::Over => Err(Error::Wire("heads that nobody awaits".into())),
             Message::Heads(heads, last) => Ok(Received::Heads(heads, last)),
-            Message::Feed(handle, peer) => self.name(handle, peer).map(|()| Received::Nothing),
+            Message::Feed(handle, peer) => self.feeds.name(handle, peer).map(|()| Received::Nothing),
             Message::Run(run) => self.take_run(run),
             Message::Ack(handle, seq) => self.sending.ack(handle, seq).map(|()| Received::Nothing),
+            Message::Fork(..) if self.outbox.len() > OUTBOX_BYTES_MAX => {
+                Err(Error::Wire("forks whose answers nobody reads".into()))
+            }
             Message::Fork(peer, points) => {
                 let found = self.forks.compare(&mut self.outbox, peer, &points, chain_of)?;
                 self.sending.stop_if(FeedKey::of(peer), |feed| self.forks.is_stopped(feed));
@@ -197,14 +203,6 @@ impl Link {
         }
     }
 
-    fn name(&mut self, handle: u32, peer: &str) -> Result<()> {
-        if handle as usize != self.feeds.len() || self.feeds.len() >= FEEDS_MAX {
-            return Err(Error::Wire(format!("the handle {handle}, which is not the next one")));
-        }
-        self.feeds.push(PeerId::new(peer)?);
-        Ok(())
-    }
-
     fn take_run<'a>(&mut self, run: Run<'a>) -> Result<Received<'a>> {
         if !self.receives() || !self.may_offer() {
             return Err(match self.ours.mode {
@@ -214,8 +212,11 @@ impl Link {
                 _ => Error::Wire("entries before the heads, or in a direction that the modes forbid".into()),
             });
         }
-        let peer = self.feeds.get(run.handle as usize);
-        let peer = peer.ok_or_else(|| Error::Wire(format!("the handle {}, which was not named", run.handle)))?.clone();
+        let peer = self.feeds.get(run.handle)?;
+        let max = usize::try_from(self.ours.entry_bytes_max).unwrap_or(usize::MAX);
+        if run.longest > max {
+            return Err(Error::EntryTooLong(run.longest as u64, max));
+        }
         self.entries_come += u64::from(run.count);
         let feed = FeedKey::of(peer.as_str());
         if self.forks.is_stopped(feed) {

@@ -2,6 +2,7 @@
 
 mod fork;
 mod frame;
+mod handles;
 mod handshake;
 mod link;
 mod message;

@@ -16,6 +16,8 @@ pub const RUN_ENTRIES_MAX: u32 = 1024;
 pub const RUN_BYTES_MAX: usize = 64 << 10;
 /// What a frame may be longer than the longest entry or a full run.
 pub const FRAME_EXTRA_BYTES_MAX: usize = 64 << 10;
+/// The most heads of one HEADS.
+pub const HEADS_MAX: usize = 1024;
 /// The most points of one FORK, and the most bytes of the text of an ERROR.
 pub const POINTS_MAX: usize = 64;
 const TEXT_BYTES_MAX: usize = 1024;
@@ -73,6 +75,8 @@ pub struct Run<'a> {
     pub count: u32,
     /// The chain after its last entry.
     pub chain: Chain,
+    /// The length of its longest entry, in bytes.
+    pub longest: usize,
     deleted: Vec<(u32, Tomb)>,
     body: &'a [u8],
 }
@@ -236,6 +240,10 @@ fn decode_heads(body: &[u8]) -> Result<Message<'_>> {
                     Ok(())
                 })?;
                 let peer = peer.ok_or_else(|| missing("a peer"))?;
+                // Kept larger than they come, so that there must be few.
+                if heads.len() == HEADS_MAX {
+                    return Err(Error::Wire(format!("a frame of more than {HEADS_MAX} heads")));
+                }
                 heads.push(Head { peer, seq, chain: at.ok_or_else(|| missing("a chain"))? });
             }
             (2, Value::Number(number)) => last = number != 0,
@@ -247,12 +255,18 @@ fn decode_heads(body: &[u8]) -> Result<Message<'_>> {
 }
 
 fn decode_run(body: &[u8]) -> Result<Run<'_>> {
-    let (mut handle, mut first, mut count, mut deleted, mut after) = (None, 0, 0u64, Vec::new(), None);
+    let (mut handle, mut first, mut count, mut longest, mut deleted, mut after) = (None, 0, 0u64, 0, Vec::new(), None);
     each(body, |field| {
         match field {
             (1, Value::Number(number)) => handle = Some(small(number)?),
             (2, Value::Number(number)) => first = number,
-            (3, Value::Bytes(_)) => count += 1,
+            (3, Value::Bytes(bytes)) => {
+                count += 1;
+                longest = bytes.len().max(longest);
+            }
+            (4, Value::Bytes(_)) if deleted.len() == RUN_ENTRIES_MAX as usize => {
+                return Err(Error::Wire(format!("a run of more than {RUN_ENTRIES_MAX} deleted entries")));
+            }
             (4, Value::Bytes(bytes)) => deleted.push(decode_deleted(bytes)?),
             (5, Value::Bytes(bytes)) => after = Some(chain(bytes)?),
             _ => {}
@@ -270,7 +284,8 @@ fn decode_run(body: &[u8]) -> Result<Run<'_>> {
         return Err(Error::Wire("deleted entries that are not in their run".into()));
     }
     let handle = handle.ok_or_else(|| missing("a handle"))?;
-    Ok(Run { handle, first, count: count as u32, chain: after.ok_or_else(|| missing("a chain"))?, deleted, body })
+    let chain = after.ok_or_else(|| missing("a chain"))?;
+    Ok(Run { handle, first, count: count as u32, chain, longest, deleted, body })
 }
 
 fn decode_deleted(body: &[u8]) -> Result<(u32, Tomb)> {
@@ -302,14 +317,14 @@ fn decode_fork(body: &[u8]) -> Result<Message<'_>> {
                     }
                     Ok(())
                 })?;
+                if points.len() == POINTS_MAX {
+                    return Err(Error::Wire(format!("a fork with more than {POINTS_MAX} points")));
+                }
                 points.push((seq, at.ok_or_else(|| missing("a chain"))?));
             }
             _ => {}
         }
         Ok(())
     })?;
-    if points.len() > POINTS_MAX {
-        return Err(Error::Wire(format!("a fork with more than {POINTS_MAX} points")));
-    }
     Ok(Message::Fork(peer.ok_or_else(|| missing("a peer"))?, points))
 }

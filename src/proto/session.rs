@@ -213,3 +213,44 @@ impl Drop for Known<'_> {
         self.store();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What the first bytes decide, in pieces of `chunk` bytes.
+    fn wire(stream: &[u8], chunk: usize, offered: bool) -> Option<Wire> {
+        let mut incoming = Incoming::new(Mode::Sync, 1);
+        for part in stream.chunks(chunk) {
+            incoming.space()[..part.len()].copy_from_slice(part);
+            incoming.filled(part.len());
+            incoming.wire(offered).unwrap();
+        }
+        incoming.wire(offered).unwrap()
+    }
+
+    #[test]
+    fn the_first_bytes_decide_in_any_pieces() {
+        let handshake = b"\x05\x0a\x03bob";
+        let after = |opening: &[u8]| [opening, handshake].concat();
+        let cases = [
+            (after(PREAMBLE), Some(Wire::Native)),
+            (PREAMBLE.to_vec(), Some(Wire::Native)),
+            (PREAMBLE[..7].to_vec(), None),
+            (vec![0], None),
+            (after(b""), Some(Wire::Original)),
+            (after(b"\0"), Some(Wire::Original)),
+            (after(&PREAMBLE[..4]), Some(Wire::Original)),
+            (after(&PREAMBLE[..7]), Some(Wire::Original)),
+            (after(&[b"\0", &PREAMBLE[..]].concat()), Some(Wire::Original)),
+            ([b"\0", &PREAMBLE[..]].concat(), None),
+        ];
+        for (stream, expected) in cases {
+            for chunk in 1..=stream.len() {
+                assert_eq!(wire(&stream, chunk, true), expected, "{stream:?} in pieces of {chunk}");
+                let original = expected.filter(|_| stream.ends_with(handshake)).map(|_| Wire::Original);
+                assert_eq!(wire(&stream, chunk, false), original, "{stream:?} in pieces of {chunk}");
+            }
+        }
+    }
+}

@@ -1,0 +1,188 @@
+//! Input on the native wire that is meant to crash, to fill memory or to corrupt a log.
+
+use std::fs::File;
+use std::io::Write;
+use std::thread;
+
+use scuttleup::Log;
+
+use crate::frames::{PREAMBLE, SYNC, Session, varint};
+use crate::harness::{Place, Run, heads};
+use crate::hostile::{Random, bounded, peak_kib, replicate_with};
+use crate::native_frames::{self as native, HEADS, chain_of, error, feed, fork, head, hello, run, synced, typed};
+use crate::native_refused::{good, line, log, opening, root, x1};
+
+/// A whole session but for its last frame, which waits for the other side's.
+fn session() -> Vec<u8> {
+    let second = run(0, 2, &["g2"], chain_of("g", &["g1", "g2"]));
+    [opening(), good(), second, synced()].concat()
+}
+
+#[test]
+fn the_end_at_every_byte() {
+    let (stream, one) = (session(), opening().len() + good().len());
+    let two = stream.len() - synced().len();
+    for length in 0..=stream.len() {
+        let place = Place::new();
+        let log = log(&place);
+        let args = if length % 2 == 0 { &["replicate", "--once"][..] } else { &["replicate"] };
+        Run::new(&log).args(args).stdin(&stream[..length]).stderr_has("ended").status(3);
+        let g = [one, two].iter().filter(|&&end| end <= length).count() as u64;
+        let expected = (g > 0).then(|| line("g", g)).into_iter().chain([line("x", 1)]);
+        assert_eq!(heads(&log), expected.collect::<Vec<_>>(), "{length} bytes");
+    }
+}
+
+#[test]
+fn lengths_that_nobody_has() {
+    let place = Place::new();
+    let log = log(&place);
+    for opening in [PREAMBLE.to_vec(), opening()] {
+        for (bits, code) in [(26, 3), (27, 7), (31, 7), (32, 7), (40, 7), (60, 7), (63, 7)] {
+            println!("2^{bits} bytes");
+            let stream = [&opening[..], &varint(1 << bits), &[4], &[b'e'; 100_000]].concat();
+            assert_eq!(bounded(&log, &stream).end().status.code(), Some(code));
+        }
+        for endless in [[0x80; 1 << 16], [0xff; 1 << 16]] {
+            bounded(&log, &[&opening[..], &endless].concat()).status(7);
+        }
+        // Empty frames mean nothing.
+        bounded(&log, &[&opening[..], &[0; 1 << 20]].concat()).status(3);
+    }
+    assert_eq!(heads(&log), [line("x", 1)]);
+}
+
+/// A megabyte of random bytes after the preamble, or after a good opening.
+#[test]
+fn random_bytes_of_many_seeds() {
+    let place = Place::new();
+    let path = log(&place);
+    let log = Log::open(&path).expect("a log");
+    for seed in 0..200 {
+        let mut random = Random(seed);
+        let (input, mut to) = std::io::pipe().expect("a pipe");
+        let opening = if seed % 2 == 0 { PREAMBLE.to_vec() } else { opening() };
+        let outcome = thread::scope(|threads| {
+            threads.spawn(move || {
+                // It may leave early.
+                to.write_all(&opening).and_then(|()| (0..64).try_for_each(|_| to.write_all(&random.bytes(1 << 14)))).ok();
+            });
+            replicate_with(&log, File::from(std::os::fd::OwnedFd::from(input)), seed % 3 == 0)
+        });
+        match outcome {
+            Ok(outcome) => assert!(!outcome.complete() && outcome.received == 0, "seed {seed}: {outcome:?}"),
+            Err(err) => assert!(!err.to_string().is_empty(), "seed {seed}"),
+        }
+    }
+    drop(log);
+    assert_eq!(heads(&path), [line("x", 1)]);
+}
+
+#[test]
+fn random_bytes_through_the_binary() {
+    let place = Place::new();
+    let log = log(&place);
+    for seed in 1000..1020 {
+        let opening = if seed % 2 == 0 { PREAMBLE.to_vec() } else { opening() };
+        let ended = bounded(&log, &[opening, Random(seed).bytes(1 << 20)].concat()).end();
+        let said = &ended.printed.stderr;
+        assert!(matches!(ended.status.code(), Some(3 | 7)), "seed {seed}: {}: {said}", ended.status);
+        assert!(said.starts_with("scuttleup: ") && said.lines().count() == 1, "seed {seed}: {said}");
+        assert!(!said.trim_end().contains(char::is_control), "seed {seed}: {said:?}");
+    }
+    assert_eq!(heads(&log), [line("x", 1)]);
+}
+
+/// A good session with some of its bits turned: whatever comes of it, what is stored of g is what was sent, for the chain
+/// is checked; other feeds may be named by the turned bits.
+#[test]
+fn sessions_with_turned_bits() {
+    let stream = session();
+    let place = Place::new();
+    for seed in 0..500 {
+        let mut random = Random(seed);
+        let mut turned = stream.clone();
+        for _ in 0..=random.below(3) {
+            let at = PREAMBLE.len() + random.below(turned.len() - PREAMBLE.len());
+            turned[at] ^= 1 << random.below(8);
+        }
+        let path = place.path(&format!("log{seed}"));
+        let log = Log::create(&path, None).expect("a log");
+        replicate_with(&log, File::open(place.file("stream", &turned)).expect("a file"), true).ok();
+        for seq in 1..=log.heads().expect("heads").get("g") {
+            let chain = log.reader().chain_at("g", seq).expect("a chain").expect("it is here");
+            assert_eq!(chain.0, chain_of("g", &["g1", "g2"][..seq as usize]), "seed {seed}");
+        }
+    }
+}
+
+/// Heads take more room than their bytes.
+#[test]
+fn a_frame_of_a_million_heads() {
+    let place = Place::new();
+    let log = log(&place);
+    let stream = [PREAMBLE, &hello("y", SYNC, false, 7), &typed(HEADS, head("p", 0, 1).repeat(1_000_000))].concat();
+    bounded(&log, &stream).stderr_has("a frame of more than 1024 heads").status(7);
+    assert_eq!(heads(&log), [line("x", 1)]);
+}
+
+#[test]
+fn names_without_end() {
+    let place = Place::new();
+    let log = log(&place);
+    let feeds: Vec<u8> = (0..200_000).flat_map(|handle| feed(handle, &format!("{handle:0255}"))).collect();
+    bounded(&log, &[opening(), feeds].concat()).stderr_has("more feeds than one session has room for").status(7);
+    assert_eq!(heads(&log), [line("x", 1)]);
+}
+
+#[test]
+fn heads_of_a_million_feeds() {
+    let place = Place::new();
+    let log = log(&place);
+    let mut session = Session::open(&log, &[]);
+    session.send([PREAMBLE, &hello("y", SYNC, true, 7)].concat());
+    for first in (0..1_000_000).step_by(250) {
+        let rows: Vec<u8> = (first..first + 250).flat_map(|n| head(&format!("p{n}"), 5, 1)).collect();
+        session.send(typed(HEADS, rows));
+    }
+    session.send(native::heads(&[], true));
+    let x = run(0, 1, &["\"x1\""], x1());
+    let said = [PREAMBLE, &hello("x", SYNC, true, root()), &native::heads(&[("x", 1, x1())], true), &feed(0, "x"), &x].concat();
+    // It has read them all, for it knows what we lack.
+    assert_eq!(session.bytes(said.len()), said);
+    let peak = peak_kib(&session);
+    assert_eq!(session.end().1.status.code(), Some(3));
+    assert!(peak <= 64 << 10, "{peak} KiB");
+}
+
+/// Each of them is answered with more than it is long.
+#[test]
+fn forks_whose_answers_nobody_reads() {
+    let place = Place::new();
+    let log = log(&place);
+    let lines: String = (2..=20).map(|n| format!("{n}\n")).collect();
+    crate::replicate::append(&log, &lines);
+    let mut session = Session::open(&log, &[]);
+    session.send([PREAMBLE, &hello("y", SYNC, true, 7), &native::heads(&[], true)].concat());
+    session.send_some(fork("x", &[(20, 1)]).repeat(100_000));
+    let ended = session.wait();
+    assert_eq!(ended.status.code(), Some(7), "{}", ended.printed.stderr);
+    assert!(ended.printed.stderr.contains("forks whose answers nobody reads"), "{}", ended.printed.stderr);
+}
+
+/// A fork that is known before all heads have come: nothing of the feed is awaited.
+#[test]
+fn a_fork_in_the_middle_of_the_heads() {
+    let place = Place::new();
+    let log = log(&place);
+    let mut session = Session::open(&log, &["--json"]);
+    let heads_of_x = native::heads(&[("x", 3, 1)], false);
+    session.send([PREAMBLE, &hello("y", SYNC, false, 7), &heads_of_x, &fork("x", &[(1, 1)])].concat());
+    // It answers, and so has stopped the feed.
+    let said = [PREAMBLE, &hello("x", SYNC, true, root()), &native::heads(&[("x", 1, x1())], true), &fork("x", &[(1, x1())])];
+    session.bytes(said.concat().len());
+    session.send([native::heads(&[], true), error("enough")].concat());
+    let (_, ended) = session.end();
+    assert_eq!(ended.status.code(), Some(4), "{}", ended.printed.stderr);
+    assert!(ended.printed.stderr.contains("\"missing\":0,\"forks\":1,"), "{}", ended.printed.stderr);
+}

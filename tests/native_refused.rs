@@ -1,0 +1,288 @@
+//! The native wire, frame by frame: what a side must refuse, what it must take, and what is stored then.
+
+use std::path::{Path, PathBuf};
+
+use crate::frames::{PREAMBLE, PULL, SYNC, Session, bytes_field, frame, number_field};
+use crate::harness::{Place, Printed, Run, heads};
+use crate::native_frames as native;
+use crate::native_frames::{
+    ACK, FEED, FIN, FORK, HEADS, HELLO, RUN, ack, chain_field, chain_of, error, feed, fin, fork, head, hello, run, synced, typed,
+};
+use crate::replicate::append;
+
+/// A log with one entry.
+pub fn log(place: &Place) -> PathBuf {
+    let log = place.log("x");
+    append(&log, "\"x1\"\n");
+    log
+}
+
+pub fn root() -> u128 {
+    native::root(&[("x", 1, x1())])
+}
+
+/// Its chain.
+pub fn x1() -> u128 {
+    chain_of("x", &["\"x1\""])
+}
+
+/// Up to the end of the opening: y knows all that x has, and holds two entries of g.
+pub fn opening() -> Vec<u8> {
+    let g = chain_of("g", &["g1", "g2"]);
+    [PREAMBLE, &hello("y", SYNC, false, 7), &native::heads(&[("g", 2, g), ("x", 1, x1())], true)].concat()
+}
+
+/// The first of them.
+pub fn good() -> Vec<u8> {
+    [feed(0, "g"), run(0, 1, &["g1"], chain_of("g", &["g1"]))].concat()
+}
+
+fn once(log: &Path, stream: impl AsRef<[u8]>) -> Run {
+    Run::new(log).args(["replicate", "--once"]).stdin(stream)
+}
+
+pub fn line(peer: &str, seq: u64) -> String {
+    format!("{{\"peer\":\"{peer}\",\"seq\":{seq}}}")
+}
+
+/// It must end with an error and one message; of the stream, `stored` entries of g and nothing else.
+fn refused(what: &str, stream: impl AsRef<[u8]>, stored: u64, args: &[&str], code: i32) -> Printed {
+    let place = Place::new();
+    let log = log(&place);
+    println!("{what}");
+    let printed = Run::new(&log).args(["replicate"]).args(args).stdin(&stream).status(code);
+    let g = (stored > 0).then(|| line("g", stored));
+    assert_eq!(heads(&log), g.into_iter().chain([line("x", 1)]).collect::<Vec<_>>());
+    assert_eq!(printed.stderr.lines().count(), 1, "{}", printed.stderr);
+    assert!(printed.stdout.starts_with(PREAMBLE));
+    // It says why.
+    let said = printed.stderr.trim().strip_prefix("scuttleup: ").expect("a message").as_bytes();
+    assert!(code == 3 || printed.stdout.windows(said.len()).any(|part| part == said), "{}", printed.stderr);
+    printed
+}
+
+/// After the preamble, after the opening, or after the first good run.
+fn all_refused(before: &[u8], stored: u64, cases: &[(&str, Vec<u8>)]) {
+    for (what, bad) in cases {
+        let rest = run(0, 2, &["g2"], chain_of("g", &["g1", "g2"]));
+        let stream = [before, bad, &rest].concat();
+        refused(what, &stream, stored, &["--once"], 7);
+        // It is refused by itself, not with what follows.
+        refused(what, [before, bad].concat(), stored, &[], 7);
+    }
+}
+
+#[test]
+fn what_comes_before_hello() {
+    let chain = chain_of("g", &["g1"]);
+    let cases = [
+        ("HEADS", native::heads(&[], true)),
+        ("FEED", feed(0, "g")),
+        ("RUN", run(0, 1, &["g1"], chain)),
+        ("ACK", ack(0, 0)),
+        ("FORK", fork("g", &[(1, 1)])),
+        ("SYNCED", synced()),
+        ("FIN", fin(0, 0)),
+        ("a Handshake", crate::frames::handshake("y", &[("g", 1)], SYNC)),
+    ];
+    all_refused(PREAMBLE, 0, &cases);
+}
+
+#[test]
+fn hellos_that_are_none() {
+    let (version, id, root) = (number_field(1, 1), bytes_field(2, "y"), chain_field(5, 7));
+    let cases = [
+        ("no version", [&id[..], &root].concat()),
+        ("the version 0", [&number_field(1, 0)[..], &id, &root].concat()),
+        ("no id", [&version[..], &root].concat()),
+        ("an empty id", [&version[..], &bytes_field(2, ""), &root].concat()),
+        ("an id that is not UTF-8", [&version[..], &bytes_field(2, b"\xff"), &root].concat()),
+        ("an id of 256 bytes", [&version[..], &bytes_field(2, [b'i'; 256]), &root].concat()),
+        ("no root", [&version[..], &id].concat()),
+        ("a root of 15 bytes", [&version[..], &id, &bytes_field(5, [0; 15])].concat()),
+        ("a root of 17 bytes", [&version[..], &id, &bytes_field(5, [0; 17])].concat()),
+        ("a root that is a number", [&version[..], &id, &number_field(5, 7)].concat()),
+        ("a field that is cut", [&version[..], &id, &root, b"\x21\x01"].concat()),
+        ("a group", [&version[..], &id, &root, b"\x23\x24"].concat()),
+    ];
+    all_refused(PREAMBLE, 0, &cases.map(|(what, body)| (what, typed(HELLO, body))));
+    all_refused(&[PREAMBLE, &hello("y", SYNC, false, 7)].concat(), 0, &[("a second HELLO", hello("y", SYNC, false, 7))]);
+}
+
+#[test]
+fn heads_that_are_none() {
+    let chain = chain_field(3, 1);
+    let many: Vec<(&str, u32, u128)> = vec![("p", 1, 1); 1025];
+    let head_of = |fields: &[&[u8]]| typed(HEADS, bytes_field(1, fields.concat()));
+    let cases = [
+        ("no peer", head_of(&[&number_field(2, 1), &chain])),
+        ("an empty peer", head_of(&[&bytes_field(1, ""), &number_field(2, 1), &chain])),
+        ("no chain", head_of(&[&bytes_field(1, "p"), &number_field(2, 1)])),
+        ("a chain of 15 bytes", head_of(&[&bytes_field(1, "p"), &number_field(2, 1), &bytes_field(3, [0; 15])])),
+        ("a seq of 33 bits", head_of(&[&bytes_field(1, "p"), &number_field(2, 1 << 32), &chain])),
+        ("1025 heads", native::heads(&many, true)),
+    ];
+    all_refused(&[PREAMBLE, &hello("y", SYNC, false, 7)].concat(), 0, &cases);
+    all_refused(&opening(), 0, &[("heads after the last ones", native::heads(&[], true))]);
+    let equal = [PREAMBLE, &hello("y", SYNC, false, root())].concat();
+    all_refused(&equal, 0, &[("heads though the roots are equal", native::heads(&[], true))]);
+}
+
+#[test]
+fn feeds_that_are_none() {
+    let cases = [
+        ("a handle that is not the next one", feed(2, "p")),
+        ("a handle given before", feed(0, "p")),
+        ("no handle", typed(FEED, bytes_field(2, "p"))),
+        ("a handle of 33 bits", feed(1 << 32, "p")),
+        ("no peer", typed(FEED, number_field(1, 1))),
+        ("an empty peer", feed(1, "")),
+    ];
+    all_refused(&[opening(), good()].concat(), 1, &cases);
+}
+
+#[test]
+fn runs_that_are_none() {
+    let (handle, first, entry, chain) =
+        (number_field(1, 0), number_field(2, 2), bytes_field(3, "g2"), chain_of("g", &["g1", "g2"]));
+    let after = chain_field(5, chain);
+    let hole = |chain| chain_field(5, native::next_chain(chain, u64::from_le_bytes(*b"12345678"), 2));
+    let (one, two) = (hole(chain_of("g", &["g1"])), hole(chain));
+    let deleted = |nth: u64| bytes_field(4, [number_field(1, nth), b"\x1112345678".to_vec(), number_field(3, 2)].concat());
+    let no_hash = bytes_field(4, [number_field(1, 0), number_field(3, 2)].concat());
+    let too_much = bytes_field(4, [number_field(1, 0), b"\x1112345678".to_vec(), number_field(3, 1 << 32)].concat());
+    let run_of = |fields: &[&[u8]]| typed(RUN, fields.concat());
+    let cases = [
+        ("a handle that was not given", run(1, 2, &["g2"], chain)),
+        ("no handle", run_of(&[&first, &entry, &after])),
+        ("no first", run_of(&[&handle, &entry, &after])),
+        ("the seq 0", run(0, 0, &["g2"], chain)),
+        ("no entries", run(0, 2, &[""; 0], chain)),
+        ("1025 entries", run(0, 2, &["g"; 1025], chain)),
+        ("a seq of 33 bits", run(0, 1 << 32, &["g2"], chain)),
+        ("a last seq of 33 bits", run(0, u64::from(u32::MAX), &["g2", "g3"], chain)),
+        ("a last seq of 65 bits", run(0, u64::MAX, &["g2", "g3"], chain)),
+        ("no chain", run_of(&[&handle, &first, &entry])),
+        ("a chain of 15 bytes", run_of(&[&handle, &first, &entry, &bytes_field(5, [0; 15])])),
+        ("another chain", run(0, 2, &["g2"], chain ^ 1)),
+        ("the chain of other bytes", run(0, 2, &["G2"], chain)),
+        ("what is known, and another chain", run(0, 1, &["g1", "g2"], chain ^ 1 << 127)),
+        ("a gap", run(0, 3, &["g3"], chain_of("g", &["g1", "g2", "g3"]))),
+        ("a deleted entry that it has not got", run_of(&[&handle, &first, &entry, &deleted(1), &after])),
+        ("a deleted entry twice", run_of(&[&handle, &first, &entry, &deleted(0), &deleted(0), &one])),
+        ("deleted entries that fall", run_of(&[&handle, &first, &entry, &entry, &deleted(1), &deleted(0), &two])),
+        ("a deleted entry without a hash", run_of(&[&handle, &first, &entry, &no_hash, &after])),
+        ("a deleted entry of 4 GiB", run_of(&[&handle, &first, &entry, &too_much, &after])),
+        ("an entry that is cut", run_of(&[&handle, &first, b"\x1a\x05g2"])),
+    ];
+    all_refused(&[opening(), good()].concat(), 1, &cases);
+    let early = [PREAMBLE, &hello("y", SYNC, false, 7)].concat();
+    all_refused(&early, 0, &[("a run before the heads", good())]);
+    let all = [&early[..], &native::heads(&[], false)].concat();
+    all_refused(&all, 0, &[("a run before the last heads", good())]);
+}
+
+#[test]
+fn the_rest_that_is_none() {
+    let opened = [opening(), good()].concat();
+    let points = vec![(1, 1); 65];
+    let cases = [
+        ("an ACK of what was not sent", ack(0, 1)),
+        ("an ACK of 33 bits", typed(ACK, number_field(2, 1 << 32))),
+        ("a FORK of nobody", typed(FORK, bytes_field(2, [number_field(1, 1), chain_field(2, 1)].concat()))),
+        ("a FORK without a chain", typed(FORK, [bytes_field(1, "g"), bytes_field(2, number_field(1, 1))].concat())),
+        ("a FORK of 65 points", fork("g", &points)),
+        ("a FIN of too few", fin(0, 0)),
+        ("a FIN of too many", fin(2, 0)),
+        ("a FIN that is cut", typed(FIN, b"\x08")),
+        ("the type 0", typed(0, "")),
+        ("the type 10", typed(10, "")),
+        ("the type 127", typed(127, "?")),
+        ("a second FIN", [fin(1, 0), fin(1, 0)].concat()),
+        ("SYNCED after FIN", [fin(1, 0), synced()].concat()),
+        ("FEED after FIN", [fin(1, 0), feed(1, "p")].concat()),
+        ("RUN after FIN", [fin(1, 0), run(0, 2, &["g2"], chain_of("g", &["g1", "g2"]))].concat()),
+    ];
+    all_refused(&opened, 1, &cases);
+}
+
+#[test]
+fn an_entry_over_the_limit() {
+    let long = "12345678901";
+    let stream = [opening(), good(), run(0, 2, &[long], chain_of("g", &["g1", long]))].concat();
+    refused("over the limit", &stream, 1, &["--entry-bytes-max", "10"], 7);
+    refused("at the limit", &stream, 2, &["--entry-bytes-max", "11"], 3);
+}
+
+#[test]
+fn the_modes_decide_what_comes_in() {
+    let stream = [opening(), good()].concat();
+    let printed = refused("to a side that pushes", &stream, 0, &["--mode", "push"], 6);
+    assert!(printed.stderr.contains("this side only pushes"), "{}", printed.stderr);
+    let pull = [PREAMBLE, &hello("y", PULL, false, 7), &native::heads(&[], true), &good()].concat();
+    refused("from a side that pulls", &pull, 0, &[], 7);
+}
+
+/// What later versions may add is passed over; a good session goes on to its end, whatever pieces it comes in.
+#[test]
+fn what_is_no_mistake() {
+    let later = |kind| [typed(kind, vec![0xff; 300]), frame([kind])].concat();
+    let fields = b"\xc0\x07\x01\xca\x07\x01z\xc1\x0712345678\xcd\x071234".to_vec();
+    let who =
+        [&fields[..], &chain_field(5, 7), &bytes_field(2, "no"), &bytes_field(2, "y"), &number_field(1, 9), &fields].concat();
+    let g = chain_of("g", &["g1", "g2"]);
+    let rows = [head("g", 2, g), number_field(2, 1), head("x", 1, x1()), fields.clone()].concat();
+    let runs =
+        [fields.clone(), bytes_field(3, "g1"), chain_field(5, g), bytes_field(3, "g2"), number_field(2, 1), number_field(1, 0)];
+    let stream = [
+        PREAMBLE,
+        &later(128),
+        b"\0\x80\0",
+        &typed(HELLO, who),
+        &later(200),
+        &native::heads(&[], false),
+        &typed(HEADS, rows),
+        &typed(FEED, [bytes_field(2, "g"), number_field(1, 0), fields.clone()].concat()),
+        &typed(RUN, runs.concat()),
+        &later(255),
+        &synced(),
+    ]
+    .concat();
+    for chunk in [1, 5, stream.len()] {
+        let place = Place::new();
+        let log = log(&place);
+        let mut session = Session::open(&log, &["--once"]);
+        for part in stream.chunks(chunk) {
+            session.send(part);
+        }
+        let said = [PREAMBLE, &hello("x", SYNC, false, root()), &native::heads(&[("x", 1, x1())], true)].concat();
+        assert_eq!(session.bytes(said.len()), said);
+        let mut last = [synced(), ack(0, 2), fin(0, 2)].concat();
+        // The commit may be faster.
+        let mut rest = session.bytes(last.len());
+        last.sort_unstable();
+        rest.sort_unstable();
+        assert_eq!(rest, last);
+        session.send([later(130), fin(2, 0), later(131)].concat());
+        let (rest, ended) = session.end();
+        assert_eq!((rest, ended.status.code()), (Vec::new(), Some(0)), "chunks of {chunk}: {}", ended.printed.stderr);
+        assert_eq!(heads(&log), [line("g", 2), line("x", 1)]);
+    }
+}
+
+#[test]
+fn what_the_other_side_ends_for_is_said() {
+    let place = Place::new();
+    let log = log(&place);
+    let text = "disk \u{1b}[31mfull\r\n\u{9b}2J\u{7f}";
+    let after_fin = [&opening()[..], &fin(0, 0), &error(text)].concat();
+    for stream in [[PREAMBLE, &error(text)].concat(), [opening(), error(text)].concat(), after_fin] {
+        let printed = once(&log, stream).status(3);
+        assert!(printed.stderr.contains("it said: disk \\u{1b}[31mfull\\r\\n\\u{9b}2J\\u{7f}"), "{:?}", printed.stderr);
+        assert!(!printed.stderr.trim_end().contains(char::is_control), "{:?}", printed.stderr);
+    }
+    let long = once(&log, [opening(), error(vec![b'e'; 100_000])].concat()).status(3).stderr;
+    assert_eq!(long.matches("eeee").count(), 1024 / 4, "{} bytes", long.len());
+    once(&log, [opening(), error(b"\xff\xfe")].concat()).stderr_has("it said: \u{fffd}").status(3);
+    assert_eq!(heads(&log), [line("x", 1)]);
+}
