@@ -325,7 +325,8 @@ fn stopped_session(place: &Place, args: &[&str], terminal: &mut Terminal) -> (Ru
     let (a, b, gate) = (place.log("a"), place.log("b"), place.path("gate"));
     append(&b, &[]).stdin(lines()).success();
     mkfifo(&gate, Mode::from_bits_truncate(0o600)).expect("a fifo");
-    let script = "\"$scuttleup\" -q --log \"$b\" replicate 2>/dev/null | { stdbuf -o0 head -c 1500000; cat <\"$gate\" >&2; cat; }";
+    let script =
+        "\"$scuttleup\" -q --log \"$b\" replicate 2>/dev/null | { stdbuf -o0 head -c 1500000; cat <\"$gate\" >&2; cat; }";
     let run = Run::new(&a).args(["replicate"]).args(args).args(["--", "bash", "-c", script]);
     let run = run.env("TERM", "xterm").env("scuttleup", SCUTTLEUP).env("b", b).env("gate", &gate);
     let run = run.spawn_with(Stdio::piped(), Stdio::piped(), terminal.stdio());

@@ -1,7 +1,7 @@
 //! The protocol in a world of its own: many logs in virtual time, links that are cut and logs that crash, all from a seed.
 //!
-//! The state machine is the one of the program; disks, links and time are a model. `SCUTTLEUP_SEED=N` runs one seed,
-//! `SCUTTLEUP_SEEDS=N` so many with the same test.
+//! The state machine is the one of the program; disks, links and time are a model. `SCUTTLEUP_SEED=N` runs one seed;
+//! `scripts/soak --sim` goes on through all of them.
 
 mod disk;
 mod side;
@@ -22,8 +22,8 @@ fn live(seed: u64) -> (u32, u32) {
     println!("SCUTTLEUP_SEED={seed}");
     // Mostly few logs, on which more happens.
     let logs = [2, 2, 3, 3, 4, 5, 8, 12][(seed % 8) as usize];
-    let mut world = World::new(seed, logs, seed % 3 == 0);
-    let faults = seed % 5 != 0;
+    let mut world = World::new(seed, logs, seed.is_multiple_of(3));
+    let faults = !seed.is_multiple_of(5);
     for _ in 0..400 {
         world.step(faults);
     }
@@ -40,8 +40,9 @@ fn seeds(first: u64, step: usize) {
         live(seed);
         return;
     }
+    let base = number("SCUTTLEUP_SEED_FIRST").unwrap_or(0);
     for seed in (first..number("SCUTTLEUP_SEEDS").unwrap_or(SEEDS)).step_by(step) {
-        let (found, ended) = live(seed);
+        let (found, ended) = live(base + seed);
         (forks, finished) = (forks + found, finished + ended);
     }
     // Else nothing of all this was tried.

@@ -4,13 +4,13 @@ mod differ;
 
 use std::collections::BTreeMap;
 
+use super::Mode;
 use super::fork::{ChainOf, Difference, Forks};
 use super::handles::Handles;
 use super::native::{Head, Hello, Message, Run};
 use super::put::{put_ack, put_error, put_fin, put_head, put_heads, put_hello, put_synced};
 use super::sending::Sending;
 use super::session::Remote;
-use super::{FEEDS_MAX, Mode};
 use crate::entry::{Chain, Change, Entry, PeerId, Seq};
 use crate::error::{Error, Result};
 use crate::heads::FeedKey;
