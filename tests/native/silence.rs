@@ -95,7 +95,7 @@ fn silence_is_noticed_at_any_place_of_a_session() {
         to_a.write_all(&said).expect("it is there");
         let (send, outcome) = channel();
         let a = Arc::clone(&a);
-        thread::spawn(move || send.send(replicate(&a, there, out, options, &|_| ())));
+        thread::spawn(move || send.send(replicate(&a, there, out, options, &|_| ())).ok());
         let outcome = outcome.recv_timeout(GIVEN_UP).expect("it ends").expect("no error");
         assert!(outcome.silent && outcome.cut && !outcome.complete(), "{words}: {outcome:?}");
         assert_eq!(outcome.wire, Some(Wire::Native));
