@@ -164,9 +164,6 @@ fn runs_that_are_none() {
         ("a last seq of 65 bits", run(0, u64::MAX, &["g2", "g3"], chain)),
         ("no chain", run_of(&[&handle, &first, &entry])),
         ("a chain of 15 bytes", run_of(&[&handle, &first, &entry, &bytes_field(5, [0; 15])])),
-        ("another chain", run(0, 2, &["g2"], chain ^ 1)),
-        ("the chain of other bytes", run(0, 2, &["G2"], chain)),
-        ("what is known, and another chain", run(0, 1, &["g1", "g2"], chain ^ 1 << 127)),
         ("a gap", run(0, 3, &["g3"], chain_of("g", &["g1", "g2", "g3"]))),
         ("a deleted entry that it has not got", run_of(&[&handle, &first, &entry, &deleted(1), &after])),
         ("a deleted entry twice", run_of(&[&handle, &first, &entry, &deleted(0), &deleted(0), &one])),
@@ -180,6 +177,27 @@ fn runs_that_are_none() {
     all_refused(&early, 0, &[("a run before the heads", good())]);
     let all = [&early[..], &native::heads(&[], false)].concat();
     all_refused(&all, 0, &[("a run before the last heads", good())]);
+    let named = [opening(), feed(0, "g")].concat();
+    let cases =
+        [("another chain", run(0, 1, &["g1", "g2"], chain ^ 1)), ("the chain of other bytes", run(0, 1, &["g1", "G2"], chain))];
+    all_refused(&named, 0, &cases);
+}
+
+/// Where the head is not 0 the feeds may differ already, which only the other side could tell: it is asked, and has gone.
+#[test]
+fn a_run_that_does_not_go_on_from_the_head() {
+    let chain = chain_of("g", &["g1", "g2"]);
+    let asked = fork("g", &[(1, chain_of("g", &["g1"]))]);
+    let cases = [
+        ("another chain", run(0, 2, &["g2"], chain ^ 1)),
+        ("the chain of other bytes", run(0, 2, &["G2"], chain)),
+        ("what is known, and another chain", run(0, 1, &["g1", "g2"], chain ^ 1 << 127)),
+    ];
+    for (what, bad) in cases {
+        let rest = run(0, 2, &["g2"], chain);
+        let printed = refused(what, [opening(), good(), bad, rest].concat(), 1, &["--once"], 3);
+        assert!(printed.stdout.windows(asked.len()).any(|part| part == asked), "{what}: it did not ask");
+    }
 }
 
 #[test]
