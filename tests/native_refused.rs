@@ -158,6 +158,7 @@ fn runs_that_are_none() {
         ("no first", run_of(&[&handle, &entry, &after])),
         ("the seq 0", run(0, 0, &["g2"], chain)),
         ("no entries", run(0, 2, &[""; 0], chain)),
+        ("no entries from 0 on", run(0, 0, &[""; 0], chain)),
         ("1025 entries", run(0, 2, &["g"; 1025], chain)),
         ("a seq of 33 bits", run(0, 1 << 32, &["g2"], chain)),
         ("a last seq of 33 bits", run(0, u64::from(u32::MAX), &["g2", "g3"], chain)),

@@ -273,7 +273,7 @@ fn decode_run(body: &[u8]) -> Result<Run<'_>> {
         }
         Ok(())
     })?;
-    let last = first.checked_add(count).map(|next| next - 1).filter(|&last| count > 0 && Seq::new(last).is_some());
+    let last = count.checked_sub(1).and_then(|more| first.checked_add(more)).and_then(Seq::new);
     let (Some(first), Some(_)) = (Seq::new(first), last) else {
         return Err(Error::Wire(format!("a run of {count} entries from {first}, which is none")));
     };

@@ -1,0 +1,27 @@
+//! What decodes as a message of the native wire keeps to the bounds of the manual, and a run gives as many entries as it says.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use scuttleup::proto::Message;
+use scuttleup::{Entry, PEER_BYTES_MAX, PeerId};
+
+fuzz_target!(|frame: &[u8]| {
+    let is_id = |peer: &str| (1..=PEER_BYTES_MAX).contains(&peer.len()) && PeerId::new(peer).is_ok();
+    match Message::decode(frame) {
+        Ok(Message::Heads(heads, _)) => {
+            assert!(heads.len() <= 1024 && heads.iter().all(|head| is_id(head.peer)));
+        }
+        Ok(Message::Feed(_, peer)) => assert!(is_id(peer)),
+        Ok(Message::Fork(peer, points)) => assert!(is_id(peer) && points.len() <= 64),
+        Ok(Message::Run(run)) => {
+            assert!((1..=1024).contains(&run.count) && run.first.get().checked_add(run.count - 1).is_some());
+            let entries: Vec<_> = run.entries().collect();
+            assert_eq!(entries.len(), run.count as usize);
+            let length = |entry: &Entry<'_>| if let Entry::Bytes(bytes, _) = entry { bytes.len() } else { 0 };
+            assert!(entries.iter().map(length).max() <= Some(run.longest) && run.longest <= frame.len());
+        }
+        // 1024 bytes that are not UTF-8 are three times as long once they are.
+        Ok(Message::Error(text)) => assert!(text.len() <= 3 * 1024),
+        _ => {}
+    }
+});
