@@ -34,18 +34,31 @@ fn small_pipe() -> (PipeReader, std::io::PipeWriter) {
     (out, to_small)
 }
 
-#[test]
-fn two_full_small_pipes() {
+/// 200 MB each way, with no more memory than a command may take: 64 MiB that can be written to, mapped files aside.
+fn two_full_small_pipes(wire: &str) {
     let place = Place::new();
     let (a, b) = (place.log("a"), place.log("b"));
     fill(&place, &a, 3200);
     fill(&place, &b, 3200);
     let ((there, to_there), (here, to_here)) = (small_pipe(), small_pipe());
-    let once = |log: &Path| Run::new(log).args(["replicate", "--once"]);
+    let line = "ulimit -d 65536; exec \"$scuttleup\" --log \"$log\" replicate --once --wire \"$wire\"";
+    let once = |log: &Path| shell(line).env("log", log).env("wire", wire);
     let mut run_a = once(&a).spawn_on(here.into(), to_there.into());
     let mut run_b = once(&b).spawn_on(there.into(), to_here.into());
-    assert_eq!((run_a.wait().status.code(), run_b.wait().status.code()), (Some(0), Some(0)));
+    let ended = (run_a.wait(), run_b.wait());
+    let said = format!("a: {}b: {}", ended.0.printed.stderr, ended.1.printed.stderr);
+    assert_eq!((ended.0.status.code(), ended.1.status.code()), (Some(0), Some(0)), "{said}");
     assert_equal(&a, &b);
+}
+
+#[test]
+fn two_full_small_pipes_on_the_native_wire() {
+    two_full_small_pipes("native");
+}
+
+#[test]
+fn two_full_small_pipes_on_the_wire_of_the_original() {
+    two_full_small_pipes("original");
 }
 
 /// A session whose other side has greeted and does not read on.
