@@ -356,5 +356,6 @@ fn a_live_session_shows_no_progress_once_it_has_caught_up() {
     terminal.wait_until(|terminal| terminal.lines().is_empty());
     assert_eq!(heads(&place.path("a")), [format!("{{\"peer\":\"b\",\"seq\":{LINES}}}")]);
     run.signal(Signal::SIGTERM);
-    assert_ended(run, &mut terminal, 143, &[]);
+    let said = format!("scuttleup: stopped: sent 0 (0 durable there) to b, received {LINES}");
+    assert_ended(run, &mut terminal, 143, &[&said]);
 }

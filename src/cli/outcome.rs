@@ -67,6 +67,9 @@ impl Report {
         if self.json {
             return message::raw(&json(outcome, exit));
         }
+        if let Exit::Signal(_) = exit {
+            return self.stopped(outcome);
+        }
         let why = why(outcome, failed);
         let Some(peer) = &outcome.peer else {
             return message::error(&format!("the other side ended before it said anything{why}: run it again"));
@@ -93,6 +96,13 @@ impl Report {
             }
             _ if forks + gaps > 0 => message::error(&format!("{moved}, but {stopped}")),
             _ => self.messages.note(&moved),
+        }
+    }
+
+    /// A signal has ended it: that is no error.
+    fn stopped(self, outcome: &Outcome) {
+        if let Some(peer) = &outcome.peer {
+            self.messages.note(&format!("stopped: sent {} to {peer}, received {}", sent(outcome), outcome.received));
         }
     }
 }

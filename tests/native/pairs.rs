@@ -68,10 +68,36 @@ fn a_session_is_live_only_if_both_sides_are() {
     run_a.signal(Signal::SIGTERM);
     let (ended_a, ended_b) = (run_a.wait(), run_b.wait());
     assert_eq!(ended_a.status.code(), Some(143), "{}", ended_a.printed.stderr);
+    let stopped = report(&ended_a);
+    let counts = ["exit", "sent", "received"].map(|name| number(&stopped, name));
+    assert_eq!((&stopped["complete"], counts), (&false.into(), [143, 3, 4]), "{stopped}");
     // It cannot know whether there was more to come.
     let report = report(&ended_b);
     assert_eq!((number(&report, "exit"), number(&report, "sent"), number(&report, "received")), (3, 4, 3), "{report}");
     assert_equal(&a, &b);
+}
+
+#[test]
+fn a_session_that_a_signal_ends_says_what_moved() {
+    let place = Place::new();
+    let (a, b) = two_logs(&place);
+    for (quiet, received) in [(&[][..], 3), (&["-q"], 0)] {
+        let (mut run_a, mut run_b) = replicate(&a, quiet).spawn_joined(replicate(&b, &["-q"]));
+        await_entries(&a, "b", 3);
+        await_entries(&b, "a", 2);
+        run_a.signal(Signal::SIGINT);
+        let ended = run_a.wait();
+        run_b.wait();
+        assert_eq!(ended.status.code(), Some(130), "{}", ended.printed.stderr);
+        if received == 0 {
+            assert_eq!(ended.printed.stderr, "");
+            continue;
+        }
+        // The acknowledgement may still be on its way.
+        let (sent, rest) = ended.printed.stderr.split_once(" (").expect("counts");
+        assert_eq!(sent, "scuttleup: stopped: sent 2");
+        assert!(rest.ends_with(" durable there) to b, received 3\n"), "{rest}");
+    }
 }
 
 #[test]
