@@ -289,6 +289,24 @@ fn what_is_no_mistake() {
     }
 }
 
+/// The question whose answer is its own repetition shows that nothing else was to be said before.
+#[test]
+fn fin_waits_for_all_acknowledgements() {
+    let place = Place::new();
+    let mut session = Session::open(&log(&place), &["--once"]);
+    let question = fork("x", &[(1, x1())]);
+    session.send([PREAMBLE, &hello("y", SYNC, false, 7), &native::heads(&[], true), &synced()].concat());
+    let heads = native::heads(&[("x", 1, x1())], true);
+    let opened = [PREAMBLE, &hello("x", SYNC, false, root()), &heads, &feed(0, "x"), &run(0, 1, &["\"x1\""], x1()), &synced()];
+    for (question, said) in [(&[][..], &opened.concat()), (&question, &question), (&ack(0, 1), &fin(1, 0))] {
+        session.send(question);
+        assert_eq!(session.bytes(said.len()), *said);
+    }
+    session.send(fin(0, 0));
+    let (rest, ended) = session.end();
+    assert_eq!((rest, ended.status.code()), (Vec::new(), Some(0)), "{}", ended.printed.stderr);
+}
+
 #[test]
 fn what_the_other_side_ends_for_is_said() {
     let place = Place::new();
