@@ -15,6 +15,15 @@ pub struct Stored {
     pub bytes: Vec<u8>,
 }
 
+/// What became of a run.
+pub enum Put {
+    Stored,
+    /// The first entry that differs from the one here.
+    Fork(u32),
+    /// It does not go on from this entry of ours.
+    Doubt(u32),
+}
+
 /// A feed: its entries, and the chain after each, with the start before.
 #[derive(Clone)]
 struct Feed {
@@ -91,26 +100,26 @@ impl Disk {
         (1..=both).find(|&seq| self.entry(peer, seq) != other.entry(peer, seq))
     }
 
-    /// Stores entries that came as one run; says at which seq they differ from what is here.
-    pub fn store(&mut self, peer: &str, first: Seq, entries: &[Vec<u8>], chain: Option<Chain>) -> Result<Option<u32>, String> {
+    /// Stores entries that came as one run.
+    pub fn store(&mut self, peer: &str, first: Seq, entries: &[Vec<u8>], chain: Option<Chain>) -> Result<Put, String> {
         let head = self.head(peer);
         let numbered = || (first.get()..).zip(entries);
         for (seq, bytes) in numbered().filter(|&(seq, _)| seq <= head) {
             if self.entry(peer, seq) != Some(bytes) {
-                return Ok(Some(seq));
+                return Ok(Put::Fork(seq));
             }
         }
         let new: Vec<_> = numbered().filter(|&(seq, _)| seq > head).collect();
-        let Some(&(next, _)) = new.first() else { return Ok(None) };
+        let Some(&(next, _)) = new.first() else { return Ok(Put::Stored) };
         if next != head + 1 {
             return Err(format!("a gap: {next} of {peer} after {head}"));
         }
         let before = self.chain(peer, head).expect("our own head");
         let after = new.iter().fold(before, |chain, (_, bytes)| chain.next(Entry::new(bytes).tomb()));
         if chain.is_some_and(|chain| chain != after) {
-            return Err(format!("the chain of {peer} after {}", first.get()));
+            return if head > 0 { Ok(Put::Doubt(head)) } else { Err(format!("the chain of {peer}")) };
         }
         new.into_iter().for_each(|(seq, bytes)| self.push(peer, seq, bytes));
-        Ok(None)
+        Ok(Put::Stored)
     }
 }

@@ -7,7 +7,7 @@ use scuttleup::proto::{
 };
 use scuttleup::{Change, Entry, FeedKey, Mode, Offset, Seq};
 
-use super::disk::{Disk, Heads, id};
+use super::disk::{Disk, Heads, Put, id};
 
 const ENTRY_BYTES_MAX: usize = 1 << 16;
 
@@ -148,27 +148,32 @@ impl Side {
 
     /// Makes what came durable, then acknowledges it.
     pub fn commit(&mut self, disk: &mut Disk) -> Result<(), String> {
-        let (mut places, mut forks, runs) = (Vec::new(), Vec::new(), self.staged.len() as u64);
-        let mut new = 0;
+        let (mut places, mut forks, mut doubts, runs) = (Vec::new(), Vec::new(), Vec::new(), self.staged.len() as u64);
+        let before = disk.order.len();
         for staged in std::mem::take(&mut self.staged) {
             let Staged { handle, peer, first, entries, chain } = staged;
             if self.stopped.contains(&peer) || self.link.is_stopped(FeedKey::of(&peer)) {
                 continue;
             }
-            let before = disk.order.len();
             match disk.store(&peer, first, &entries, chain)? {
-                None => places.extend(handle.map(|handle| (handle, first.get() + entries.len() as u32 - 1))),
-                Some(seq) => forks.push((peer, seq)),
+                Put::Stored => places.extend(handle.map(|handle| (handle, first.get() + entries.len() as u32 - 1))),
+                Put::Fork(seq) => {
+                    self.stopped.insert(peer.clone());
+                    forks.push((peer, seq_of(seq)));
+                }
+                Put::Doubt(head) => {
+                    self.stopped.insert(peer.clone());
+                    doubts.push((peer, head));
+                }
             }
-            new += (disk.order.len() - before) as u64;
         }
-        self.link.stored(runs, new, places);
+        self.link.stored(runs, (disk.order.len() - before) as u64, places);
+        let mut chain_of = |peer: &str, seq: u32| Ok(disk.chain(peer, seq));
         for (peer, seq) in forks {
-            self.stopped.insert(peer.clone());
-            let seq = Seq::new(u64::from(seq)).expect("a seq");
-            let mut chain_of = |peer: &str, seq: u32| Ok(disk.chain(peer, seq));
-            let found = self.link.forked(&peer, seq, &mut chain_of).map_err(|err| err.to_string())?;
-            self.found.extend(found);
+            self.found.extend(self.link.forked(&peer, seq, &mut chain_of).map_err(|err| err.to_string())?);
+        }
+        for (peer, head) in doubts {
+            self.link.doubt(&peer, head, &mut chain_of).map_err(|err| err.to_string())?;
         }
         Ok(())
     }
