@@ -75,7 +75,7 @@ fn write(log: &Path, lines: &str) {
 }
 
 /// What a log holds, in its order of arrival, without the offsets.
-fn order(log: &Path) -> Vec<String> {
+pub fn order(log: &Path) -> Vec<String> {
     let printed = Run::new(log).args(["read"]).success();
     printed.lines().iter().map(|line| line.split_once(',').expect("fields").1.to_owned()).collect()
 }

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use crate::frames::{PREAMBLE, PULL, SYNC, Session, bytes_field, frame, number_field};
 use crate::harness::{Place, Printed, Run, heads};
+use crate::native::order;
 use crate::native_frames as native;
 use crate::native_frames::{
     ACK, FEED, FIN, FORK, HEADS, HELLO, RUN, ack, chain_field, chain_of, error, feed, fin, fork, head, hello, run, synced, typed,
@@ -286,6 +287,20 @@ fn what_is_no_mistake() {
         let (rest, ended) = session.end();
         assert_eq!((rest, ended.status.code()), (Vec::new(), Some(0)), "chunks of {chunk}: {}", ended.printed.stderr);
         assert_eq!(heads(&log), [line("g", 2), line("x", 1)]);
+    }
+}
+
+/// Another version of x is there: its feed is stopped, and what still comes of it is counted and not stored.
+#[test]
+fn entries_of_a_stopped_feed_are_counted() {
+    for (sent, code) in [(2, 4), (0, 7)] {
+        let place = Place::new();
+        let log = log(&place);
+        let theirs = native::heads(&[("x", 1, 1)], true);
+        let late = [feed(0, "x"), run(0, 2, &["x2", "x3"], 3), synced(), fin(sent, 0)].concat();
+        let stream = [PREAMBLE, &hello("y", SYNC, false, 7), &theirs, &late].concat();
+        once(&log, stream).stderr_has("fork: entry 1 of x").status(code);
+        assert_eq!(order(&log).len(), 1);
     }
 }
 

@@ -11,9 +11,20 @@ use crate::proto::{Difference, Head, Received};
 
 impl Inward<'_, '_, '_> {
     pub fn take_native(&mut self) -> Result<()> {
+        let mut found = Vec::new();
+        let taken = self.take_frames(&mut found);
+        // Whatever came after them, they were found.
+        let told = found.into_iter().try_for_each(|difference| {
+            self.keeper.stop(&difference);
+            self.shared.tell_difference(difference)
+        });
+        taken.and(told)
+    }
+
+    fn take_frames(&mut self, found: &mut Vec<Difference>) -> Result<()> {
         let Self { shared, incoming, keeper, batch, awaited, outcome, .. } = self;
         let mut chain_of = shared.chain_of();
-        let (mut found, mut wakes) = (Vec::new(), false);
+        let mut wakes = false;
         while let Some(frame) = incoming.frame()? {
             let received = shared.link().receive(frame, &mut chain_of)?;
             match received {
@@ -44,10 +55,7 @@ impl Inward<'_, '_, '_> {
         if wakes {
             shared.wake();
         }
-        found.into_iter().try_for_each(|difference| {
-            keeper.stop(&difference);
-            shared.tell_difference(difference)
-        })
+        Ok(())
     }
 }
 

@@ -216,18 +216,22 @@ impl<'a> Keeper<'a> {
         account.received += new;
         self.has_all.store(account.awaited_feeds == 0, Ordering::SeqCst);
         drop(account);
-        let mut found = Vec::new();
+        let (mut found, mut asked) = (Vec::new(), Ok(()));
         {
             let (mut link, mut chain_of) = (self.shared.link(), self.shared.chain_of());
             // Before the end of the session may be said.
             for (peer, seq) in forks {
-                found.extend(link.forked(peer.as_str(), seq, &mut chain_of)?);
+                match link.forked(peer.as_str(), seq, &mut chain_of) {
+                    Ok(fork) => found.extend(fork),
+                    Err(err) => asked = Err(err),
+                }
             }
             for (peer, head) in doubts {
-                link.doubt(peer.as_str(), head, &mut chain_of)?;
+                asked = asked.and(link.doubt(peer.as_str(), head, &mut chain_of));
             }
-            // Only now are they on disk, and may be acknowledged. After damage there is no end but an error.
-            let runs = if damaged.is_ok() { batch.runs.len() as u64 } else { 0 };
+            asked = asked.and(damaged);
+            // Only now are they on disk, and may be acknowledged. After an error there is no end but that.
+            let runs = if asked.is_ok() { batch.runs.len() as u64 } else { 0 };
             link.stored(runs, new, places);
         }
         batch.clear();
@@ -235,8 +239,7 @@ impl<'a> Keeper<'a> {
         if let Some((own, seq)) = behind {
             (self.shared.notify)(Notice::Behind(own, seq));
         }
-        found.into_iter().try_for_each(|fork| self.shared.fork(&fork.peer, fork.seq))?;
-        damaged
+        found.into_iter().try_for_each(|fork| self.shared.fork(&fork.peer, fork.seq)).and(asked)
     }
 
     /// On the original's wire.
