@@ -14,7 +14,8 @@ fn tracked() -> Vec<(String, String)> {
     let listed = listed.unwrap_or_else(|err| panic!("git: {err} (scripts/test installs what the tests need)"));
     assert!(listed.status.success(), "{}", String::from_utf8_lossy(&listed.stderr));
     let names = String::from_utf8(listed.stdout).expect("names are UTF-8");
-    let names = names.split_terminator('\0').filter(|name| !name.ends_with("package-lock.json"));
+    // Lock files are written by tools.
+    let names = names.split_terminator('\0').filter(|name| !name.ends_with("package-lock.json") && !name.ends_with("Cargo.lock"));
     // A file that is deleted and not committed yet, or not UTF-8, has no text.
     names.filter_map(|name| fs::read_to_string(root.join(name)).ok().map(|text| (name.to_owned(), text))).collect()
 }
