@@ -126,7 +126,7 @@ impl Link {
         self.ours.live && self.theirs.as_ref().is_none_or(|theirs| theirs.live && (self.sends() || self.receives()))
     }
 
-    /// Entries sent, and those of them that the other side has on disk.
+    /// Entries put into frames, and those of them that the other side has on disk.
     pub fn counts(&self) -> (u64, u64) {
         (self.sending.sent(), self.sending.durable())
     }

@@ -26,7 +26,8 @@ const HEARTBEAT: &[u8] = b"\0";
 
 /// Runs the session until both sides have said FIN, or it is abandoned.
 pub fn run<W: Write + AsFd>(shared: &Shared<'_>, pipe: &mut Pipe<'_, W>) -> Result<Sent> {
-    let mut native = Native { shared, follower: None, until: Offset::ZERO, heads_after: None, frames: Vec::new(), too_long: 0 };
+    let mut native =
+        Native { shared, follower: None, until: Offset::ZERO, heads_after: None, frames: Vec::new(), written: 0, too_long: 0 };
     let went = native.run(pipe);
     let mut last_words = Vec::new();
     {
@@ -43,11 +44,13 @@ pub fn run<W: Write + AsFd>(shared: &Shared<'_>, pipe: &mut Pipe<'_, W>) -> Resu
         pipe.write_some(&last_words);
     }
     let went = went?;
-    let (sent, durable) = shared.link().counts();
+    let (framed, durable) = shared.link().counts();
+    // Of the frames in hand we cannot know how much arrived, but for what was acknowledged.
+    let sent = native.written.max(durable);
     let mut result =
         Sent { sent, durable: Some(durable), closed: went == Went::Closed, too_long: native.too_long, ..Sent::default() };
     if went != Went::On || native.too_long > 0 {
-        result.unsent = unsent(shared)?;
+        result.unsent = unsent(shared)? + (framed - sent);
     }
     Ok(result)
 }
@@ -77,6 +80,8 @@ struct Native<'a> {
     /// Of our heads: what was sent so far.
     heads_after: Option<PeerId>,
     frames: Vec<u8>,
+    /// Entries of frames that are written.
+    written: u64,
     too_long: u64,
 }
 
@@ -89,11 +94,13 @@ impl<'a> Native<'a> {
             // Before the look: what wakes us later is looked at again.
             self.shared.hush();
             let more = self.fill()?;
+            let (framed, _) = self.shared.link().counts();
             if !self.frames.is_empty() {
                 let went = pipe.write(&self.frames)?;
                 if went != Went::On {
                     return Ok(went);
                 }
+                self.written = framed;
             }
             if self.shared.link().is_over() {
                 return Ok(Went::On);

@@ -35,7 +35,12 @@ fn cut_at_any_byte_it_is_incomplete_on_both_sides_and_goes_on_where_it_was() {
             let (lacking, other) = if to_receiver { (&ended_b, &ended_a) } else { (&ended_a, &ended_b) };
             assert_eq!(lacking.status.code(), Some(3), "{said}");
             assert!(other.status.code() == Some(3) || other.status.code() == Some(0) && got == all, "{said}");
-            assert!(number(&report(&ended_a), "durable") <= got.len() as u64, "{said}");
+            let sender = report(&ended_a);
+            assert!(number(&sender, "durable") <= got.len() as u64, "{said}");
+            // Once it knows what is lacking over there, it counts every entry as sent or as unsent, and none that did not leave.
+            let (sent, unsent) = (number(&sender, "sent"), number(&sender, "unsent"));
+            assert!(sent + unsent == all.len() as u64 || sent + unsent == 0, "{said}");
+            assert!(sent * 60 <= number(&sender, "bytes_sent"), "{said}");
             assert!(all.starts_with(&got), "{said}: what came is not what was first");
             let (report_a, report_b) = once(&a, &b, (0, 0));
             let missing = (all.len() - got.len()) as u64;
