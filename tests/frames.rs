@@ -9,6 +9,7 @@ use std::time::Duration;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::harness::{Ended, Run, Running};
+use crate::native_frames::forget_nonce;
 
 pub const SYNC: u64 = 1;
 pub const PUSH: u64 = 2;
@@ -212,11 +213,13 @@ impl Session {
         count > 0
     }
 
-    /// Waits for the next `count` bytes, whatever they are; fewer at the end of the stream.
+    /// Waits for the next `count` bytes, whatever they are, but for a nonce; fewer at the end of the stream.
     pub fn bytes(&mut self, count: usize) -> Vec<u8> {
         while self.buffer.len() < count && self.read() {}
         let count = count.min(self.buffer.len());
-        self.buffer.drain(..count).collect()
+        let mut bytes = self.buffer.drain(..count).collect::<Vec<_>>();
+        forget_nonce(&mut bytes);
+        bytes
     }
 
     /// All frames to the end of the stream.

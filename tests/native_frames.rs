@@ -2,7 +2,7 @@
 
 use xxhash_rust::xxh3::{xxh3_64, xxh3_128};
 
-use crate::frames::{bytes_field, frame, number_field};
+use crate::frames::{PREAMBLE, bytes_field, frame, number_field};
 
 pub const HELLO: u8 = 1;
 pub const HEADS: u8 = 2;
@@ -48,7 +48,18 @@ pub fn root(feeds: &[(&str, u32, u128)]) -> u128 {
 
 pub fn hello(id: &str, mode: u64, live: bool, root: u128) -> Vec<u8> {
     let who = [number_field(1, 1), bytes_field(2, id), number_field(3, mode), number_field(4, u64::from(live))];
-    typed(HELLO, [who.concat(), chain_field(5, root), number_field(6, ENTRY_BYTES_MAX)].concat())
+    let rest = [chain_field(5, root), number_field(6, ENTRY_BYTES_MAX), [&[7 << 3 | 1][..], &[0; 8]].concat()];
+    typed(HELLO, [who.concat(), rest.concat()].concat())
+}
+
+/// Takes the nonce, which nobody can foresee, out of a HELLO at the front, or after a preamble: then it is 0.
+pub fn forget_nonce(bytes: &mut [u8]) {
+    let start = if bytes.starts_with(PREAMBLE) { PREAMBLE.len() } else { 0 };
+    if let [length, HELLO, 0x08, 1, ..] = bytes[start..]
+        && let Some(nonce) = bytes.get_mut(start + usize::from(length) - 7..start + usize::from(length) + 1)
+    {
+        nonce.fill(0);
+    }
 }
 
 /// One head of a HEADS.

@@ -116,7 +116,13 @@ fn a_command_that_echoes_us_is_no_other_log() {
     let place = Place::new();
     let (a, _) = two_logs(&place);
     let before = heads(&a);
-    Run::new(&a).args(["replicate", "--once", "--", "cat"]).success();
+    let said = "what this side says comes back to it";
+    for args in [&["--once"][..], &["--once", "--wire", "native"], &[]] {
+        Run::new(&a).args(["replicate"]).args(args).args(["--", "cat"]).stderr_has(said).status(7);
+    }
+    // The original's wire cannot tell: nothing is claimed on it.
+    let run = Run::new(&a).args(["replicate", "--once", "--wire", "original", "--", "cat"]);
+    run.stderr_has("the other side has the same id, a").success();
     assert_eq!(heads(&a), before);
 }
 

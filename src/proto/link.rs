@@ -167,6 +167,9 @@ impl Link {
             return Err(Error::Wire("a frame after FIN".into()));
         }
         match message {
+            Message::Hello(theirs) if theirs.nonce != 0 && theirs.nonce == self.ours.nonce => {
+                Err(Error::Wire("what this side says comes back to it: join it to another replicate".into()))
+            }
             Message::Hello(theirs) => {
                 if theirs.root == self.ours.root {
                     (self.our_heads, self.their_heads) = (Heads::Over, Heads::Over);

@@ -51,6 +51,8 @@ pub struct Hello {
     pub root: u128,
     /// The longest entry that it takes, in bytes.
     pub entry_bytes_max: u64,
+    /// A random number, by which a side knows its own HELLO when that comes back; 0: none.
+    pub nonce: u64,
 }
 
 /// How far a feed is, and its chain there.
@@ -204,7 +206,8 @@ fn numbers(body: &[u8]) -> Result<[u64; 2]> {
 }
 
 fn decode_hello(body: &[u8]) -> Result<Hello> {
-    let (mut version, mut id, mut mode, mut live, mut root, mut entry_bytes_max) = (0, None, Mode::Sync, false, None, u64::MAX);
+    let (mut version, mut id, mut mode, mut live, mut root) = (0, None, Mode::Sync, false, None);
+    let (mut entry_bytes_max, mut nonce) = (u64::MAX, 0);
     each(body, |field| {
         match field {
             (1, Value::Number(number)) => version = number,
@@ -213,6 +216,7 @@ fn decode_hello(body: &[u8]) -> Result<Hello> {
             (4, Value::Number(number)) => live = number != 0,
             (5, Value::Bytes(bytes)) => root = Some(chain(bytes)?.0),
             (6, Value::Number(number)) => entry_bytes_max = number,
+            (7, Value::Fixed(number)) => nonce = number,
             _ => {}
         }
         Ok(())
@@ -221,7 +225,7 @@ fn decode_hello(body: &[u8]) -> Result<Hello> {
         return Err(missing("a version"));
     }
     let (id, root) = (id.ok_or_else(|| missing("an id"))?, root.ok_or_else(|| missing("a root"))?);
-    Ok(Hello { id, mode, live, root, entry_bytes_max })
+    Ok(Hello { id, mode, live, root, entry_bytes_max, nonce })
 }
 
 fn decode_heads(body: &[u8]) -> Result<Message<'_>> {

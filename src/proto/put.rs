@@ -23,6 +23,11 @@ fn put_chain(out: &mut Vec<u8>, field: u8, chain: Chain) {
     put_bytes(out, field, &chain.0.to_le_bytes());
 }
 
+fn put_fixed(out: &mut Vec<u8>, field: u8, number: u64) {
+    out.push(field << 3 | 1);
+    out.extend_from_slice(&number.to_le_bytes());
+}
+
 /// Adds a HELLO.
 pub fn put_hello(out: &mut Vec<u8>, hello: &Hello) {
     put_frame(out, kind::HELLO, |body| {
@@ -32,6 +37,7 @@ pub fn put_hello(out: &mut Vec<u8>, hello: &Hello) {
         put_number(body, 4, u64::from(hello.live));
         put_bytes(body, 5, &hello.root.to_le_bytes());
         put_number(body, 6, hello.entry_bytes_max);
+        put_fixed(body, 7, hello.nonce);
     });
 }
 
@@ -92,8 +98,7 @@ impl RunBody {
         let nth = self.count;
         put_message(&mut self.deleted, 4, |body| {
             put_number(body, 1, u64::from(nth));
-            body.push(2 << 3 | 1);
-            body.extend_from_slice(&tomb.hash.to_le_bytes());
+            put_fixed(body, 2, tomb.hash);
             put_number(body, 3, u64::from(tomb.bytes));
         });
         self.add(b"");

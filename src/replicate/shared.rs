@@ -1,5 +1,7 @@
 //! What the two threads of a session share.
 
+use std::collections::hash_map::RandomState;
+use std::hash::{BuildHasher, Hasher};
 use std::io::PipeWriter;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
@@ -62,6 +64,8 @@ impl<'a> Shared<'a> {
             live: !options.once,
             root,
             entry_bytes_max: options.entry_bytes_max as u64,
+            // Whose keys the system has made.
+            nonce: RandomState::new().build_hasher().finish(),
         };
         let wake = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK);
         Ok(Self {

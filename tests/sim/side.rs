@@ -45,7 +45,8 @@ pub struct Side {
 
 impl Side {
     pub fn new(log: usize, own: &str, disk: &Disk, mode: Mode, once: bool, is_original: bool) -> Self {
-        let hello = Hello { id: id(own), mode, live: !once, root: disk.root(), entry_bytes_max: ENTRY_BYTES_MAX as u64 };
+        let (entry_bytes_max, nonce) = (ENTRY_BYTES_MAX as u64, 1 + log as u64);
+        let hello = Hello { id: id(own), mode, live: !once, root: disk.root(), entry_bytes_max, nonce };
         Self {
             log,
             mode,
