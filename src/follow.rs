@@ -14,7 +14,8 @@ use crate::store::{BellWatch, Bounds, Log, Reader};
 pub struct Follower<'l> {
     reader: Reader<'l>,
     after: Offset,
-    bell: BellWatch,
+    /// `None`: what arrives later is of no interest.
+    bell: Option<BellWatch>,
 }
 
 impl Log {
@@ -44,8 +45,14 @@ impl Log {
     /// When the log cannot be watched (inotify).
     pub fn follow(&self, after: Offset) -> Result<Follower<'_>> {
         // The bell is armed before the first scan: what the scan does not see rings.
-        let bell = self.watch_bell()?;
+        let bell = Some(self.watch_bell()?);
         Ok(Follower { reader: self.reader(), after, bell })
+    }
+
+    /// As [`Log::follow`], for who scans what is there and is not woken by what arrives: to stop listening to a bell may
+    /// take 20 ms, in which the kernel waits for all its processors.
+    pub(crate) fn walk(&self, after: Offset) -> Follower<'_> {
+        Follower { reader: self.reader(), after, bell: None }
     }
 }
 
@@ -83,16 +90,18 @@ impl Follower<'_> {
     /// As [`Follower::wait`], for a time; `None` when it is over.
     pub(crate) fn wait_until(&mut self, others: &[PollFd<'_>], timeout: PollTimeout) -> Result<Option<Vec<bool>>> {
         let mut fds = Vec::with_capacity(others.len() + 1);
-        fds.push(PollFd::new(self.bell.as_fd(), PollFlags::POLLIN));
         fds.extend_from_slice(others);
+        fds.extend(self.bell.as_ref().map(|bell| PollFd::new(bell.as_fd(), PollFlags::POLLIN)));
         if !poll_until(&mut fds, timeout)? {
             return Ok(None);
         }
-        let has_event: Vec<bool> = fds.iter().map(|fd| fd.any() == Some(true)).collect();
-        if has_event[0] {
-            self.bell.hush()?;
+        let mut has_event: Vec<bool> = fds.iter().map(|fd| fd.any() == Some(true)).collect();
+        if let Some(bell) = &self.bell
+            && has_event.pop() == Some(true)
+        {
+            bell.hush()?;
         }
-        Ok(Some(has_event[1..].to_vec()))
+        Ok(Some(has_event))
     }
 }
 

@@ -161,7 +161,8 @@ impl<'a> Native<'a> {
         if self.follower.is_none() {
             let start = self.start()?;
             self.shared.step(Step::Ahead(self.until.0.saturating_sub(start.0)));
-            self.follower = Some(self.shared.log.follow(start)?);
+            let log = self.shared.log;
+            self.follower = Some(if is_live { log.follow(start)? } else { log.walk(start) });
         }
         let Self { shared, follower: Some(follower), until, frames, .. } = self else { return Ok(false) };
         let (at_start, until) = (*until, if is_live { Offset(u64::MAX) } else { *until });
@@ -220,11 +221,9 @@ impl<'a> Native<'a> {
             ];
             others.extend(self.shared.options.stop.map(|stop| PollFd::new(stop, PollFlags::POLLIN)));
             let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
-            let is_live = self.shared.link().is_live();
             let has_event = match &mut self.follower {
-                // The bell rings for what we receive, too; only a live session has anything to do then.
-                Some(follower) if is_live => follower.wait_until(&others, timeout)?,
-                _ => poll_until(&mut others, timeout)?.then(|| others.iter().map(|fd| fd.any() == Some(true)).collect()),
+                Some(follower) => follower.wait_until(&others, timeout)?,
+                None => poll_until(&mut others, timeout)?.then(|| others.iter().map(|fd| fd.any() == Some(true)).collect()),
             };
             let Some(has_event) = has_event else {
                 let went = pipe.write(HEARTBEAT)?;

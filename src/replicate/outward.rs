@@ -74,7 +74,7 @@ fn original<W: Write + AsFd>(
     shared.step(Step::Ahead(announced.last_offset.0.saturating_sub(start.0)));
     let mut feed = Sending {
         shared,
-        follower: shared.log.follow(start)?,
+        follower: if shared.options.once { shared.log.walk(start) } else { shared.log.follow(start)? },
         // A one-shot session sends what its handshake announced, and no more.
         until: if shared.options.once { announced.last_offset } else { Offset(u64::MAX) },
         holed: HashSet::new(),
