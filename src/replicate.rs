@@ -119,6 +119,9 @@ pub struct Outcome {
     pub received: u64,
     /// Entries that the other side announced at the start and that did not come.
     pub missing: u64,
+    /// Entries that the other side lacked and that the original's wire cannot carry, as they were deleted here; not counted
+    /// with [`Options::accept_gaps`].
+    pub left_out: u64,
     /// Feeds with other bytes at the same place.
     pub forks: u64,
     /// Feeds stopped at a gap, or at an entry that is longer than the other side takes.
@@ -144,7 +147,8 @@ pub struct Outcome {
 impl Outcome {
     /// Whether both sides held at the end what they were to have.
     pub fn complete(&self) -> bool {
-        self.peer.is_some() && self.unsent == 0 && self.missing == 0 && self.gaps == 0 && !self.cut
+        let moved = self.unsent == 0 && self.left_out == 0 && self.missing == 0;
+        self.peer.is_some() && moved && self.gaps == 0 && !self.cut
     }
 }
 
@@ -208,6 +212,7 @@ where
     outcome.sent = sent.sent;
     outcome.durable = sent.durable;
     outcome.unsent = sent.unsent;
+    outcome.left_out = sent.left_out;
     outcome.gaps += sent.too_long;
     outcome.bytes_sent = sent.bytes;
     outcome.cut |= sent.closed && sent.unsent > 0;

@@ -13,7 +13,7 @@ fn with_a_hole(place: &Place, hole: u32) -> (PathBuf, PathBuf) {
     Run::new(&a).args(["del", "a", &hole.to_string()]).success();
     let original = ["--once", "--wire", "original"];
     let ended = join(&a, &original, &b, &["--once", "--accept-gaps"]);
-    assert_eq!((ended.0.status.code(), ended.1.status.code()), (Some(0), Some(0)), "{}", ended.1.printed.stderr);
+    assert_eq!((ended.0.status.code(), ended.1.status.code()), (Some(3), Some(0)), "{}", ended.1.printed.stderr);
     assert_eq!(heads(&a), heads(&b));
     (a, b)
 }

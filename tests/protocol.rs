@@ -236,7 +236,10 @@ fn the_end_inside_a_frame() {
         assert_eq!(heads(&log), before);
     }
     for length in 1..HANDSHAKE.len() {
-        refused(&HANDSHAKE[..length]);
+        let place = Place::new();
+        let (log, before) = log(&place);
+        once(&log, &HANDSHAKE[..length]).stderr_has("the other side ended in the middle of its first words").status(3);
+        assert_eq!(heads(&log), before);
     }
 }
 
@@ -257,7 +260,9 @@ fn the_end_inside_a_frame_that_was_not_announced() {
 
 #[test]
 fn what_is_another_protocol_is_quoted() {
-    let texts: [(&[u8], &str); 5] = [
+    let texts: [(&[u8], &str); 7] = [
+        (b"hi\n", "the other side said: hi\n"),
+        (b"\r\nWelcome to \x1b[1mhost\xe2\x80\xa6\r\nmore\n", "the other side said: Welcome to \\u{1b}[1mhost\u{2026}\n"),
         (
             b"HTTP/1.1 400 Bad Request\r\nServer: nginx\r\nContent-Length: 0\r\n\r\n",
             "the other side said: HTTP/1.1 400 Bad Request\n",

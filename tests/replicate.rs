@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use nix::sys::signal::Signal;
 
 use crate::frames::{Frame, PULL, PUSH, SYNC, Session, change, handshake};
-use crate::harness::{Ended, Place, Run, Running, assert_equal, heads};
+use crate::harness::{Ended, Place, Run, Running, SCUTTLEUP, assert_equal, heads};
 
 const MODES: [&str; 3] = ["sync", "push", "pull"];
 
@@ -332,13 +332,26 @@ fn deleted_entries_do_not_travel_on_the_wire_of_the_original() {
     Run::new(&b).args(["entry", "--raw", "a", "2"]).stdout("\"a2\"").success();
     // Whoever has not gets a gap there; the other feeds go on.
     let ended = join(&a, once, &c, once);
-    assert_codes(&ended, (0, 3));
+    assert_codes(&ended, (3, 3));
     assert!(ended.0.printed.stderr.contains("entry 2 of a was deleted here"), "{}", ended.0.printed.stderr);
     assert!(ended.1.printed.stderr.contains("gap: the other side sent entry 3 of a after 1"), "{}", ended.1.printed.stderr);
     assert_eq!(heads(&c), [head("a", 1), head("b", 2)]);
     // And from one that has it, all of it.
     assert_codes(&join(&b, once, &c, once), (0, 0));
     assert_equal(&b, &c);
+    // Who accepts gaps is content with leaving some, too.
+    let (d, accepts) = (place.log("d"), &["--once", "--wire", "original", "--accept-gaps"]);
+    assert_codes(&join(&a, accepts, &d, accepts), (0, 0));
+}
+
+/// The words of one who is not complete do not speak of an end that was none.
+#[test]
+fn a_command_that_ends_badly_after_a_whole_session_is_named() {
+    let place = Place::new();
+    let (a, b) = two_logs(&place);
+    let command = ["sh", "-c", "\"$0\" -q --log \"$1\" replicate --wire original; exit 9", SCUTTLEUP];
+    let run = replicate(&a, &["--once", "--"]).args(command).args([&b]);
+    run.stderr("scuttleup: synced with b: sent 1, received 2, but sh ended with exit status: 9: see its message\n").status(3);
 }
 
 #[test]
@@ -347,8 +360,10 @@ fn a_deleted_last_entry_is_missed() {
     let (a, b) = two_logs(&place);
     Run::new(&b).args(["del", "b", "2"]).success();
     let ended = join(&a, &["--once"], &b, &["--once", "--wire", "original"]);
-    assert_codes(&ended, (3, 0));
+    assert_codes(&ended, (3, 3));
     assert!(ended.0.printed.stderr.contains("1 of 2 received"), "{}", ended.0.printed.stderr);
+    let said = "synced with a: sent 1, received 1, but 1 entry that was deleted here could not be sent on this wire";
+    assert!(ended.1.printed.stderr.contains(said), "{}", ended.1.printed.stderr);
     assert_eq!(heads(&a), [head("a", 1), head("b", 1)]);
 }
 

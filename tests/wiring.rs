@@ -103,6 +103,9 @@ fn commands_that_do_not_work() {
     run(&["false"]).stderr_has("the other side ended before it said anything").status(3);
     run(&["true"]).stderr_has("the other side ended before it said anything").status(3);
     run(&["sh", "-c", "exit 255"]).stderr_has("the other side ended before it said anything").status(3);
+    // So a shell says, here or over there, that it does not find what it is to run, or may not run it.
+    run(&["sh", "-c", "nonexistent"]).stderr_has("sh ended with exit status: 127: what it was to run is not there").status(1);
+    run(&["sh", "-c", "exit 126"]).stderr_has("check COMMAND, and the PATH where it looks").status(1);
     run(&["echo", "bash: scuttleup: command not found"])
         .stderr_has("the other side said: bash: scuttleup: command not found")
         .status(7);

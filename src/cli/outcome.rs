@@ -1,6 +1,7 @@
 //! What a replication has to say, while it runs and at its end.
 
-use scuttleup::{Notice, Outcome, Wire, ndjson};
+use scuttleup::proto::PREAMBLE;
+use scuttleup::{Notice, Outcome, PeerId, Wire, ndjson};
 
 use super::exit::Exit;
 use super::message::{self, Messages};
@@ -44,11 +45,11 @@ pub fn text(notice: Notice) -> String {
     }
 }
 
-/// How the command ends after this.
-pub fn exit_of(outcome: &Outcome) -> Exit {
+/// How the command ends after this; `failed` says how COMMAND did, if that was badly.
+pub fn exit_of(outcome: &Outcome, failed: Option<&str>) -> Exit {
     match outcome {
         Outcome { forks: 1.., .. } => Exit::Fork,
-        outcome if outcome.complete() => Exit::Done,
+        outcome if outcome.complete() && failed.is_none() => Exit::Done,
         _ => Exit::Incomplete,
     }
 }
@@ -72,30 +73,33 @@ impl Report {
         }
         let why = why(outcome, failed);
         let Some(peer) = &outcome.peer else {
-            return message::error(&format!("the other side ended before it said anything{why}: run it again"));
+            return message::error(&format!("the other side {}{why}: run it again", without_a_word(outcome)));
         };
-        let Outcome { received, unsent, missing, forks, gaps, .. } = outcome;
-        let stopped = match forks + gaps {
-            1 => "1 feed is stopped".to_owned(),
-            feeds => format!("{feeds} feeds are stopped"),
-        };
-        let sent = sent(outcome);
-        let moved = format!("synced with {peer}: sent {sent}, received {received}");
-        match failed {
-            Some(failed) if !outcome.cut && unsent + missing == 0 => {
-                message::error(&format!("{moved}, but {failed}: see its message"));
-            }
-            _ if outcome.cut || *missing > 0 || *unsent > 0 && *gaps == 0 => {
-                let (to_send, announced) = (outcome.sent + unsent, received + missing);
-                let early = if outcome.silent { "the other side has fallen silent" } else { "the other side ended early" };
-                let durable = outcome.durable.map_or(String::new(), |durable| format!(" ({durable} durable there)"));
-                message::error(&format!(
-                    "{early}: {} of {to_send} sent to {peer}{durable}, {received} of {announced} received{why}; run it again",
-                    outcome.sent
-                ));
-            }
-            _ if forks + gaps > 0 => message::error(&format!("{moved}, but {stopped}")),
-            _ => self.messages.note(&moved),
+        let Outcome { received, unsent, left_out, missing, forks, gaps, cut, wire, .. } = outcome;
+        let moved = format!("synced with {peer}: sent {}, received {received}", sent(outcome));
+        // Both have said FIN: that it ended is not why something is missing.
+        let is_over = *wire == Some(Wire::Native) && !cut;
+        if *cut || *missing > 0 && !is_over || *unsent > 0 && *gaps == 0 {
+            return message::error(&format!("{}{why}; run it again", ended_early(outcome, peer)));
+        }
+        let mut but = Vec::new();
+        match forks + gaps {
+            0 => {}
+            1 => but.push("1 feed is stopped".to_owned()),
+            feeds => but.push(format!("{feeds} feeds are stopped")),
+        }
+        if *missing > 0 {
+            but.push(format!("{missing} of its entries did not come: see its message, and --entry-bytes-max here"));
+        }
+        if *left_out > 0 {
+            let were = if *left_out == 1 { "entry that was" } else { "entries that were" };
+            but.push(format!("{left_out} {were} deleted here could not be sent on this wire"));
+        }
+        but.extend(failed.map(|failed| format!("{failed}: see its message")));
+        if but.is_empty() {
+            self.messages.note(&moved);
+        } else {
+            message::error(&format!("{moved}, but {}", but.join(", and ")));
         }
     }
 
@@ -105,6 +109,24 @@ impl Report {
             self.messages.note(&format!("stopped: sent {} to {peer}, received {}", sent(outcome), outcome.received));
         }
     }
+}
+
+/// How it went away before it had said who it is.
+fn without_a_word(outcome: &Outcome) -> &'static str {
+    // The offer of the native wire says nothing yet.
+    let offer = if outcome.wire == Some(Wire::Native) { PREAMBLE.len() as u64 } else { 0 };
+    match outcome {
+        Outcome { silent: true, .. } => "has fallen silent before it said who it is",
+        Outcome { cut: true, bytes_received, .. } if *bytes_received > offer => "ended in the middle of its first words",
+        _ => "ended before it said anything",
+    }
+}
+
+fn ended_early(outcome: &Outcome, peer: &PeerId) -> String {
+    let Outcome { sent, durable, unsent, received, missing, .. } = outcome;
+    let early = if outcome.silent { "the other side has fallen silent" } else { "the other side ended early" };
+    let durable = durable.map_or(String::new(), |durable| format!(" ({durable} durable there)"));
+    format!("{early}: {sent} of {} sent to {peer}{durable}, {received} of {} received", sent + unsent, received + missing)
 }
 
 fn sent(outcome: &Outcome) -> String {
@@ -131,7 +153,8 @@ fn json(outcome: &Outcome, exit: Exit) -> Vec<u8> {
         None => "null",
     };
     let durable = outcome.durable.map_or("null".to_owned(), |durable| durable.to_string());
-    let Outcome { sent, unsent, received, missing, forks, gaps, bytes_sent, bytes_received, millis, .. } = outcome;
+    let Outcome { sent, received, missing, forks, gaps, bytes_sent, bytes_received, millis, .. } = outcome;
+    let unsent = outcome.unsent + outcome.left_out;
     let rest = format!(
         ",\"wire\":{wire},\"complete\":{},\"exit\":{},\"sent\":{sent},\"durable\":{durable},\"unsent\":{unsent},\
          \"received\":{received},\"missing\":{missing},\"forks\":{forks},\"gaps\":{gaps},\

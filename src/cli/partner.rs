@@ -6,7 +6,7 @@ use std::io;
 use std::os::fd::AsFd;
 use std::process::{Child, ExitStatus, Stdio};
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -52,14 +52,17 @@ pub fn with_command(
         (false, false) => PollTimeout::NONE,
     };
     let status = wait_for(child, patience, stop)?;
-    let mut outcome = outcome.map_err(|err| match err {
+    let outcome = outcome.map_err(|err| match err {
         Error::Wire(why) if !status.success() && !dismissed => Error::Wire(format!("{why} ({name} ended with {status})")),
         err => err,
     })?;
     // A session that both sides have ended is what it is: how COMMAND ends afterwards, it has said by itself.
     let is_over = outcome.wire == Some(Wire::Native) && !outcome.cut;
     let failed = (!dismissed && !is_over && !status.success()).then(|| format!("{name} ended with {status}"));
-    outcome.cut |= failed.is_some();
+    // What a shell says, here or over there, of a program that it does not find or may not run: no other try will mend it.
+    if let (None, Some(failed), Some(126 | 127)) = (&outcome.peer, &failed, status.code()) {
+        bail!("{failed}: what it was to run is not there, or not for us to run: check COMMAND, and the PATH where it looks");
+    }
     Ok((outcome, failed))
 }
 

@@ -112,7 +112,7 @@ pub fn run(context: &Context, args: &ArgMatches) -> Result<Exit> {
             None => (partner::with_stdio(&log, options, &transfer)?, None),
         };
         drop(transfer);
-        let exit = stop.exit().unwrap_or_else(|| outcome::exit_of(&outcome));
+        let exit = stop.exit().unwrap_or_else(|| outcome::exit_of(&outcome, failed.as_deref()));
         report.conclude(&outcome, failed.as_deref(), exit);
         if exit != Exit::Incomplete || !args.get_flag("retry") {
             return Ok(exit);

@@ -108,7 +108,12 @@ impl FrameReader {
                 continue;
             }
             let length = usize::try_from(length).ok().filter(|&length| length <= self.frame_bytes_max);
-            let length = length.ok_or_else(|| Error::Wire(format!("a frame of more than {} bytes", self.frame_bytes_max)))?;
+            let length = length.ok_or_else(|| {
+                Error::Wire(format!(
+                    "a frame of more than {} bytes: if it is an entry, --entry-bytes-max lets it in",
+                    self.frame_bytes_max
+                ))
+            })?;
             if rest.len() - prefix < length {
                 return Ok(None);
             }

@@ -58,6 +58,11 @@ impl HandshakeReader {
         self.left.is_some()
     }
 
+    /// How many bytes of its frame are still to come.
+    pub fn left(&self) -> u64 {
+        self.left.unwrap_or(0)
+    }
+
     /// Reads what is there; the handshake once it is complete.
     ///
     /// # Errors

@@ -10,6 +10,8 @@ use crate::heads::{FeedKey, FeedMap};
 
 /// Tags, lengths and seq around the two strings of a change.
 const CHANGE_EXTRA_BYTES_MAX: usize = 64;
+/// What is said to be longer is no handshake, however it begins.
+const HANDSHAKE_BYTES_MAX: u64 = 1 << 32;
 /// How much of what was no handshake is quoted.
 const QUOTE_BYTES_MAX: usize = 128;
 
@@ -126,31 +128,43 @@ impl Incoming {
         Ok(Some(change))
     }
 
-    /// What the end of the stream means here: `None` when it lies between two frames, else what is wrong.
-    pub fn cut(&self) -> Option<Error> {
+    /// Whether the end of the stream, if it is here, lies inside a frame.
+    ///
+    /// # Errors
+    /// [`Error::Wire`] when what came was never a session: it is quoted.
+    pub fn is_cut(&self) -> Result<bool> {
         // Inside of the preamble: nothing was said yet.
         if self.wire.is_none() && !self.handshake.has_begun() && PREAMBLE.starts_with(self.frames.pending()) {
-            return None;
+            return Ok(false);
         }
-        if !self.greeted && (self.handshake.has_begun() || !self.frames.pending().is_empty()) {
-            return Some(no_handshake(&self.opening, &Error::Wire("the stream was cut inside it".into())));
+        if self.greeted {
+            return Ok(!self.frames.pending().is_empty());
         }
-        (!self.frames.pending().is_empty()).then(|| Error::Wire("the stream was cut inside an entry".into()))
+        if quote(&self.opening).is_some() || self.handshake.left() > HANDSHAKE_BYTES_MAX {
+            return Err(no_handshake(&self.opening, &Error::Wire("the stream was cut inside it".into())));
+        }
+        Ok(self.handshake.has_begun() || !self.frames.pending().is_empty())
     }
 }
 
 /// The first bytes were no handshake: say what they were, if they are text.
 fn no_handshake(opening: &[u8], err: &Error) -> Error {
-    let line = opening.split(|&byte| byte == b'\n').next().unwrap_or_default();
-    let printable = line.iter().filter(|&&byte| (b' '..=b'~').contains(&byte)).count();
-    if line.len() >= 4 && printable * 10 >= line.len() * 9 {
-        Error::Wire(format!(
-            "this is no replication: the other side said: {}",
-            String::from_utf8_lossy(line).trim().escape_debug()
-        ))
-    } else {
-        Error::Wire(format!("this is no replication: the first frame is no handshake ({err})"))
-    }
+    Error::Wire(match quote(opening) {
+        Some(line) => format!("this is no replication: the other side said: {line}"),
+        None => format!("this is no replication: the first frame is no handshake ({err})"),
+    })
+}
+
+/// The first line of what is text, escaped.
+fn quote(opening: &[u8]) -> Option<String> {
+    let text = opening.utf8_chunks().next()?.valid().trim_start_matches(['\r', '\n']);
+    // The last character of all may be cut.
+    let is_whole = text.contains('\n') || opening.ends_with(text.as_bytes()) || opening.len() >= QUOTE_BYTES_MAX;
+    let line = text.lines().next()?.trim();
+    // An escape belongs to what colours a greeting, other controls to no text.
+    let is_strange = |c: char| c.is_control() && !matches!(c, '\t' | '\x1b' | '\u{80}'..='\u{9f}');
+    let is_text = is_whole && line.chars().count() >= 2 && !line.contains(is_strange) && line.contains(char::is_alphanumeric);
+    is_text.then(|| line.escape_debug().to_string())
 }
 
 /// What the other side is known to hold, because it said so, sent it or was sent it.
@@ -217,6 +231,25 @@ impl Drop for Known<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_text_is_quoted_and_nothing_else() {
+        let texts = [
+            ("hi\n", "hi"),
+            ("\r\nLast login: today\r\n", "Last login: today"),
+            ("Welcome to \x1b[1mhost\u{2026}\nmore", "Welcome to \\u{1b}[1mhost\u{2026}"),
+            ("HTTP/1.1 400 Bad Request\r\n\0\x01", "HTTP/1.1 400 Bad Request"),
+            ("no newline", "no newline"),
+        ];
+        for (text, quoted) in texts {
+            assert_eq!(quote(text.as_bytes()).as_deref(), Some(quoted));
+        }
+        let handshake = b"\x14\x0a\x05alice\x12\x09\x0a\x05alice\x10\x02\x18\x01";
+        let others = (0..=handshake.len()).map(|cut| &handshake[..cut]);
+        for bytes in others.chain([&b"k7\xff"[..], b"\x90abc", b"--\n", b"a\n"]) {
+            assert_eq!(quote(bytes), None, "{bytes:?}");
+        }
+    }
 
     /// What the first bytes decide, in pieces of `chunk` bytes.
     fn wire(stream: &[u8], chunk: usize, offered: bool) -> Option<Wire> {

@@ -71,15 +71,7 @@ pub fn run<'a>(
         };
         ends.tell(abandoned);
         let end = ended?;
-        if end == End::Stream
-            && let Some(err) = incoming.cut()
-        {
-            // A cut before the handshake is no session at all.
-            if !incoming.greeted() {
-                return Err(err);
-            }
-            outcome.cut = true;
-        }
+        outcome.cut |= end == End::Stream && incoming.is_cut()?;
         outcome.silent = end == End::Silent;
         outcome.cut |= outcome.silent;
         if outcome.wire == Some(Wire::Native) {
@@ -119,7 +111,7 @@ impl End {
     fn why(self) -> &'static str {
         match self {
             Self::Silent => "it heard nothing for too long",
-            Self::Stream => "the stream to it ended early",
+            Self::Stream => "what came to it ended early",
             _ => "it was stopped",
         }
     }

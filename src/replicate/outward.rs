@@ -26,6 +26,8 @@ pub struct Sent {
     /// Entries that the other side has on disk, where the wire tells.
     pub durable: Option<u64>,
     pub unsent: u64,
+    /// Deleted entries that this wire cannot carry.
+    pub left_out: u64,
     /// Feeds stopped at an entry that is longer than the other side takes.
     pub too_long: u64,
     /// The other side closed its end.
@@ -78,11 +80,13 @@ fn original<W: Write + AsFd>(
         // A one-shot session sends what its handshake announced, and no more.
         until: if shared.options.once { announced.last_offset } else { Offset(u64::MAX) },
         holed: HashSet::new(),
+        left_out: 0,
         frames: Vec::new(),
         frames_entries: 0,
     };
     let went = if wrote == Went::On { feed.run(pipe, &mut sent)? } else { wrote };
     sent.closed = went == Went::Closed;
+    sent.left_out = if shared.options.accept_gaps { 0 } else { feed.left_out };
     if went != Went::On {
         // Of the batch in hand we cannot know how much arrived.
         let remote = shared.remote();
@@ -98,6 +102,8 @@ struct Sending<'a> {
     until: Offset,
     /// Feeds of which a deleted entry was left out.
     holed: HashSet<PeerId>,
+    /// How many deleted entries were.
+    left_out: u64,
     frames: Vec<u8>,
     frames_entries: u64,
 }
@@ -140,8 +146,8 @@ impl Sending<'_> {
         if self.follower.position() >= self.until {
             return Ok(false);
         }
-        let Self { shared, follower, until, holed, frames, frames_entries } = self;
-        let (mut notices, mut left_out) = (Vec::new(), None);
+        let Self { shared, follower, until, holed, left_out, frames, frames_entries } = self;
+        let (mut notices, mut not_held) = (Vec::new(), None);
         let before = follower.position();
         let mut remote = shared.remote();
         let mut known = remote.known();
@@ -153,7 +159,7 @@ impl Sending<'_> {
             if *known == 0 && !original_holds(change.peer.as_str()) {
                 // So that it is not looked at again.
                 *known = u32::MAX;
-                left_out.get_or_insert_with(|| change.peer.clone());
+                not_held.get_or_insert_with(|| change.peer.clone());
             }
             if *known >= change.seq.get() {
                 return Ok(ControlFlow::Continue(()));
@@ -165,10 +171,11 @@ impl Sending<'_> {
                     *frames_entries += 1;
                 }
                 // As the original does it: the feed goes on behind the hole.
-                Entry::Deleted(_) if holed.contains(change.peer) => {}
                 Entry::Deleted(_) => {
-                    holed.insert(change.peer.clone());
-                    notices.push(Notice::DeletedLeftOut(change.peer.clone(), change.seq));
+                    *left_out += 1;
+                    if holed.insert(change.peer.clone()) {
+                        notices.push(Notice::DeletedLeftOut(change.peer.clone(), change.seq));
+                    }
                 }
             }
             Ok(ControlFlow::Continue(()))
@@ -177,7 +184,7 @@ impl Sending<'_> {
         drop(known);
         drop(remote);
         notices.into_iter().for_each(shared.notify);
-        shared.leave_out(left_out);
+        shared.leave_out(not_held);
         // What came in meanwhile is no part of it.
         let at_start = shared.announced.get().map_or(Offset::ZERO, |announced| announced.last_offset);
         let entries = follower.position().min(at_start).0 - before.min(at_start).0;

@@ -26,8 +26,7 @@ fn session(mode: Mode, stream: &[u8], chunk: usize) -> (Store, bool) {
             return (store, true);
         }
     }
-    let cut = incoming.cut().is_some();
-    (store, cut)
+    (store, incoming.is_cut().unwrap_or(true))
 }
 
 fn take(incoming: &mut Incoming, remote: &mut Remote, store: &mut Store) -> scuttleup::Result<()> {

@@ -58,7 +58,7 @@ fn our_deleted_entries_are_left_out() {
     let place = Place::new();
     let (ours, theirs) = (log_of(&place, "ours", lines("ours", 5)), Original::new(&place, "theirs"));
     Run::new(&ours).args(["del", "ours", "3"]).success();
-    sync(&ours, &theirs).stderr_has("entry 3 of ours was deleted here").success();
+    sync(&ours, &theirs).stderr_has("entry 3 of ours was deleted here").status(3);
     let there: Vec<_> = theirs.entries().into_iter().map(|entry| entry.1).collect();
     assert_eq!(there, [1, 2, 4, 5]);
     // It has no hole in its own eyes.
