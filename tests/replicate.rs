@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use nix::sys::signal::Signal;
 
 use crate::frames::{Frame, PULL, PUSH, SYNC, Session, change, handshake};
-use crate::harness::{Ended, Place, Run, Running, SCUTTLEUP, assert_equal, heads};
+use crate::harness::{Ended, Place, Run, Running, assert_equal, heads};
 
 const MODES: [&str; 3] = ["sync", "push", "pull"];
 
@@ -298,6 +298,26 @@ fn a_fork_stops_its_feed_and_no_other() {
     assert_eq!(heads(&b), [head("f", 2), head("g", 2)]);
 }
 
+/// What comes into a feed after a fork of it would go on from other entries over there.
+#[test]
+fn nothing_more_is_sent_of_a_feed_that_has_forked() {
+    let place = Place::new();
+    let b = place.log("b");
+    let write = |peer: &str, seq: u32| {
+        Run::new(&b).args(["write"]).stdin(format!("{{\"peer\":\"{peer}\",\"seq\":{seq},\"entry\":{seq}}}\n")).success();
+    };
+    write("f", 1);
+    let mut session = Session::open(&b, &[]);
+    session.send([handshake("x", &[("f", 1)], SYNC), change("f", 1, "other"), change("g", 1, "g1")].concat());
+    assert_eq!(session.frame(), Some(Frame::handshake("b", &[("f", 1)], SYNC)));
+    await_entries(&b, "g", 1);
+    while !Run::new(&b).args(["heads"]).success().text().contains("\"fork\":true") {}
+    write("f", 2);
+    write("h", 1);
+    assert_eq!(session.frame(), Some(Frame::change("h", 1, "1")));
+    assert_eq!(session.close().1.status.code(), Some(4));
+}
+
 #[test]
 fn a_gap_stops_its_feed_and_no_other() {
     let place = Place::new();
@@ -342,16 +362,6 @@ fn deleted_entries_do_not_travel_on_the_wire_of_the_original() {
     // Who accepts gaps is content with leaving some, too.
     let (d, accepts) = (place.log("d"), &["--once", "--wire", "original", "--accept-gaps"]);
     assert_codes(&join(&a, accepts, &d, accepts), (0, 0));
-}
-
-/// The words of one who is not complete do not speak of an end that was none.
-#[test]
-fn a_command_that_ends_badly_after_a_whole_session_is_named() {
-    let place = Place::new();
-    let (a, b) = two_logs(&place);
-    let command = ["sh", "-c", "\"$0\" -q --log \"$1\" replicate --wire original; exit 9", SCUTTLEUP];
-    let run = replicate(&a, &["--once", "--"]).args(command).args([&b]);
-    run.stderr("scuttleup: synced with b: sent 1, received 2, but sh ended with exit status: 9: see its message\n").status(3);
 }
 
 #[test]

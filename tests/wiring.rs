@@ -114,6 +114,16 @@ fn commands_that_do_not_work() {
     assert_eq!(heads(&a), before);
 }
 
+/// The words of one who is not complete do not speak of an end that was none.
+#[test]
+fn a_command_that_ends_badly_after_a_whole_session_is_named() {
+    let place = Place::new();
+    let (a, b) = two_logs(&place);
+    let command = ["sh", "-c", "\"$0\" -q --log \"$1\" replicate --wire original; exit 9", SCUTTLEUP];
+    let run = Run::new(&a).args(["replicate", "--once", "--"]).args(command).args([&b]);
+    run.stderr("scuttleup: synced with b: sent 1, received 2, but sh ended with exit status: 9: see its message\n").status(3);
+}
+
 #[test]
 fn a_command_that_echoes_us_is_no_other_log() {
     let place = Place::new();

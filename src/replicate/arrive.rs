@@ -14,10 +14,8 @@ impl Inward<'_, '_, '_> {
         let mut found = Vec::new();
         let taken = self.take_frames(&mut found);
         // Whatever came after them, they were found.
-        let told = found.into_iter().try_for_each(|difference| {
-            self.keeper.stop(&difference);
-            self.shared.tell_difference(difference)
-        });
+        found.iter().for_each(|difference| self.keeper.stop(difference));
+        let told = self.shared.tell_differences(found);
         taken.and(told)
     }
 

@@ -239,7 +239,7 @@ impl<'a> Keeper<'a> {
         if let Some((own, seq)) = behind {
             (self.shared.notify)(Notice::Behind(own, seq));
         }
-        found.into_iter().try_for_each(|fork| self.shared.fork(&fork.peer, fork.seq)).and(asked)
+        self.shared.tell_differences(found).and(asked)
     }
 
     /// On the original's wire.
@@ -291,13 +291,18 @@ impl<'a> Keeper<'a> {
         batch.clear();
         drop(account);
         // Told only now: whoever is told may take his time, and must not hold up other writers.
+        let mut forks = Vec::new();
         for notice in notices {
             match notice {
-                Notice::Fork(peer, seq) => self.shared.fork(&peer, seq)?,
+                Notice::Fork(peer, seq) => {
+                    // Nothing more is sent of it: over there our entries would go on from others.
+                    self.shared.remote().raise(FeedKey::of(peer.as_str()), u32::MAX);
+                    forks.push(Difference { peer, seq, is_hole: false });
+                }
                 notice => (self.shared.notify)(notice),
             }
         }
-        stopped_enough
+        self.shared.tell_differences(forks).and(stopped_enough)
     }
 
     /// Adds what came in to the outcome.

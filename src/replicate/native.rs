@@ -59,11 +59,11 @@ pub fn run<W: Write + AsFd>(shared: &Shared<'_>, pipe: &mut Pipe<'_, W>) -> Resu
 fn unsent(shared: &Shared<'_>) -> Result<u64> {
     let link = shared.link();
     let mut unsent = 0;
-    // What was appended since is for the next session.
-    if link.may_offer() && link.has_heads() && link.sends() && !link.has_said_fin() {
+    if link.may_offer() && link.has_heads() && link.sends() {
         shared.log.each_head(|peer, head| {
             let feed = FeedKey::of(peer);
-            if !link.has_fork(feed) {
+            // After FIN, what was appended since is for the next session; only a feed with an entry that is too long has more.
+            if !link.has_fork(feed) && (link.is_stopped(feed) || !link.has_said_fin()) {
                 unsent += u64::from(head.saturating_sub(link.known(feed)));
             }
         })?;

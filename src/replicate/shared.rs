@@ -9,7 +9,7 @@ use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use super::{Notice, Options, Step};
-use crate::entry::{Chain, Offset, PeerId, Seq};
+use crate::entry::{Chain, Offset, PeerId};
 use crate::error::{Error, Result};
 use crate::heads::{FeedKey, FeedMap};
 use crate::proto::{Difference, Hello, Link, Mode, Remote, put_digest};
@@ -142,26 +142,25 @@ impl<'a> Shared<'a> {
         move |peer, seq| reader.chain_at(peer, seq)
     }
 
-    /// The feed is stopped: tells the user, and the log if it is a fork.
-    pub fn tell_difference(&self, difference: Difference) -> Result<()> {
-        let Difference { peer, seq, is_hole } = difference;
-        if is_hole {
-            (self.notify)(Notice::Hole(peer, seq));
-            return Ok(());
+    /// These feeds are stopped: tells the user, and the log of those that have forked. If our own has, takes a new id.
+    pub fn tell_differences(&self, found: Vec<Difference>) -> Result<()> {
+        let (holes, forks): (Vec<_>, Vec<_>) = found.into_iter().partition(|difference| difference.is_hole);
+        let mut new_id = None;
+        if !forks.is_empty() {
+            // One commit for all of them.
+            let mut writer = self.log.writer()?;
+            let own = writer.own_id()?;
+            for Difference { peer, seq, .. } in &forks {
+                writer.mark_fork(peer, *seq)?;
+            }
+            if forks.iter().any(|fork| fork.peer == own) {
+                new_id = Some(writer.renew_id()?);
+            }
+            writer.commit()?;
         }
-        self.fork(&peer, seq)
-    }
-
-    /// A fork was found: marks it in the log and tells the user; if it is in our own feed, takes a new id.
-    pub fn fork(&self, peer: &PeerId, seq: Seq) -> Result<()> {
-        let mut writer = self.log.writer()?;
-        writer.mark_fork(peer, seq)?;
-        let new = if writer.own_id()? == *peer { Some(writer.renew_id()?) } else { None };
-        writer.commit()?;
-        (self.notify)(Notice::Fork(peer.clone(), seq));
-        if let Some(new) = new {
-            (self.notify)(Notice::NewId(new));
-        }
+        holes.into_iter().for_each(|Difference { peer, seq, .. }| (self.notify)(Notice::Hole(peer, seq)));
+        forks.into_iter().for_each(|Difference { peer, seq, .. }| (self.notify)(Notice::Fork(peer, seq)));
+        new_id.into_iter().for_each(|id| (self.notify)(Notice::NewId(id)));
         Ok(())
     }
 }

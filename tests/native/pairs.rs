@@ -154,6 +154,13 @@ fn an_entry_that_is_too_long_stops_its_feed_and_no_other() {
         told,
         ["a", "b", "other"].map(|peer| format!("{{\"peer\":\"{peer}\",\"seq\":{}}}", 1 + u8::from(peer == "other")))
     );
+    assert!(ended.0.printed.stderr.contains("but 1 feed is stopped"), "{}", ended.0.printed.stderr);
+    let missing = "synced with a: sent 1 (1 durable there), received 3, but 2 of its entries did not come: see its message";
+    assert!(ended.1.printed.stderr.contains(missing), "{}", ended.1.printed.stderr);
+    let again = join(&a, &["--once", "--json"], &b, &["--once", "--entry-bytes-max", "4000", "--json"]);
+    let counts = |ended, names: [&str; 3]| names.map(|name| number(&report(ended), name));
+    assert_eq!(counts(&again.0, ["sent", "unsent", "gaps"]), [0, 2, 1]);
+    assert_eq!(counts(&again.1, ["received", "missing", "gaps"]), [0, 2, 0]);
     // Told once a session, and no fork: with room it goes on.
     assert_eq!(ended.0.printed.stderr.matches("is longer").count(), 1);
     let (report_a, _) = once(&a, &b, (0, 0));
