@@ -40,8 +40,10 @@ pub struct Options<'a> {
     pub entry_bytes_max: usize,
     /// On the native wire: an idle side says so this often, and is given up after this long without a word.
     pub heartbeat_millis: u16,
-    /// See there.
+    /// See there. The other side's first words are awaited as long, on either wire.
     pub silence_millis: u16,
+    /// Await them without end: somebody may be typing a password.
+    pub await_opening: bool,
     /// Is told how far the session is; must not block.
     pub progress: Option<&'a (dyn Fn(Step) + Sync)>,
     /// When this becomes readable, finish the commit in hand and return.
@@ -58,6 +60,7 @@ impl Default for Options<'_> {
             entry_bytes_max: ENTRY_BYTES_MAX,
             heartbeat_millis: 15_000,
             silence_millis: 60_000,
+            await_opening: false,
             progress: None,
             stop: None,
         }

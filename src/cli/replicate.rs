@@ -72,6 +72,9 @@ pub fn command() -> Command {
 pub fn run(context: &Context, args: &ArgMatches) -> Result<Exit> {
     let command: Option<Vec<OsString>> = args.get_many("command").map(|words| words.cloned().collect());
     let terminal = io::stdin().is_terminal() || io::stdout().is_terminal();
+    if command.is_none() && std::env::args_os().next_back().is_some_and(|last| last == "--") {
+        return Err(Usage("there is no COMMAND after --".into()).into());
+    }
     if command.is_none() && terminal {
         return Err(
             Usage("stdin or stdout is a terminal: join them to another replicate, or name a COMMAND after --".into()).into()
@@ -94,6 +97,8 @@ pub fn run(context: &Context, args: &ArgMatches) -> Result<Exit> {
         once: args.get_flag("once"),
         wire,
         accept_gaps: args.get_flag("accept-gaps"),
+        // Whoever sees what we say may be typing a password for COMMAND.
+        await_opening: io::stderr().is_terminal(),
         entry_bytes_max: entry_bytes(args),
         stop: Some(stop.as_fd()),
         ..Options::default()

@@ -44,12 +44,13 @@ pub struct FrameReader {
     start: usize,
     end: usize,
     frame_bytes_max: usize,
+    consumed: u64,
 }
 
 impl FrameReader {
     /// Frames of more than `frame_bytes_max` are refused.
     pub fn new(frame_bytes_max: usize) -> Self {
-        Self { buffer: Vec::new(), start: 0, end: 0, frame_bytes_max }
+        Self { buffer: Vec::new(), start: 0, end: 0, frame_bytes_max, consumed: 0 }
     }
 
     /// From now on frames may be this long, in bytes.
@@ -104,7 +105,7 @@ impl FrameReader {
             let rest = &self.buffer[self.start..self.end];
             let Some((length, prefix)) = take_varint(rest)? else { return Ok(None) };
             if length == 0 {
-                self.start += prefix;
+                self.take(prefix);
                 continue;
             }
             let length = usize::try_from(length).ok().filter(|&length| length <= self.frame_bytes_max);
@@ -118,7 +119,7 @@ impl FrameReader {
                 return Ok(None);
             }
             let body = self.start + prefix;
-            self.start = body + length;
+            self.take(prefix + length);
             return Ok(Some(&self.buffer[body..body + length]));
         }
     }
@@ -140,7 +141,14 @@ impl FrameReader {
 
     /// The first `bytes` of what is pending are read.
     pub fn take(&mut self, bytes: usize) {
-        self.start = (self.start + bytes).min(self.end);
+        let bytes = bytes.min(self.end - self.start);
+        self.start += bytes;
+        self.consumed += bytes as u64;
+    }
+
+    /// How many bytes were taken off the stream so far.
+    pub fn consumed(&self) -> u64 {
+        self.consumed
     }
 
     /// What has come and is not a whole frame yet.

@@ -93,6 +93,12 @@ impl Incoming {
         }
     }
 
+    /// How many bytes were taken off the stream so far, in frames or parts of the handshake; empty frames before it, which
+    /// need no other side that knows us, do not count.
+    pub fn consumed(&self) -> u64 {
+        if self.greeted || self.handshake.has_begun() { self.frames.consumed() } else { 0 }
+    }
+
     /// Whether the handshake has come.
     pub fn greeted(&self) -> bool {
         self.greeted

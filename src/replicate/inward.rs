@@ -22,6 +22,8 @@ const PIPE_BYTES: i32 = 1 << 20;
 /// How long a one-shot side that has sent all waits for the other one to say something, or to end its stream. It may have
 /// all, and the other one is live on the original's wire; or what it awaits was deleted over there, and never comes.
 const GRACE_MILLIS: u16 = 60_000;
+/// So much of a frame that is not all there yet is a sign of life; less may be heartbeats that a damaged length swallows.
+const PROGRESS_BYTES: u64 = 1 << 10;
 /// How long the last words of a side that has closed its input may be on their way, on the native wire.
 const CLOSED_MILLIS: u16 = 5000;
 
@@ -46,7 +48,8 @@ pub fn run<'a>(
             stage: Stage::new(threads, |batch| keeper.store(batch)),
             batch: Batch::default(),
             awaited: Vec::new(),
-            last_read: Instant::now(),
+            last_progress: Instant::now(),
+            progress_bytes: 0,
             expects_end: true,
             sends: true,
             outcome: Outcome::default(),
@@ -131,7 +134,10 @@ pub struct Inward<'a, 'scope, 'env> {
     pub batch: Batch,
     /// On the native wire, until all heads have come: feeds of which the other side holds more.
     pub awaited: Vec<(FeedKey, u32)>,
-    last_read: Instant,
+    /// When a frame, or much of one, had come.
+    last_progress: Instant,
+    /// The bytes that had come then.
+    progress_bytes: u64,
     /// The other side sends, so that its stream stays open as long as it lives.
     expects_end: bool,
     /// We send.
@@ -151,7 +157,6 @@ impl Inward<'_, '_, '_> {
                 Ok(count) => {
                     self.incoming.filled(count);
                     self.outcome.bytes_received += count as u64;
-                    self.last_read = Instant::now();
                 }
                 Err(err) if matches!(err.kind(), ErrorKind::Interrupted | ErrorKind::WouldBlock) => continue,
                 // A socket whose other end is gone.
@@ -162,7 +167,11 @@ impl Inward<'_, '_, '_> {
                 Err(err) => return Err(Error::io("the other side cannot be read", err)),
             }
             let was_known = self.outcome.peer.is_some();
+            let consumed = self.incoming.consumed();
             self.take()?;
+            if self.is_stuck(consumed) {
+                return Ok(End::Silent);
+            }
             if !was_known && self.outcome.peer.is_some() {
                 self.check_id()?;
             }
@@ -191,12 +200,12 @@ impl Inward<'_, '_, '_> {
             let sources = [Some(input.as_fd()), self.stage.ready(), options.stop, out];
             let mut fds: Vec<PollFd<'_>> = sources.into_iter().flatten().map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
             let closed = native && *out_ended;
-            let silence = if closed { CLOSED_MILLIS.min(options.silence_millis) } else { options.silence_millis };
-            let silence = Duration::from_millis(u64::from(silence));
-            let grace = match (native, sent_all) {
-                (true, _) => PollTimeout::try_from(silence.saturating_sub(self.last_read.elapsed())).unwrap_or(PollTimeout::MAX),
-                (false, true) => PollTimeout::from(GRACE_MILLIS),
-                (false, false) => PollTimeout::NONE,
+            let grace = match self.silence(closed) {
+                Some(silence) => {
+                    PollTimeout::try_from(silence.saturating_sub(self.last_progress.elapsed())).unwrap_or(PollTimeout::MAX)
+                }
+                None if sent_all => PollTimeout::from(GRACE_MILLIS),
+                None => PollTimeout::NONE,
             };
             if !poll_until(&mut fds, grace)? {
                 return Ok(Wait::Over(if closed { End::Stream } else { End::Silent }));
@@ -208,7 +217,7 @@ impl Inward<'_, '_, '_> {
             }
             if out {
                 *out_ended = true;
-                self.last_read = Instant::now();
+                self.last_progress = Instant::now();
                 if self.shared.out_failed.load(Ordering::SeqCst) {
                     return Ok(Wait::Over(End::Stopped));
                 }
@@ -225,8 +234,32 @@ impl Inward<'_, '_, '_> {
     fn pass(&mut self) -> Result<(), StoringEnded> {
         if !self.batch.is_empty() {
             self.batch = self.stage.pass(std::mem::take(&mut self.batch))?;
+            // It may have been us who did not listen.
+            self.last_progress = Instant::now();
         }
         Ok(())
+    }
+
+    /// How long the other side may be silent, if there is a limit. `closed`: it will not say more than last words.
+    fn silence(&self, closed: bool) -> Option<Duration> {
+        let options = &self.shared.options;
+        let is_limited = match self.outcome.wire {
+            Some(Wire::Native) => true,
+            _ => !self.incoming.greeted() && !options.await_opening,
+        };
+        let millis = if closed { CLOSED_MILLIS.min(options.silence_millis) } else { options.silence_millis };
+        is_limited.then(|| Duration::from_millis(u64::from(millis)))
+    }
+
+    /// Whether nothing of use has come for too long, though bytes do come; `consumed` is what had been before.
+    fn is_stuck(&mut self, consumed: u64) -> bool {
+        let bytes = self.outcome.bytes_received;
+        let has_begun = self.incoming.consumed() > 0;
+        if self.incoming.consumed() > consumed || has_begun && bytes - self.progress_bytes >= PROGRESS_BYTES {
+            (self.last_progress, self.progress_bytes) = (Instant::now(), bytes);
+            return false;
+        }
+        self.silence(false).is_some_and(|silence| self.last_progress.elapsed() > silence)
     }
 
     /// Takes what has come.

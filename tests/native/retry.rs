@@ -103,6 +103,8 @@ fn it_needs_a_command() {
     let place = Place::new();
     let (a, _) = two_logs(&place);
     replicate(&a, &["--retry"]).stderr_has("COMMAND").status(2);
+    // As it is with a variable that is empty.
+    replicate(&a, &["--once", "--"]).stderr_has("there is no COMMAND after --").status(2);
 }
 
 #[test]

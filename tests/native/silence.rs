@@ -1,14 +1,15 @@
 //! Who has fallen silent is given up, who has nothing to say is not.
 
-use std::io::{Read, Write, pipe};
+use std::fs::File;
+use std::io::{PipeWriter, Read, Write, pipe};
 use std::sync::Arc;
-use std::sync::mpsc::channel;
+use std::sync::mpsc::{Receiver, TryRecvError, channel};
 use std::thread;
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use scuttleup::{Log, Options, Wire, replicate};
+use scuttleup::{Log, Options, Outcome, Wire, replicate};
 
 use crate::harness::{Ended, Place, Running, append, assert_equal, shell};
 use crate::replicate::await_entries;
@@ -106,6 +107,56 @@ fn silence_is_noticed_at_any_place_of_a_session() {
         assert!(heard.windows(10).any(|part| part == b"it heard n"), "{words}: {heard:?}");
         drop(to_a);
     }
+}
+
+/// A session with a log that hears what `speak` says until it is not listened to any more; how it ended.
+fn hearing(log: &Arc<Log>, await_opening: bool, speak: impl FnOnce(PipeWriter) + Send + 'static) -> Receiver<Outcome> {
+    let (input, to_it) = pipe().expect("a pipe");
+    let null = File::options().write(true).open("/dev/null").expect("/dev/null");
+    let options = Options { heartbeat_millis: 20, silence_millis: 300, await_opening, ..Options::default() };
+    let (send, outcome) = channel();
+    let log = Arc::clone(log);
+    thread::spawn(move || send.send(replicate(&log, input, null, options, &|_| ()).expect("no error")).ok());
+    thread::spawn(move || speak(to_it));
+    outcome
+}
+
+/// Bytes that say nothing are no sign of life.
+#[test]
+fn who_says_nothing_of_use_is_given_up() {
+    let place = Place::new();
+    let (path, other) = (place.log("a"), place.log("b"));
+    let (log, other) = (Arc::new(Log::open(path).expect("a log")), Log::open(other).expect("a log"));
+    let (close, closed) = channel::<()>();
+    let patient = hearing(&log, true, move |to_it| drop((closed.recv(), to_it)));
+    let given_up = [
+        hearing(&log, false, std::mem::forget),
+        // In the middle of the offer of the native wire, and of a handshake.
+        hearing(&log, false, |mut to_it| std::mem::forget((to_it.write_all(b"\x80\x80"), to_it))),
+        hearing(&log, false, |mut to_it| std::mem::forget((to_it.write_all(b"\x14\x0a\x05ali"), to_it))),
+        // Empty frames without end, as from /dev/zero.
+        hearing(&log, false, |mut to_it| while to_it.write_all(&[0; 1 << 16]).is_ok() {}),
+        // A length that was damaged swallows the heartbeats.
+        hearing(&log, false, {
+            let said = [opening(&other, 8), b"\xff\x7f\x04".to_vec()].concat();
+            move |mut to_it| {
+                let mut more = &said[..];
+                while to_it.write_all(more).is_ok() {
+                    // So often they come.
+                    channel::<()>().1.recv_timeout(Duration::from_millis(20)).ok();
+                    more = b"\0";
+                }
+            }
+        }),
+    ];
+    for (nth, outcome) in given_up.into_iter().enumerate() {
+        let outcome = outcome.recv_timeout(GIVEN_UP).unwrap_or_else(|_| panic!("{nth} goes on"));
+        assert!(outcome.silent && !outcome.complete(), "{nth}: {outcome:?}");
+    }
+    // Somebody may be typing a password.
+    assert_eq!(patient.try_recv(), Err(TryRecvError::Empty));
+    drop(close);
+    assert!(!patient.recv_timeout(GIVEN_UP).expect("it ends").silent);
 }
 
 /// The first `count` bytes of what a log says on the native wire.
