@@ -135,7 +135,7 @@ fn sent(outcome: &Outcome) -> String {
 }
 
 fn why(outcome: &Outcome, failed: Option<&str>) -> String {
-    let said = outcome.their_error.as_ref().map(|said| format!("it said: {said}"));
+    let said = outcome.their_error.as_ref().filter(|said| !said.is_empty()).map(|said| format!("it said: {said}"));
     let words: Vec<&str> = said.as_deref().into_iter().chain(failed).collect();
     if words.is_empty() { String::new() } else { format!(" ({})", words.join("; ")) }
 }

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use super::Mode;
 use super::fork::{ChainOf, Difference, Forks};
 use super::handles::Handles;
+use super::message::by_the_other_side;
 use super::native::{Head, Hello, Message, Run};
 use super::put::{put_ack, put_error, put_fin, put_head, put_heads, put_hello, put_synced};
 use super::sending::Sending;
@@ -157,7 +158,7 @@ impl Link {
     /// # Errors
     /// [`Error::Wire`] when it breaks the protocol, [`Error::Refused`] when it breaks our mode.
     pub fn receive<'a>(&mut self, frame: &'a [u8], chain_of: &mut ChainOf<'_>) -> Result<Received<'a>> {
-        let message = Message::decode(frame)?;
+        let message = Message::decode(frame).map_err(by_the_other_side)?;
         match (&message, &self.theirs) {
             (Message::Hello(_), Some(_)) => return Err(Error::Wire("a second HELLO".into())),
             (Message::Hello(_) | Message::Error(_) | Message::Unknown, _) | (_, Some(_)) => {}

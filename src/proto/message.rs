@@ -114,6 +114,16 @@ pub(super) fn truncated() -> Error {
     Error::Wire("a message that is cut short".into())
 }
 
+/// Says who sent what is wrong with a message, and what to do.
+pub(super) fn by_the_other_side(err: Error) -> Error {
+    match err {
+        Error::Wire(why) => Error::Wire(format!(
+            "the other side sent {why}; what came before it is stored: run it again, and see that both sides have the same version"
+        )),
+        err => err,
+    }
+}
+
 pub(super) fn missing(field: &str) -> Error {
     Error::Wire(format!("a message without {field}"))
 }

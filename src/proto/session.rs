@@ -2,7 +2,7 @@
 
 use super::frame::FrameReader;
 use super::handshake::{Handshake, HandshakeReader};
-use super::message::{ChangeMessage, Mode};
+use super::message::{ChangeMessage, Mode, by_the_other_side};
 use super::native::{FRAME_EXTRA_BYTES_MAX, PREAMBLE, RUN_BYTES_MAX};
 use crate::entry::{PEER_BYTES_MAX, PeerId};
 use crate::error::{Error, Result};
@@ -122,7 +122,7 @@ impl Incoming {
     /// [`Error::Wire`] when the bytes are none; [`Error::Refused`] when they are, but this side only pushes.
     pub fn change(&mut self) -> Result<Option<ChangeMessage<'_>>> {
         let Some(frame) = self.frames.next_frame()? else { return Ok(None) };
-        let change = ChangeMessage::decode(frame)?;
+        let change = ChangeMessage::decode(frame).map_err(by_the_other_side)?;
         if change.entry.len() > self.entry_bytes_max {
             return Err(Error::EntryTooLong(change.entry.len() as u64, self.entry_bytes_max));
         }
