@@ -20,7 +20,8 @@ impl Link {
         self.forks.is_stopped(feed)
     }
 
-    /// Which of the heads of [`Received::Heads`](super::Received::Heads) differ: we hold the entry, too, and our chain there is another one.
+    /// Which of the heads of [`Received::Heads`](super::Received::Heads) differ: we hold the entry, too, and our chain there
+    /// is another one.
     ///
     /// # Errors
     /// [`Error::Wire`] when there are too many, or too many differ.
