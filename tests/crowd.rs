@@ -166,10 +166,31 @@ fn who_waits_sleeps_until_something_happens() {
     }
 }
 
-/// Whether a traced call waits for a time, neither for ever nor not at all.
+/// Whether a traced call waits for a time, neither for ever nor not at all. The line of a call that another thread
+/// interrupted ends in `<unfinished ...>` instead of `) = `; what it returned is on a line of its own (`poll resumed>`).
 fn is_finite(line: &str) -> bool {
-    let arguments = line.split(" = ").next().unwrap_or_default();
-    arguments.contains("sleep")
-        || arguments.contains("tv_sec") && !arguments.contains("tv_sec=0, tv_nsec=0")
-        || arguments.contains("poll(") && !arguments.contains(", -1") && !arguments.contains(", 0)")
+    let call = line.split(" = ").next().unwrap_or_default().trim_end_matches("<unfinished ...>").trim_end().trim_end_matches(')');
+    let timeout = call.rsplit(", ").next().unwrap_or_default();
+    call.contains("sleep(")
+        || call.contains("tv_sec") && !call.contains("tv_sec=0, tv_nsec=0")
+        || [" poll(", " epoll_wait("].iter().any(|name| call.contains(name)) && !["-1", "0"].contains(&timeout)
+}
+
+#[test]
+fn a_traced_call_that_waits_for_a_time_is_told_from_the_others() {
+    let head = "10075 poll([{fd=0, events=POLLIN}], 1, ";
+    for (rest, finite) in [
+        ("0) = 0 (Timeout)", false),
+        ("-1) = 1 ([{fd=0, revents=POLLIN}])", false),
+        ("0 <unfinished ...>", false),
+        ("-1 <unfinished ...>", false),
+        ("1000) = 0 (Timeout)", true),
+        ("1000 <unfinished ...>", true),
+    ] {
+        assert_eq!(is_finite(&format!("{head}{rest}")), finite, "{rest}");
+    }
+    assert!(!is_finite("10075 <... poll resumed>)           = 1 ([{fd=0, revents=POLLIN}])"));
+    assert!(is_finite("10075 clock_nanosleep(CLOCK_REALTIME, 0, {tv_sec=1, tv_nsec=0}, NULL) = 0"));
+    assert!(is_finite("10075 futex(0x7f, FUTEX_WAIT_BITSET, 1, {tv_sec=5, tv_nsec=0}, FUTEX_BITSET_MATCH_ANY <unfinished ...>"));
+    assert!(!is_finite("10075 futex(0x7f, FUTEX_WAIT_PRIVATE, 1, NULL <unfinished ...>"));
 }

@@ -55,7 +55,9 @@ fn a_session_that_is_cut_is_tried_again_after_a_pause() {
     assert_eq!(runs(&place), 2);
     assert_equal(&a, &b);
     let trace = std::fs::read_to_string(trace).expect("a trace");
-    assert!(trace.lines().any(|line| line.contains("1000") && line.contains("= 0 (Timeout)")), "no pause: {trace}");
+    // The end of a call can be on a line of its own, when another process called something meanwhile.
+    let paused = trace.lines().skip_while(|line| !line.contains("poll(") || !line.contains("1000"));
+    assert!(paused.into_iter().any(|line| line.contains("= 0 (Timeout)")), "no pause: {trace}");
 }
 
 #[test]
