@@ -211,14 +211,18 @@ where
     });
     let outward = outward.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
     let mut outcome = inward?;
-    let sent = outward?;
+    let mut sent = outward?;
+    if outcome.wire == Some(Wire::Native) {
+        native::account(&shared, &mut sent)?;
+    } else {
+        outcome.cut |= sent.closed && sent.unsent > 0;
+    }
     outcome.sent = sent.sent;
     outcome.durable = sent.durable;
     outcome.unsent = sent.unsent;
     outcome.left_out = sent.left_out;
     outcome.gaps += sent.too_long;
     outcome.bytes_sent = sent.bytes;
-    outcome.cut |= sent.closed && sent.unsent > 0;
     outcome.millis = u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX);
     Ok(outcome)
 }

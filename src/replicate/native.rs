@@ -43,16 +43,19 @@ pub fn run<W: Write + AsFd>(shared: &Shared<'_>, pipe: &mut Pipe<'_, W>) -> Resu
     if !matches!(went, Ok(Went::Closed)) {
         pipe.write_some(&last_words);
     }
-    let went = went?;
+    went.map(|_| Sent { sent: native.written, too_long: native.too_long, ..Sent::default() })
+}
+
+/// Counts what became of it. Only after both threads have ended: the last ACK may be read long after the last write.
+pub fn account(shared: &Shared<'_>, sent: &mut Sent) -> Result<()> {
     let (framed, durable) = shared.link().counts();
     // Of the frames in hand we cannot know how much arrived, but for what was acknowledged.
-    let sent = native.written.max(durable);
-    let mut result =
-        Sent { sent, durable: Some(durable), closed: went == Went::Closed, too_long: native.too_long, ..Sent::default() };
-    if went != Went::On || native.too_long > 0 {
-        result.unsent = unsent(shared)? + (framed - sent);
+    sent.sent = sent.sent.max(durable);
+    sent.durable = Some(durable);
+    if !shared.link().is_over() || sent.too_long > 0 {
+        sent.unsent = unsent(shared)? + (framed - sent.sent);
     }
-    Ok(result)
+    Ok(())
 }
 
 /// Entries that we hold and that the other side is not known to hold.

@@ -30,7 +30,7 @@ pub struct Sent {
     pub left_out: u64,
     /// Feeds stopped at an entry that is longer than the other side takes.
     pub too_long: u64,
-    /// The other side closed its end.
+    /// The other side closed its end, on the original's wire.
     pub closed: bool,
     pub bytes: u64,
 }
