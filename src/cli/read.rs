@@ -9,6 +9,7 @@ use anyhow::Result;
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 use nix::poll::{PollFd, PollFlags};
 use scuttleup::ndjson::{ChangeWriter, Payload, parse_head};
+use scuttleup::stage::{Stage, StoringEnded};
 use scuttleup::{Bounds, Change, Error, Heads, Log, Offset, PeerId, Reader};
 use std::os::fd::AsFd;
 
@@ -16,6 +17,9 @@ use super::exit::{BadInput, Exit};
 use super::output::{Output, WRITE_BYTES};
 use super::progress::{self, Progress, Total};
 use super::{Context, bad_peer, signals};
+
+/// An entry can be large; more memory than this is not kept for the next one.
+const KEPT_BYTES_MAX: usize = WRITE_BYTES * 4;
 
 pub fn command() -> Command {
     Command::new("read").about("Print change lines in the order of arrival").args(options())
@@ -185,6 +189,13 @@ pub fn print(context: &Context, selection: Selection) -> Result<Exit> {
     printer.print(&log, &output, start, &progress)
 }
 
+fn write(output: &Output, lines: &mut Vec<u8>) -> Result<()> {
+    output.write(lines)?;
+    lines.clear();
+    lines.shrink_to(KEPT_BYTES_MAX);
+    Ok(())
+}
+
 struct Printer {
     selection: Selection,
     lines: ChangeWriter,
@@ -198,20 +209,28 @@ impl Printer {
         }
     }
 
-    fn flush(&mut self, output: &Output) -> Result<()> {
-        output.write(&self.buffer)?;
-        self.buffer.clear();
-        // An entry can be large; its memory is not kept for the next one.
-        self.buffer.shrink_to(WRITE_BYTES * 4);
-        Ok(())
-    }
-
-    /// What is there now, in large writes.
+    /// What is there now, in large writes by a second thread.
     fn print(mut self, log: &Log, output: &Output, start: Offset, progress: &Progress<'_>) -> Result<Exit> {
-        let (mut reader, mut after) = (log.reader(), start);
         // What is appended meanwhile is for the next reader: a reader slower than the writers would never end.
         let end = log.last_offset()?;
         progress.set_total(Total::Entries(end.0.saturating_sub(start.0)));
+        std::thread::scope(|threads| {
+            let mut stage = Stage::new(threads, |lines| write(output, lines));
+            let read = self.read_up_to(end, &mut log.reader(), start, progress, &mut stage);
+            // What lies before a damaged entry is good.
+            stage.finish(Some(self.buffer)).and(read)
+        })
+    }
+
+    fn read_up_to(
+        &mut self,
+        end: Offset,
+        reader: &mut Reader<'_>,
+        start: Offset,
+        progress: &Progress<'_>,
+        stage: &mut Stage<'_, '_, Vec<u8>, anyhow::Error>,
+    ) -> Result<Exit> {
+        let mut after = start;
         while after < end {
             if let Some(exit) = progress.stopped() {
                 return Ok(exit);
@@ -223,21 +242,28 @@ impl Printer {
                 }
                 self.add(&change);
                 Ok(ControlFlow::Continue(()))
-            });
-            let bytes = self.buffer.len() - before;
-            // What lies before a damaged entry is good.
-            if self.buffer.len() >= WRITE_BYTES || last.is_err() {
-                self.flush(output)?;
-            }
-            let last = last?;
+            })?;
             if last == after {
                 break;
             }
-            progress.add(last.0 - after.0, bytes as u64);
+            progress.add(last.0 - after.0, (self.buffer.len() - before) as u64);
             after = last;
+            if self.buffer.len() >= WRITE_BYTES && self.pass(stage).is_err() {
+                // Why is for the stage to say.
+                break;
+            }
         }
-        self.flush(output)?;
         Ok(Exit::Done)
+    }
+
+    fn pass(&mut self, stage: &mut Stage<'_, '_, Vec<u8>, anyhow::Error>) -> Result<(), StoringEnded> {
+        let is_large = self.buffer.len() > KEPT_BYTES_MAX;
+        self.buffer = stage.pass(std::mem::take(&mut self.buffer))?;
+        // One large entry in memory is enough.
+        while is_large && !stage.is_idle() {
+            stage.take_back()?;
+        }
+        Ok(())
     }
 
     /// What is there, then what arrives, at once; until the reader of stdout goes away.
@@ -250,7 +276,7 @@ impl Printer {
                 self.add(&change);
                 Ok(ControlFlow::Continue(()))
             });
-            self.flush(output)?;
+            write(output, &mut self.buffer)?;
             if any? {
                 continue;
             }
