@@ -18,7 +18,7 @@ use nix::errno::Errno;
 
 use super::datafile;
 use super::layout::{FeedRow, Run};
-use super::raw::{EdgeTxn, Fresh};
+use super::raw::{EdgeTxn, Fresh, prefetch_next};
 use crate::entry::{Offset, PeerId};
 use crate::error::{Error, Result};
 
@@ -254,6 +254,7 @@ impl<T: Transaction> Txn<T> {
         let from = from.0.to_ne_bytes();
         let mut next = found(cursor.get(Some(&from), None, ffi::MDB_SET_RANGE))?;
         while let Some((key, record)) = next {
+            prefetch_next(record);
             if each(offset_of(key)?, record)?.is_break() {
                 break;
             }

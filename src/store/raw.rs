@@ -121,3 +121,18 @@ impl Transaction for EdgeTxn<'_> {
 fn checked(code: c_int) -> lmdb::Result<()> {
     if code == ffi::MDB_SUCCESS { Ok(()) } else { Err(lmdb::Error::from_err_code(code)) }
 }
+
+/// Asks the processor for the rows behind this one in the order of the keys: LMDB fills a page from its end, and a scan waits
+/// for memory longer than for all else.
+pub fn prefetch_next(row: &[u8]) {
+    /// Two rows of a usual log line.
+    const AHEAD_BYTES: usize = 512;
+    #[cfg(target_arch = "x86_64")]
+    for at in (0..row.len().min(1024)).step_by(64) {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        // SAFETY: a hint; nothing happens at an address that is not mapped.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(row.as_ptr().wrapping_add(at).wrapping_sub(AHEAD_BYTES).cast()) }
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = (row, AHEAD_BYTES);
+}

@@ -1,7 +1,5 @@
 //! Reading: short snapshots, each record checked.
 
-use std::collections::HashMap;
-use std::collections::hash_map;
 use std::ops::ControlFlow;
 
 use xxhash_rust::xxh3::xxh3_64;
@@ -27,19 +25,19 @@ impl Default for Bounds {
     }
 }
 
-/// The names cached by one reader; more feeds than this are looked up again.
-const NAMES_MAX: usize = 1 << 16;
+/// Feeds of a higher number are looked up again whenever another one came between.
+const NAMES_MAX: u32 = 1 << 16;
 
 /// Reads a log. Each call sees one snapshot; nothing is held between calls.
 pub struct Reader<'l> {
     pub(super) log: &'l Log,
-    names: HashMap<u32, PeerId>,
+    names: Names,
 }
 
 impl Log {
     /// A reader.
     pub fn reader(&self) -> Reader<'_> {
-        Reader { log: self, names: HashMap::new() }
+        Reader { log: self, names: Names::default() }
     }
 }
 
@@ -88,7 +86,7 @@ impl Reader<'_> {
         let names = &mut self.names;
         txn.records(after.next(), |offset, record| {
             let (number, seq, entry) = check_record(offset, record)?;
-            let peer = name(names, &txn, number)?;
+            let peer = names.of(number, &txn)?;
             let flow = each(Change { offset, peer, seq, entry })?;
             (last, entries, bytes) = (offset, entries + 1, bytes + record.len());
             let full = entries >= bounds.entries_max || bytes >= bounds.bytes_max;
@@ -111,7 +109,7 @@ impl Reader<'_> {
         if (number, found_seq) != (feed.number, seq) {
             return Err(Error::Corrupt(format!("the index of {peer} points to another entry at offset {offset}")));
         }
-        let peer = name(&mut self.names, &txn, number)?;
+        let peer = self.names.of(number, &txn)?;
         Ok(Some(each(Change { offset, peer, seq, entry })))
     }
 
@@ -135,13 +133,28 @@ impl Reader<'_> {
     }
 }
 
-fn name<'n>(names: &'n mut HashMap<u32, PeerId>, txn: &ReadTxn<'_>, number: u32) -> Result<&'n PeerId> {
-    if names.len() >= NAMES_MAX && !names.contains_key(&number) {
-        names.clear();
-    }
-    match names.entry(number) {
-        hash_map::Entry::Occupied(known) => Ok(known.into_mut()),
-        hash_map::Entry::Vacant(new) => Ok(new.insert(txn.peer(number)?)),
+/// The ids of feeds by their numbers, which are given in order.
+#[derive(Default)]
+struct Names {
+    first: Vec<Option<PeerId>>,
+    other: Option<(u32, PeerId)>,
+}
+
+impl Names {
+    fn of(&mut self, number: u32, txn: &ReadTxn<'_>) -> Result<&PeerId> {
+        if number >= NAMES_MAX {
+            let other = self.other.take().filter(|(known, _)| *known == number);
+            let named = other.map_or_else(|| txn.peer(number).map(|peer| (number, peer)), Ok)?;
+            return Ok(&self.other.insert(named).1);
+        }
+        let at = number as usize;
+        if at >= self.first.len() {
+            self.first.resize(at + 1, None);
+        }
+        match &mut self.first[at] {
+            Some(known) => Ok(known),
+            new => Ok(new.insert(txn.peer(number)?)),
+        }
     }
 }
 
