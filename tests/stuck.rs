@@ -69,7 +69,7 @@ fn a_stderr_that_nobody_reads_does_not_hold_the_lock() {
 fn blank_lines_take_no_memory() {
     let place = Place::new();
     for command in ["append", "write"] {
-        let line = "head -c 300M /dev/zero | tr '\\0' '\\n' | (ulimit -v 200000; $scuttleup --log \"$LOG\" $COMMAND)";
+        let line = "head -c 150M /dev/zero | tr '\\0' '\\n' | (ulimit -v 130000; $scuttleup --log \"$LOG\" $COMMAND)";
         shell(line).env("LOG", place.log(command)).env("COMMAND", command).success();
     }
 }
