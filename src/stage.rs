@@ -89,6 +89,17 @@ where
         Ok(())
     }
 
+    /// Waits until all that was passed on is stored: of batches that are large one is enough.
+    ///
+    /// # Errors
+    /// [`StoringEnded`].
+    pub fn settle(&mut self) -> Result<(), StoringEnded> {
+        while !self.is_idle() {
+            self.take_back()?;
+        }
+        Ok(())
+    }
+
     /// Whether all that was passed on is stored.
     pub fn is_idle(&self) -> bool {
         self.storing.as_ref().is_none_or(|storing| storing.on_the_way == 0)

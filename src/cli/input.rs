@@ -24,6 +24,8 @@ const PIPE_BYTES: i32 = 1 << 20;
 /// A batch is full at one of these.
 const BATCH_LINES_MAX: usize = 16 << 10;
 const BATCH_BYTES_MAX: usize = 4 << 20;
+/// A batch can be one long line; more memory than this is not kept for the next one.
+const KEPT_BYTES_MAX: usize = 4 * BATCH_BYTES_MAX;
 
 /// How stdin is cut.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -106,6 +108,9 @@ pub fn pump<T: Send + 'static>(
             store(batch)?;
             progress.add(batch.items.len() as u64, std::mem::take(&mut batch.input_bytes));
             batch.items.clear();
+            if batch.buffer.len() > KEPT_BYTES_MAX {
+                batch.buffer = Vec::new();
+            }
             Ok(())
         });
         let mut source =
@@ -255,12 +260,15 @@ impl<T: Send + 'static, C: FnMut(Line<'_>) -> Result<Option<T>, Error>> Source<'
         let rest = self.start..self.end;
         let mut tail = self.batch.buffer[rest].to_vec();
         let full = std::mem::take(&mut self.batch);
+        let is_large = full.buffer.len() > KEPT_BYTES_MAX;
         self.batch = stage.pass(full)?;
+        if is_large {
+            stage.settle()?;
+        }
         self.scanned = self.scanned.saturating_sub(self.start);
         self.end = tail.len();
         self.start = 0;
-        // A long line's memory is given back once it is stored.
-        if self.batch.buffer.len() < tail.len() || self.batch.buffer.len() > 4 * BATCH_BYTES_MAX {
+        if self.batch.buffer.len() < tail.len() {
             tail.resize(tail.len().max(BATCH_BYTES_MAX + READ_BYTES), 0);
             self.batch.buffer = tail;
         } else {

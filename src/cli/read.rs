@@ -259,11 +259,7 @@ impl Printer {
     fn pass(&mut self, stage: &mut Stage<'_, '_, Vec<u8>, anyhow::Error>) -> Result<(), StoringEnded> {
         let is_large = self.buffer.len() > KEPT_BYTES_MAX;
         self.buffer = stage.pass(std::mem::take(&mut self.buffer))?;
-        // One large entry in memory is enough.
-        while is_large && !stage.is_idle() {
-            stage.take_back()?;
-        }
-        Ok(())
+        if is_large { stage.settle() } else { Ok(()) }
     }
 
     /// What is there, then what arrives, at once; until the reader of stdout goes away.

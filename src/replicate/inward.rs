@@ -233,7 +233,11 @@ impl Inward<'_, '_, '_> {
 
     fn pass(&mut self) -> Result<(), StoringEnded> {
         if !self.batch.is_empty() {
+            let is_large = self.batch.is_large();
             self.batch = self.stage.pass(std::mem::take(&mut self.batch))?;
+            if is_large {
+                self.stage.settle()?;
+            }
             // It may have been us who did not listen.
             self.last_progress = Instant::now();
         }

@@ -16,6 +16,8 @@ use crate::store::{Put, Writer};
 /// A batch is full at one of these.
 const BATCH_CHANGES_MAX: usize = 16 << 10;
 const BATCH_BYTES_MAX: usize = 4 << 20;
+/// A large entry makes a batch of more; more memory than this is not kept for the next one.
+const KEPT_BYTES_MAX: usize = 2 * BATCH_BYTES_MAX;
 /// The longest gap that is accepted: nobody deletes more one by one, and a wrong number must not fill the disk.
 const GAP_ENTRIES_MAX: u32 = 1 << 20;
 /// The most feeds that stop before the session does.
@@ -91,10 +93,14 @@ impl Batch {
         self.changes.len() >= BATCH_CHANGES_MAX || self.bytes.len() >= BATCH_BYTES_MAX
     }
 
+    /// Whether there is a large entry in it.
+    pub fn is_large(&self) -> bool {
+        self.bytes.len() > KEPT_BYTES_MAX
+    }
+
     fn clear(&mut self) {
         self.bytes.clear();
-        // A large entry's memory is given back.
-        self.bytes.shrink_to(2 * BATCH_BYTES_MAX);
+        self.bytes.shrink_to(KEPT_BYTES_MAX);
         self.peers.clear();
         self.changes.clear();
         self.runs.clear();
