@@ -116,7 +116,7 @@ pub struct Outcome {
     pub sent: u64,
     /// Those of them that the other side has on disk, where the wire tells (the native one).
     pub durable: Option<u64>,
-    /// Entries that the other side lacked at the start and that were not sent.
+    /// Entries that the other side lacked at the start and that were not sent; when cut, those appended since, too.
     pub unsent: u64,
     /// Entries stored.
     pub received: u64,
@@ -214,6 +214,8 @@ where
     let mut sent = outward?;
     if outcome.wire == Some(Wire::Native) {
         native::account(&shared, &mut sent)?;
+        // However the stream ended: both FINs say that it may.
+        outcome.cut = !shared.link().is_over();
     } else {
         outcome.cut |= sent.closed && sent.unsent > 0;
     }

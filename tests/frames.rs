@@ -61,14 +61,15 @@ pub fn change(peer: impl AsRef<[u8]>, seq: u64, entry: impl AsRef<[u8]>) -> Vec<
 }
 
 /// Takes a varint off the front; `None` when there is none that is whole.
-fn take_varint(bytes: &mut &[u8]) -> Option<u64> {
+pub fn take_varint(bytes: &mut &[u8]) -> Option<u64> {
     let length = bytes.iter().position(|byte| byte & 0x80 == 0)? + 1;
     let (varint, rest) = bytes.split_at(length);
     *bytes = rest;
     Some(varint.iter().rev().fold(0, |value, byte| value << 7 | u64::from(byte & 0x7f)))
 }
 
-fn take<'a>(bytes: &mut &'a [u8], length: u64) -> Option<&'a [u8]> {
+/// Takes so many bytes off the front; `None` when there are not as many.
+pub fn take<'a>(bytes: &mut &'a [u8], length: u64) -> Option<&'a [u8]> {
     let (taken, rest) = bytes.split_at_checked(usize::try_from(length).ok()?)?;
     *bytes = rest;
     Some(taken)

@@ -8,6 +8,7 @@ mod in_sync;
 mod pairs;
 mod retry;
 mod silence;
+mod words;
 
 use std::fmt::Write as _;
 use std::io::{PipeReader, PipeWriter, Read, Write, pipe};

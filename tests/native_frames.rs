@@ -2,7 +2,7 @@
 
 use xxhash_rust::xxh3::{xxh3_64, xxh3_128};
 
-use crate::frames::{PREAMBLE, bytes_field, frame, number_field};
+use crate::frames::{PREAMBLE, bytes_field, frame, number_field, take, take_varint};
 
 pub const HELLO: u8 = 1;
 pub const HEADS: u8 = 2;
@@ -13,6 +13,8 @@ pub const FORK: u8 = 6;
 pub const SYNCED: u8 = 7;
 pub const ERROR: u8 = 8;
 pub const FIN: u8 = 9;
+/// No type: an empty frame has none.
+pub const HEARTBEAT: u8 = 0;
 
 /// The longest entry that is taken unless the caller says otherwise.
 const ENTRY_BYTES_MAX: u64 = 64 << 20;
@@ -47,9 +49,27 @@ pub fn root(feeds: &[(&str, u32, u128)]) -> u128 {
 }
 
 pub fn hello(id: &str, mode: u64, live: bool, root: u128) -> Vec<u8> {
+    hello_with(id, mode, live, root, ENTRY_BYTES_MAX)
+}
+
+/// The HELLO of a one-shot side that takes entries up to so many bytes.
+pub fn hello_taking(id: &str, entry_bytes_max: u64) -> Vec<u8> {
+    hello_with(id, 1, false, 7, entry_bytes_max)
+}
+
+fn hello_with(id: &str, mode: u64, live: bool, root: u128, entry_bytes_max: u64) -> Vec<u8> {
     let who = [number_field(1, 1), bytes_field(2, id), number_field(3, mode), number_field(4, u64::from(live))];
-    let rest = [chain_field(5, root), number_field(6, ENTRY_BYTES_MAX), [&[7 << 3 | 1][..], &[0; 8]].concat()];
+    let rest = [chain_field(5, root), number_field(6, entry_bytes_max), [&[7 << 3 | 1][..], &[0; 8]].concat()];
     typed(HELLO, [who.concat(), rest.concat()].concat())
+}
+
+/// The types of the whole frames of a stream; an empty frame is a [`HEARTBEAT`].
+pub fn kinds(stream: &[u8]) -> Vec<u8> {
+    let (mut rest, mut kinds) = (stream.strip_prefix(PREAMBLE).unwrap_or_default(), Vec::new());
+    while let Some(frame) = take_varint(&mut rest).and_then(|length| take(&mut rest, length)) {
+        kinds.push(frame.first().copied().unwrap_or(HEARTBEAT));
+    }
+    kinds
 }
 
 /// Takes the nonce, which nobody can foresee, out of a HELLO at the front, or after a preamble: then it is 0.

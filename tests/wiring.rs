@@ -114,6 +114,19 @@ fn commands_that_do_not_work() {
     assert_eq!(heads(&a), before);
 }
 
+/// It is given the time to say why.
+#[test]
+fn a_command_that_does_not_speak_the_protocol_says_its_last_words() {
+    let place = Place::new();
+    let (a, _) = two_logs(&place);
+    let command = ["sh", "-c", "echo Login incorrect; cat >/dev/null; echo these are its last words >&2; exit 5"];
+    let run = Run::new(&a).args(["replicate", "--once", "--"]).args(command);
+    let printed = run.stderr_has("the other side said: Login incorrect").status(7);
+    for said in ["these are its last words\n", "(sh ended with exit status: 5)"] {
+        assert!(printed.stderr.contains(said), "{}", printed.stderr);
+    }
+}
+
 /// The words of one who is not complete do not speak of an end that was none.
 #[test]
 fn a_command_that_ends_badly_after_a_whole_session_is_named() {

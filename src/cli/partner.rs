@@ -42,25 +42,26 @@ pub fn with_command(
     let mut child = child.map_err(|err| Error::io(format!("{name} cannot be run"), err))?;
     let (Some(output), Some(input)) = (child.stdin.take(), child.stdout.take()) else { unreachable!("both are pipes") };
     let outcome = replicate(log, input, output, options, &|notice| transfer.tell(notice));
-    // It has nothing more to say to us: we stop, we fail, or we left it while it was live.
-    let dismissed = outcome.as_ref().map_or(true, |outcome| outcome.stopped || outcome.left_first);
-    // It has closed its output too early; it may be about to end with a message of its own.
-    let early = outcome.as_ref().is_ok_and(|outcome| outcome.peer.is_none() || outcome.cut);
+    // It has nothing more to say to us: we stop, or we left it while it was live.
+    let dismissed = outcome.as_ref().is_ok_and(|outcome| outcome.stopped || outcome.left_first);
+    // It has closed its output too early, or it is to hear why we fail; it may be about to end with a message of its own.
+    let early = outcome.as_ref().map_or(true, |outcome| outcome.peer.is_none() || outcome.cut);
     let patience = match (dismissed, early) {
         (true, _) => PollTimeout::ZERO,
         (false, true) => PollTimeout::from(EARLY_MILLIS),
         (false, false) => PollTimeout::NONE,
     };
     let status = wait_for(child, patience, stop)?;
-    let outcome = outcome.map_err(|err| match err {
-        Error::Wire(why) if !status.success() && !dismissed => Error::Wire(format!("{why} ({name} ended with {status})")),
-        err => err,
+    let failed = status.filter(|status| !dismissed && !status.success()).map(|status| format!("{name} ended with {status}"));
+    let outcome = outcome.map_err(|err| match (err, &failed) {
+        (Error::Wire(why), Some(failed)) => Error::Wire(format!("{why} ({failed})")),
+        (err, _) => err,
     })?;
     // A session that both sides have ended is what it is: how COMMAND ends afterwards, it has said by itself.
     let is_over = outcome.wire == Some(Wire::Native) && !outcome.cut;
-    let failed = (!dismissed && !is_over && !status.success()).then(|| format!("{name} ended with {status}"));
+    let failed = failed.filter(|_| !is_over);
     // What a shell says, here or over there, of a program that it does not find or may not run: no other try will mend it.
-    if let (None, Some(failed), Some(126 | 127)) = (&outcome.peer, &failed, status.code()) {
+    if let (None, Some(failed), Some(126 | 127)) = (&outcome.peer, &failed, status.and_then(|status| status.code())) {
         bail!("{failed}: what it was to run is not there, or not for us to run: check COMMAND, and the PATH where it looks");
     }
     Ok((outcome, failed))
@@ -70,7 +71,8 @@ pub fn with_command(
 const ASKED_MILLIS: u16 = 5000;
 
 /// Waits until `child` has ended; asks it to end when `patience` is over, or when `stop` comes, and then makes it.
-fn wait_for(mut child: Child, patience: PollTimeout, stop: &Stop) -> Result<ExitStatus> {
+/// How it ended, if it did by itself.
+fn wait_for(mut child: Child, patience: PollTimeout, stop: &Stop) -> Result<Option<ExitStatus>> {
     let pid = Pid::from_raw(i32::try_from(child.id())?);
     let (ended, ends) = io::pipe()?;
     std::thread::scope(|threads| {
@@ -81,7 +83,8 @@ fn wait_for(mut child: Child, patience: PollTimeout, stop: &Stop) -> Result<Exit
         });
         let mut fds = [PollFd::new(ended.as_fd(), PollFlags::POLLIN), PollFd::new(stop.as_fd(), PollFlags::POLLIN)];
         while poll(&mut fds, patience).is_err() {}
-        if fds[0].any() != Some(true) {
+        let by_itself = fds[0].any() == Some(true);
+        if !by_itself {
             kill(pid, Signal::SIGTERM).ok();
             let mut fds = [PollFd::new(ended.as_fd(), PollFlags::POLLIN)];
             while poll(&mut fds, PollTimeout::from(ASKED_MILLIS)).is_err() {}
@@ -90,6 +93,6 @@ fn wait_for(mut child: Child, patience: PollTimeout, stop: &Stop) -> Result<Exit
             }
         }
         let status = waiting.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-        Ok(status?)
+        Ok(Some(status?).filter(|_| by_itself))
     })
 }

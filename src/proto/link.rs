@@ -2,7 +2,7 @@
 
 mod differ;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use super::Mode;
 use super::fork::{ChainOf, Difference, Forks};
@@ -73,6 +73,8 @@ pub struct Link {
     acks: BTreeMap<u32, u32>,
     /// The first entry of each feed that is longer than the other side takes.
     too_long: Vec<(PeerId, Seq)>,
+    /// The same for all time: unless it comes from there, nothing of the feed goes there.
+    withheld: HashMap<FeedKey, u32>,
     failed: bool,
 }
 
@@ -103,6 +105,7 @@ impl Link {
             entries_new: 0,
             acks: BTreeMap::new(),
             too_long: Vec::new(),
+            withheld: HashMap::new(),
             failed: false,
         }
     }
@@ -264,13 +267,13 @@ impl Link {
     /// Those of `chain_before`.
     pub fn offer(&mut self, out: &mut Vec<u8>, change: &Change<'_>, chain_before: impl FnOnce() -> Result<Chain>) -> Result<()> {
         let (feed, known) = self.work_on(change.peer);
-        if *known >= change.seq.get() || self.forks.is_stopped(feed) {
+        if *known >= change.seq.get() || self.forks.is_stopped(feed) || self.is_withheld(feed) {
             return Ok(());
         }
         if let (Entry::Bytes(bytes, _), Some(theirs)) = (change.entry, &self.theirs)
             && bytes.len() as u64 > theirs.entry_bytes_max
         {
-            self.forks.stop(feed)?;
+            self.withheld.insert(feed, change.seq.get());
             self.too_long.push((change.peer.clone(), change.seq));
             return Ok(());
         }
@@ -281,6 +284,11 @@ impl Link {
     /// Ends the run in the making.
     pub fn close_run(&mut self, out: &mut Vec<u8>) {
         self.sending.close(out);
+    }
+
+    /// Whether the other side lacks an entry of this feed that is longer than it takes; what comes from there is welcome.
+    pub fn is_withheld(&self, feed: FeedKey) -> bool {
+        self.withheld.get(&feed).is_some_and(|&seq| self.known(feed) < seq)
     }
 
     /// Feeds that were stopped because their next entry is longer than the other side takes; each is told once.
@@ -328,7 +336,7 @@ impl Link {
         if compared && self.caught_up && !std::mem::replace(&mut self.synced_sent, true) {
             put_synced(out);
         }
-        if self.may_end() && !std::mem::replace(&mut self.fin_sent, true) {
+        if self.may_end() && !self.failed && !std::mem::replace(&mut self.fin_sent, true) {
             put_fin(out, self.sending.sent(), self.entries_new);
         }
     }

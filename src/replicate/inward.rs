@@ -79,7 +79,6 @@ pub fn run<'a>(
         outcome.cut |= outcome.silent;
         if outcome.wire == Some(Wire::Native) {
             outcome.stopped = end == End::Stopped;
-            outcome.cut |= !shared.link().is_over();
         } else {
             outcome.stopped = abandoned && incoming.greeted() && end != End::Silent;
         }

@@ -66,7 +66,7 @@ fn unsent(shared: &Shared<'_>) -> Result<u64> {
         shared.log.each_head(|peer, head| {
             let feed = FeedKey::of(peer);
             // After FIN, what was appended since is for the next session; only a feed with an entry that is too long has more.
-            if !link.has_fork(feed) && (link.is_stopped(feed) || !link.has_said_fin()) {
+            if !link.has_fork(feed) && (link.is_withheld(feed) || !link.has_said_fin()) {
                 unsent += u64::from(head.saturating_sub(link.known(feed)));
             }
         })?;
@@ -98,6 +98,10 @@ impl<'a> Native<'a> {
             self.shared.hush();
             let more = self.fill()?;
             let (framed, _) = self.shared.link().counts();
+            // A scan that finds nothing to send may go on for long.
+            if self.frames.is_empty() && pipe.last_write.elapsed() >= self.heartbeat() {
+                self.frames.extend_from_slice(HEARTBEAT);
+            }
             if !self.frames.is_empty() {
                 let went = pipe.write(&self.frames)?;
                 if went != Went::On {
@@ -124,6 +128,9 @@ impl<'a> Native<'a> {
         self.frames.clear();
         let mut link = self.shared.link();
         link.control(&mut self.frames);
+        if link.has_said_fin() {
+            return Ok(false);
+        }
         if link.wants_heads() {
             drop(link);
             return self.heads().map(|()| true);
@@ -212,9 +219,13 @@ impl<'a> Native<'a> {
         })
     }
 
+    fn heartbeat(&self) -> Duration {
+        Duration::from_millis(u64::from(self.shared.options.heartbeat_millis))
+    }
+
     /// Waits for something to do; sends a heartbeat when nothing else was sent for a while.
     fn wait<W: Write + AsFd>(&mut self, pipe: &mut Pipe<'_, W>) -> Result<Option<Went>> {
-        let heartbeat = Duration::from_millis(u64::from(self.shared.options.heartbeat_millis));
+        let heartbeat = self.heartbeat();
         loop {
             let left = heartbeat.saturating_sub(pipe.last_write.elapsed());
             let mut others = vec![

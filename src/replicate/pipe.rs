@@ -31,6 +31,8 @@ pub struct Pipe<'a, W: AsFd> {
     pub in_end: &'a PipeReader,
     /// The flags that it had.
     restore: Option<OFlag>,
+    /// Of a write that was given up, a part has gone out.
+    is_torn: bool,
     /// Bytes written.
     pub bytes: u64,
     /// When the last of them were.
@@ -45,7 +47,7 @@ impl<'a, W: Write + AsFd> Pipe<'a, W> {
             restore = Some(flags);
             fcntl(output.as_fd(), FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK)).ok();
         }
-        Self { output, shared, in_end, restore, bytes: 0, last_write: Instant::now() }
+        Self { output, shared, in_end, restore, is_torn: false, bytes: 0, last_write: Instant::now() }
     }
 
     /// For polling: has an event when the other side has closed its end.
@@ -53,14 +55,25 @@ impl<'a, W: Write + AsFd> Pipe<'a, W> {
         PollFd::new(self.output.as_fd(), PollFlags::empty())
     }
 
-    /// Writes what there is room for at once: the last words of a session that is over anyway.
+    /// Writes what there is room for at once: the last words of a session that is over anyway. Nothing in the middle of a
+    /// frame, which they would be taken for the rest of.
     pub fn write_some(&mut self, bytes: &[u8]) {
-        if let Ok(count) = self.output.write(bytes) {
+        if !self.is_torn
+            && let Ok(count) = self.output.write(bytes)
+        {
             self.bytes += count as u64;
         }
     }
 
-    pub fn write(&mut self, mut bytes: &[u8]) -> Result<Went> {
+    /// Writes whole frames.
+    pub fn write(&mut self, bytes: &[u8]) -> Result<Went> {
+        let before = self.bytes;
+        let went = self.write_all(bytes);
+        self.is_torn = !matches!(went, Ok(Went::On)) && self.bytes > before;
+        went
+    }
+
+    fn write_all(&mut self, mut bytes: &[u8]) -> Result<Went> {
         while !bytes.is_empty() {
             match self.output.write(bytes) {
                 Ok(count) => {

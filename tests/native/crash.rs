@@ -1,10 +1,13 @@
 //! A receiver that dies: what the sender called durable is there.
 
-use std::io::Read;
+use std::io::{PipeReader, PipeWriter, Read, Write};
+use std::sync::mpsc::{Receiver, channel};
+use std::thread;
 
 use nix::sys::signal::Signal;
 
 use crate::harness::{Place, Run, SCUTTLEUP, assert_equal};
+use crate::native_frames::{ACK, kinds};
 
 use super::{Cut, full_and_empty, number, once, order, replicate, report};
 
@@ -20,17 +23,42 @@ fn check(place: &Place, ended: &crate::harness::Ended, said: &str) -> (u64, u64)
     (durable, got.len() as u64)
 }
 
+/// Carries what the receiver says; tells when it has said the first ACK.
+fn carry_acks(mut from: PipeReader, mut to: PipeWriter) -> Receiver<()> {
+    let (tell, told) = channel();
+    thread::spawn(move || {
+        let (mut said, mut part) = (Vec::new(), vec![0; 1 << 16]);
+        while let Ok(count @ 1..) = from.read(&mut part) {
+            if to.write_all(&part[..count]).is_err() {
+                break;
+            }
+            said.extend_from_slice(&part[..count]);
+            if kinds(&said).contains(&ACK) {
+                tell.send(()).ok();
+            }
+        }
+    });
+    told
+}
+
+/// Bytes from the sender; these are waited for until something of them is acknowledged.
+const LAST: u64 = 3_000_000;
+
 #[test]
 fn what_was_called_durable_survives_a_kill_at_any_moment() {
     let (mut durables, mut rounds) = (0, 0);
-    for at in [1, 60_000, 300_000, 700_000, 1_200_000, 2_000_000, 3_000_000] {
+    for at in [1, 60_000, 300_000, 700_000, 1_200_000, 2_000_000, LAST] {
         let place = Place::new();
         let (a, b) = full_and_empty(&place, 30_000, 100);
         let ((from_a, a_out), (b_in, mut to_b)) = (std::io::pipe().expect("a pipe"), std::io::pipe().expect("a pipe"));
-        let (a_in, b_out) = std::io::pipe().expect("a pipe");
+        let ((a_in, to_a), (from_b, b_out)) = (std::io::pipe().expect("a pipe"), std::io::pipe().expect("a pipe"));
         let mut sender = replicate(&a, &["--once", "--json"]).spawn_on(a_in.into(), a_out.into());
         let mut receiver = replicate(&b, &["--once"]).spawn_on(b_in.into(), b_out.into());
+        let acked = carry_acks(from_b, to_a);
         std::io::copy(&mut from_a.try_clone().expect("a pipe").take(at), &mut to_b).expect("both are there");
+        if at == LAST {
+            acked.recv().expect("an ACK comes");
+        }
         receiver.signal(Signal::SIGKILL);
         drop((from_a, to_b));
         let (ended, _) = (sender.wait(), receiver.wait());
