@@ -97,6 +97,8 @@ pub enum Notice {
     TooLong(PeerId, Seq, u64),
     /// The other side holds more of our own feed than we do, up to this seq: we take it back.
     Behind(PeerId, u32),
+    /// The same, but our mode or the other side's does not let us take it back: we hold so many, the other side so many.
+    StaysBehind(PeerId, u32, u32),
     /// The other side has our own id: it is this log itself, or a copy of it.
     SameId(PeerId),
     /// The original's wire cannot carry deleted entries: so many were left out, the first one at.
@@ -216,6 +218,7 @@ where
         native::account(&shared, &mut sent)?;
         // However the stream ended: both FINs say that it may.
         outcome.cut = !shared.link().is_over();
+        outcome.stopped &= outcome.cut;
     } else {
         outcome.cut |= sent.closed && sent.unsent > 0;
     }

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
+use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::thread;
+use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -212,6 +214,21 @@ fn killed_readers_and_stopped_ones_block_nobody() {
     }
 }
 
+/// Sends the signal again and again until the process has ended.
+fn insist(mut run: Running, signal: Signal) -> Option<i32> {
+    let (end, ended) = channel::<()>();
+    let pid = Pid::from_raw(i32::try_from(run.pid()).expect("a pid"));
+    let signals = thread::spawn(move || {
+        while ended.recv_timeout(Duration::from_millis(50)) == Err(RecvTimeoutError::Timeout) {
+            kill(pid, signal).ok();
+        }
+    });
+    let code = run.wait().status.code();
+    drop(end);
+    signals.join().expect("it does not panic");
+    code
+}
+
 #[test]
 fn a_killed_writer_gives_its_lock_to_those_who_wait() {
     let place = Place::new();
@@ -236,6 +253,11 @@ fn a_killed_writer_gives_its_lock_to_those_who_wait() {
     for (number, waiting) in waiting.iter_mut().enumerate() {
         waiting.send(format!("{number}\n"));
     }
+    // One of them is not to wait any longer: what it has read is not stored.
+    let mut impatient = Run::new(&log).args(["append"]).spawn();
+    impatient.send("\"lost\"\n");
+    impatient.close();
+    assert_eq!(insist(impatient, Signal::SIGTERM), Some(143));
     // Readers do not wait for it.
     assert_eq!(read(&log), "");
     assert!(waiting.iter_mut().all(|waiting| waiting.line_now().is_none()));

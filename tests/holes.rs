@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::frames::{SYNC, change, handshake};
 use crate::harness::{Place, Run, append, assert_equal, heads};
 use crate::replicate::join;
 
@@ -45,6 +46,20 @@ fn a_hole_is_told_from_a_fork() {
         let ended = join(&a, &["--once", "--wire", "original"], &b, &["--once"]);
         assert_eq!((ended.0.status.code(), ended.1.status.code()), (Some(0), Some(0)), "{}", ended.1.printed.stderr);
         assert_eq!(heads(&a), heads(&b));
+    }
+}
+
+/// A wrong number must not fill the disk.
+#[test]
+fn a_gap_is_accepted_up_to_a_bound() {
+    for (seq, code) in [(1_048_577, 0), (1_048_578, 3)] {
+        let place = Place::new();
+        let log = place.log("a");
+        let stream = [handshake("b", &[("x", seq)], SYNC), change("x", seq, "1")].concat();
+        let run = Run::new(&log).args(["replicate", "--once", "--accept-gaps"]).stdin(stream);
+        let said = if code == 0 { "received 1" } else { "stores such entries as deleted, up to 1048576 in a row" };
+        run.stderr_has(said).status(code);
+        assert_eq!(heads(&log).len(), usize::from(code == 0));
     }
 }
 

@@ -26,6 +26,7 @@ mod progress;
 mod protocol;
 mod read;
 mod replicate;
+mod signals;
 mod sim;
 mod staleness;
 mod stuck;

@@ -12,7 +12,7 @@ use crate::frames::{Frame, decode};
 use crate::harness::{Place, Run, Running, SCUTTLEUP, assert_equal, heads, shell};
 use crate::replicate::{append, await_entries};
 
-fn two_logs(place: &Place) -> (PathBuf, PathBuf) {
+pub fn two_logs(place: &Place) -> (PathBuf, PathBuf) {
     let (a, b) = (place.log("a"), place.log("b"));
     append(&a, "{\"from\":\"a\"}\n");
     append(&b, "{\"from\":\"b\"}\n{\"from\":\"b\"}\n");

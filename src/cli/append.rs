@@ -7,7 +7,7 @@ use clap::{Arg, ArgAction, ArgMatches, Command};
 use scuttleup::{Entry, Error, Kind, Log, Tomb, check_json, ndjson};
 
 use super::exit::Exit;
-use super::input::{self, Batch, Cut, Line, pump};
+use super::input::{self, Batch, Cut, Limits, Line, pump};
 use super::output::Output;
 use super::progress::Progress;
 use super::signals::Stop;
@@ -59,7 +59,8 @@ pub fn run(context: &Context, args: &ArgMatches) -> Result<Exit> {
         Some(output) if !output.is_file() => Progress::off(),
         _ => input::progress(context.messages, &stop),
     };
-    pump(cut, line_bytes_max, &stop, &progress, check, |batch| store(&log, batch, ack.as_ref(), &stop))?;
+    let limits = Limits { line_bytes_max, entry_bytes_max: bytes_max };
+    pump(cut, limits, &stop, &progress, check, |batch| store(&log, batch, ack.as_ref(), &stop))?;
     Ok(stop.exit().unwrap_or(Exit::Done))
 }
 

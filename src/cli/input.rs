@@ -38,6 +38,13 @@ pub enum Cut {
     Whole,
 }
 
+/// How long a line may be, and what is said to be the limit: white space and escapes are no part of the entry.
+#[derive(Clone, Copy)]
+pub struct Limits {
+    pub line_bytes_max: usize,
+    pub entry_bytes_max: usize,
+}
+
 /// Checked input on its way to the log.
 pub struct Batch<T> {
     buffer: Vec<u8>,
@@ -95,7 +102,7 @@ fn bytes_left(stdin: &io::Stdin) -> Option<u64> {
 /// them durable. The first line that `check` refuses ends the input; what came before it is stored.
 pub fn pump<T: Send + 'static>(
     cut: Cut,
-    line_bytes_max: usize,
+    limits: Limits,
     stop: &Stop,
     progress: &Progress<'_>,
     check: impl FnMut(Line<'_>) -> Result<Option<T>, Error>,
@@ -114,7 +121,7 @@ pub fn pump<T: Send + 'static>(
             Ok(())
         });
         let mut source =
-            Source { cut, line_bytes_max, check, progress, batch: Batch::default(), start: 0, scanned: 0, end: 0, number: 0 };
+            Source { cut, limits, check, progress, batch: Batch::default(), start: 0, scanned: 0, end: 0, number: 0 };
         let read = source.read_all(stop, &mut stage);
         // What came before an error of the input is stored. An error of the log came first, and is the one that counts.
         let stored: Result<()> = stage.finish(Some(source.batch).filter(|batch| !batch.items.is_empty()));
@@ -134,7 +141,7 @@ enum Woken {
 struct Source<'p, T, C> {
     progress: &'p Progress<'p>,
     cut: Cut,
-    line_bytes_max: usize,
+    limits: Limits,
     check: C,
     batch: Batch<T>,
     /// In the batch's buffer: the line in work, how far it was searched, the end of what was read.
@@ -163,8 +170,12 @@ impl<T: Send + 'static, C: FnMut(Line<'_>) -> Result<Option<T>, Error>> Source<'
             }
             let full = self.batch.items.len() >= BATCH_LINES_MAX || self.start >= BATCH_BYTES_MAX;
             let idle = || stage.is_idle() && !ready(&stdin);
+            if !full && !idle() {
+                continue;
+            }
+            stop.be_patient();
             // If the storing has ended, its own error is the one to tell.
-            if (full || idle()) && self.pass(stage).is_err() {
+            if self.pass(stage).is_err() {
                 return Ok(());
             }
         }
@@ -238,8 +249,8 @@ impl<T: Send + 'static, C: FnMut(Line<'_>) -> Result<Option<T>, Error>> Source<'
     }
 
     fn check_length(&self, bytes: usize, number: u64) -> Result<()> {
-        if bytes > self.line_bytes_max {
-            return Err(self.bad(number, &Error::EntryTooLong(bytes as u64, self.line_bytes_max)));
+        if bytes > self.limits.line_bytes_max {
+            return Err(self.bad(number, &Error::EntryTooLong(bytes as u64, self.limits.entry_bytes_max)));
         }
         Ok(())
     }

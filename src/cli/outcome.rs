@@ -19,7 +19,7 @@ pub fn text(notice: Notice) -> String {
         }
         Notice::Gap(peer, head, seq) => format!(
             "gap: the other side sent entry {seq} of {peer} after {head}, what is between was deleted there; that feed is stopped: \
-             --accept-gaps stores such entries as deleted"
+             --accept-gaps stores such entries as deleted, up to 1048576 in a row"
         ),
         Notice::Hole(peer, seq) => format!(
             "gap: entry {seq} of {peer} is an accepted gap in one of the two logs and not in the other, so that the native wire \
@@ -32,6 +32,10 @@ pub fn text(notice: Notice) -> String {
         Notice::Behind(peer, seq) => {
             format!("this log was behind in its own feed: it takes the entries of {peer} up to {seq} back")
         }
+        Notice::StaysBehind(peer, head, seq) => format!(
+            "this log is behind in its own feed: the other side holds entries of {peer} up to {seq}, and this one up to {head}; \
+             sync or pull before you append, or the feed forks"
+        ),
         Notice::SameId(peer) => format!(
             "the other side has the same id, {peer}: it is this log itself or a copy of it; do not append to both, or they fork: \
              give one of them a new log, and bring its entries over with read and append"

@@ -81,6 +81,7 @@ pub fn run(context: &Context, args: &ArgMatches) -> Result<Exit> {
         );
     }
     let stop = Stop::on_signal()?;
+    stop.be_patient();
     let log = Log::open_or_create(&context.dir)?;
     let mode = match args.get_one::<String>("mode").map(String::as_str) {
         Some("push") => Mode::Push,
@@ -117,9 +118,13 @@ pub fn run(context: &Context, args: &ArgMatches) -> Result<Exit> {
             None => (partner::with_stdio(&log, options, &transfer)?, None),
         };
         drop(transfer);
-        let exit = stop.exit().unwrap_or_else(|| outcome::exit_of(&outcome, failed.as_deref()));
+        let ended = outcome::exit_of(&outcome, failed.as_deref());
+        // A signal that comes after the end changes nothing of it.
+        let exit = if ended == Exit::Done && !outcome.stopped { ended } else { stop.exit().unwrap_or(ended) };
         report.conclude(&outcome, failed.as_deref(), exit);
-        if exit != Exit::Incomplete || !args.get_flag("retry") {
+        // A fork does not heal, but all other feeds go on.
+        let is_worth_it = exit == Exit::Incomplete || exit == Exit::Fork && outcome.cut;
+        if !is_worth_it || !args.get_flag("retry") {
             return Ok(exit);
         }
         let pause = pauses.next(start.elapsed());

@@ -9,7 +9,7 @@ use scuttleup::ndjson::{Content, parse_change};
 use scuttleup::{Entry, Error, Kind, Log, PeerId, Put, Seq, Tomb};
 
 use super::exit::Exit;
-use super::input::{self, Batch, Cut, Line, pump};
+use super::input::{self, Batch, Cut, Limits, Line, pump};
 use super::progress::Progress;
 use super::signals::Stop;
 use super::{Context, entry_bytes, entry_bytes_arg};
@@ -46,7 +46,8 @@ pub fn run(context: &Context, args: &ArgMatches) -> Result<Exit> {
     let check = |line: Line<'_>| check(&line, bytes_max);
     let progress = input::progress(context.messages, &stop);
     let store = |batch: &Batch<Item>| store(&log, batch, &mut stopped, &progress);
-    pump(Cut::Lines, bytes_max * 6 + LINE_EXTRA_BYTES_MAX, &stop, &progress, check, store)?;
+    let limits = Limits { line_bytes_max: bytes_max * 6 + LINE_EXTRA_BYTES_MAX, entry_bytes_max: bytes_max };
+    pump(Cut::Lines, limits, &stop, &progress, check, store)?;
     let exit = match stopped {
         Stopped { forks: 1.., .. } => Exit::Fork,
         Stopped { gaps: 1.., .. } => Exit::Incomplete,

@@ -1,9 +1,9 @@
 //! The frames of the native wire, as they come.
 
-use super::Step;
 use super::inward::Inward;
 use super::keep::Keeper;
 use super::shared::Shared;
+use super::{Notice, Step};
 use crate::entry::Chain;
 use crate::error::Result;
 use crate::heads::FeedKey;
@@ -74,6 +74,11 @@ fn compare(
     shared.step(Step::Ahead(ahead.sum()));
     let found = shared.link().compared(rows, &differs, last, &mut shared.chain_of())?;
     let own = shared.log.own_id_now()?;
+    if !receives
+        && let Some((row, ours)) = rows.iter().zip(&ours).find(|(row, ours)| row.peer == own.as_str() && row.seq > ours.head)
+    {
+        (shared.notify)(Notice::StaysBehind(own.clone(), ours.head, row.seq));
+    }
     for (row, _) in rows.iter().zip(&ours).filter(|(row, ours)| receives && row.seq > ours.head) {
         awaited.push((FeedKey::of(row.peer), row.seq));
         if row.peer == own.as_str() {

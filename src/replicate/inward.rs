@@ -14,7 +14,7 @@ use super::shared::{Announced, Greet, InEnds, Shared};
 use super::{Notice, Outcome, Step};
 use crate::error::{Error, Result};
 use crate::follow::{poll_until, wait_for};
-use crate::heads::FeedKey;
+use crate::heads::{FeedKey, FeedMap};
 use crate::proto::{Handshake, Incoming, Remote, Wire};
 use crate::stage::{Stage, StoringEnded};
 
@@ -211,7 +211,8 @@ impl Inward<'_, '_, '_> {
             }
             let mut polled = fds.iter().map(|fd| fd.any() == Some(true));
             let [readable, stored, stopped, out] = sources.map(|source| source.is_some() && polled.next() == Some(true));
-            if stopped {
+            // The other side's FIN may have come already.
+            if stopped && !(readable && native && self.shared.link().has_said_fin()) {
                 return Ok(Wait::Over(End::Stopped));
             }
             if out {
@@ -307,7 +308,7 @@ impl Inward<'_, '_, '_> {
         let mut remote = self.shared.remote();
         if !self.incoming.greeted() {
             match self.incoming.handshake()? {
-                Some(handshake) => self.greet(&mut remote, handshake),
+                Some(handshake) => self.greet(&mut remote, handshake)?,
                 None => return Ok(()),
             }
         }
@@ -321,7 +322,7 @@ impl Inward<'_, '_, '_> {
     }
 
     /// The handshake has come: the outward thread may begin.
-    fn greet(&mut self, remote: &mut Remote, handshake: Handshake) {
+    fn greet(&mut self, remote: &mut Remote, handshake: Handshake) -> Result<()> {
         let Handshake { id, heads, mode } = handshake;
         self.outcome.peer = Some(id);
         let receives = mode.sends_to(self.shared.options.mode);
@@ -332,7 +333,20 @@ impl Inward<'_, '_, '_> {
         let awaited: Vec<_> = heads.iter().filter(|&(feed, seq)| receives && seq > ours.get(feed)).collect();
         self.shared.step(Step::Ahead(awaited.iter().map(|&(feed, seq)| u64::from(seq - ours.get(feed))).sum()));
         self.keeper.expect(awaited);
+        self.check_own(&heads, receives)?;
         *remote = Remote::new(heads);
         self.tell(Greet::Handshake(mode));
+        Ok(())
+    }
+
+    /// Tells when the other side holds more of our own feed than we do, and we cannot take it.
+    fn check_own(&self, theirs: &FeedMap, receives: bool) -> Result<()> {
+        let own = self.shared.log.own_id_now()?;
+        let feed = FeedKey::of(own.as_str());
+        let ours = self.shared.announced.get().map_or(0, |announced| announced.heads.get(feed));
+        if !receives && theirs.get(feed) > ours {
+            (self.shared.notify)(Notice::StaysBehind(own, ours, theirs.get(feed)));
+        }
+        Ok(())
     }
 }

@@ -269,7 +269,7 @@ impl<'a> Keeper<'a> {
             let mut put = writer.put(peer, *seq, entry, *tomb)?;
             if let Put::Gap(head) = put
                 && self.shared.options.accept_gaps
-                && seq.get() - head <= GAP_ENTRIES_MAX
+                && seq.get() - head - 1 <= GAP_ENTRIES_MAX
             {
                 bridge(&mut writer, peer, head, *seq)?;
                 put = writer.put(peer, *seq, entry, *tomb)?;

@@ -201,3 +201,23 @@ fn modes_see_forks_too_and_nothing_more_moves_than_they_let() {
         }
     }
 }
+
+/// A restored backup that cannot take back what it lacks of its own feed: the next append would fork.
+#[test]
+fn who_is_behind_in_its_own_feed_and_only_pushes_is_warned() {
+    for wire in ["native", "original"] {
+        for (mine, theirs) in [("push", "sync"), ("sync", "pull")] {
+            let place = Place::new();
+            let (a, b) = copied(&place, 3);
+            let own = id(&a);
+            append(&a, lines(2, "later"));
+            let args = ["--once", "--wire", wire, "--mode"];
+            let ended = join(&b, &[&args[..], &[mine]].concat(), &a, &[&args[..], &[theirs]].concat());
+            let said = format!(
+                "this log is behind in its own feed: the other side holds entries of {own} up to 5, and this one up to 3"
+            );
+            assert!(ended.0.printed.stderr.contains(&said), "{wire} {mine} {theirs}: {}", ended.0.printed.stderr);
+            assert!(!ended.1.printed.stderr.contains("behind"), "{}", ended.1.printed.stderr);
+        }
+    }
+}

@@ -6,7 +6,7 @@ use nix::sys::signal::Signal;
 
 use crate::harness::{Place, Run, append, assert_equal, shell};
 
-use super::{copy, replicate, report};
+use super::{copy, replicate, report, write};
 
 /// A COMMAND that notes each time it is run, and then does what `line` says.
 fn noting(place: &Place, run: Run, line: &str) -> Run {
@@ -98,6 +98,21 @@ fn what_another_try_would_not_mend_is_not_tried_again() {
     let place = Place::new();
     let (a, b) = two_logs(&place);
     assert_not_retried(&place, retry(&a, &[]), &server(&b, ""), 0);
+}
+
+/// All other feeds go on.
+#[test]
+fn a_session_with_a_fork_that_is_cut_is_tried_again() {
+    let place = Place::new();
+    let (a, b) = two_logs(&place);
+    write(&a, "{\"peer\":\"x\",\"seq\":1,\"entry\":1}\n");
+    write(&b, "{\"peer\":\"x\",\"seq\":1,\"entry\":2}\n");
+    // The first session ends once the fork is known.
+    let cut = "[ $(wc -l < \"$RUNS\") -gt 1 ] && exec \"$SCUTTLEUP\" -q --log \"$B\" replicate --once; \
+               exec \"$SCUTTLEUP\" --log \"$B\" replicate 2> >(grep -m 1 fork > /dev/null; kill $$)";
+    let run = noting(&place, replicate(&a, &["--retry"]), cut).env("B", &b);
+    let printed = run.stderr_has("trying again in 1 second\n").status(4);
+    assert_eq!(runs(&place), 2, "{}", printed.stderr);
 }
 
 #[test]

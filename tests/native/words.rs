@@ -149,7 +149,9 @@ fn what_is_behind_an_entry_that_we_cannot_send_is_taken() {
     let long = "8".repeat(2000);
     let texts: Vec<&str> = vec!["1", "2", "3", "4", "5", "6", "7", &long, "9", "10", "11", "12"];
     let log = log(&place);
-    texts[..10].iter().for_each(|text| drop(log.append(text.as_bytes()).expect("a log")));
+    for text in &texts[..10] {
+        log.append(text.as_bytes()).expect("a log");
+    }
     let ((input, mut to_it), (mut from_it, output)) = (pipe().expect("a pipe"), pipe().expect("a pipe"));
     let outcome = scope(|threads| {
         let once = Options { once: true, ..Options::default() };
