@@ -49,6 +49,41 @@ fn on_a_full_disk_append_fails_and_read_works() {
     assert_eq!(lines[4], format!("{{\"peer\":\"a\",\"seq\":{},\"own\":true}}", stored + 1));
 }
 
+/// LMDB writes its lock file through a map.
+#[test]
+fn on_a_full_disk_without_a_lock_file_all_fail_and_nothing_crashes() {
+    let place = Place::new();
+    let script = "mkdir -p \"$DISK\"; mount -t tmpfs -o size=4m none \"$DISK\"; export SCUTTLEUP_LOG=\"$DISK/log\"; \
+                  $SCUTTLEUP -q init --id a; seq 3 | $SCUTTLEUP append; rm \"$DISK/log/lock.mdb\"; \
+                  cat /dev/zero > \"$DISK/filler\" 2> /dev/null; \
+                  for command in read heads append \"replicate --once -- true\" \"--log $DISK/new init\"; do \
+                  echo 4 | $SCUTTLEUP $command; echo $?; done; \
+                  rm \"$DISK/filler\"; $SCUTTLEUP heads";
+    let run = Run::program("unshare").args(["--mount", "bash", "-c", script]).env("SCUTTLEUP", SCUTTLEUP);
+    let printed = run.env("DISK", place.path("disk")).stderr_has("no space to store more (No space left on device").success();
+    assert_eq!(printed.lines(), ["5", "5", "5", "5", "5", "{\"peer\":\"a\",\"seq\":3,\"own\":true}"]);
+}
+
+#[test]
+fn a_line_that_is_too_long_is_told_the_limit_of_entries() {
+    let place = Place::new();
+    let line = "head -c 10M /dev/zero | tr '\\0' x | $scuttleup --log \"$LOG\" $COMMAND --entry-bytes-max 1000";
+    for command in ["append", "write"] {
+        let run = shell(line).env("LOG", place.log(command)).env("COMMAND", command);
+        one_line(&run.stderr_has("over the limit of 1000: raise it with --entry-bytes-max").status(7));
+    }
+}
+
+#[test]
+fn heads_of_any_length_are_not_waited_for() {
+    let place = Place::new();
+    let log = place.log("a");
+    for line in ["cat /dev/zero", "echo; printf '%5000s'"] {
+        let line = format!("{line} | $scuttleup --log \"$LOG\" read --since-heads -");
+        one_line(&shell(&line).env("LOG", &log).stderr_has("longer than the 4096 bytes that a head takes").status(7));
+    }
+}
+
 #[test]
 fn help_that_cannot_be_written_is_an_error() {
     for args in ["--help", "--version", "help read"] {

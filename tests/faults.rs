@@ -193,6 +193,25 @@ fn what_is_no_data_file_is_an_error() {
 }
 
 #[test]
+fn an_entry_that_is_not_found_is_not_left_out_in_silence() {
+    let place = Place::new();
+    let log = place.log("a");
+    append(&log, (0..2000).map(|n| format!("\"needle-{n}-needle\"\n")).collect::<String>());
+    // LMDB counts the rows of a page by the end of their places, 12 bytes into it.
+    let needle = places(&log, b"\"needle-0-needle\"")[0];
+    let data = fs::read(log.join("data.mdb")).expect("the data file");
+    let at = needle / 4096 * 4096 + 12;
+    let lower = u16::from_le_bytes([data[at], data[at + 1]]) - 2;
+    patch(&log, at, &lower.to_le_bytes());
+    let gone = u64::from(lower - 16) / 2 + 1;
+    let said = format!("the entry at offset {gone} is not where it should be");
+    let printed = Run::new(&log).args(["read"]).stderr_has(&said).status(1);
+    one_line(&printed);
+    assert_eq!(printed.lines().len() as u64, gone - 1);
+    Run::new(&log).args(["read", "--after", &(gone - 1).to_string()]).stdout("").stderr_has(&said).status(1);
+}
+
+#[test]
 fn a_flipped_byte_of_an_entry_is_found_and_nothing_wrong_is_printed() {
     for (entry, at) in [("\"needle-needle\"".to_owned(), 3), (format!("\"needle-needle{}\"", "x".repeat(20_000)), 15_000)] {
         let place = Place::new();

@@ -1,7 +1,7 @@
 //! `read`: change lines in the order of arrival.
 
 use std::fs::File;
-use std::io::{self, BufRead, BufReader};
+use std::io::{self, BufRead, BufReader, Read};
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 
@@ -20,6 +20,9 @@ use super::{Context, bad_peer, signals};
 
 /// An entry can be large; more memory than this is not kept for the next one.
 const KEPT_BYTES_MAX: usize = WRITE_BYTES * 4;
+
+/// An id of 255 bytes, each escaped, and the rest of the line.
+const HEAD_BYTES_MAX: u64 = 4096;
 
 pub fn command() -> Command {
     Command::new("read").about("Print change lines in the order of arrival").args(options())
@@ -152,17 +155,23 @@ fn read_heads(path: &PathBuf) -> Result<Heads> {
     let stdin = path.as_os_str() == "-";
     let shown = if stdin { "stdin".into() } else { path.display().to_string() };
     let fail = |err| Error::io(format!("{shown} cannot be read"), err);
-    let input: Box<dyn BufRead> =
+    let mut input: Box<dyn BufRead> =
         if stdin { Box::new(BufReader::new(io::stdin())) } else { Box::new(BufReader::new(File::open(path).map_err(fail)?)) };
     let mut heads = Heads::new();
-    for (number, line) in (1u64..).zip(input.lines()) {
+    let mut line = Vec::new();
+    for number in 1u64.. {
+        line.clear();
+        let count = input.by_ref().take(HEAD_BYTES_MAX + 1).read_until(b'\n', &mut line).map_err(fail)?;
         let bad = |reason: String| BadInput { place: format!("{shown}, line {number}"), reason };
-        let line = line.map_err(|err| match err.kind() {
-            io::ErrorKind::InvalidData => anyhow::Error::from(bad("not UTF-8".into())),
-            _ => fail(err).into(),
-        })?;
+        if count as u64 > HEAD_BYTES_MAX {
+            return Err(bad(format!("longer than the {HEAD_BYTES_MAX} bytes that a head takes: see `scuttleup heads`")).into());
+        }
+        if count == 0 {
+            break;
+        }
+        let line = std::str::from_utf8(&line).map_err(|_| bad("not UTF-8".into()))?;
         if !line.trim().is_empty() {
-            let (peer, seq) = parse_head(&line).map_err(|err| bad(err.to_string()))?;
+            let (peer, seq) = parse_head(line.trim_end()).map_err(|err| bad(err.to_string()))?;
             heads.raise(&peer, seq);
         }
     }

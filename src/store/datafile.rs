@@ -17,6 +17,8 @@ use crate::error::{Error, Result, is_full};
 /// LMDB's file in the directory of a log.
 pub const NAME: &str = "data.mdb";
 
+/// Processes and threads that read at the same time.
+pub const READERS_MAX: u32 = 4096;
 const META_BYTES: usize = 152;
 const LMDB_MAGIC: u32 = 0xbeef_c0de;
 
@@ -95,6 +97,25 @@ pub fn disk_bytes(dir: &Path) -> Result<u64> {
     let path = dir.join(NAME);
     let meta = path.metadata().map_err(|err| Error::io(format!("{} cannot be read", path.display()), err))?;
     Ok(meta.blocks() * 512)
+}
+
+/// Makes sure of the blocks of LMDB's lock file, which LMDB writes through a map: on a full disk that would be SIGBUS.
+/// Before LMDB opens it, as a process that closes any descriptor of a file loses its locks on it.
+pub fn reserve_lock(dir: &Path) -> Result<()> {
+    /// LMDB's header, and 64 bytes a reader.
+    const BYTES: i64 = 192 + 64 * (READERS_MAX as i64 - 1);
+    let lock = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_CLOEXEC;
+    // Where that is not for us LMDB says so, or can do without.
+    let Ok(file) = open(&dir.join("lock.mdb"), lock, Mode::S_IRUSR | Mode::S_IWUSR) else { return Ok(()) };
+    let file = File::from(file);
+    if file.metadata().is_ok_and(|meta| meta.blocks() * 512 >= BYTES.unsigned_abs()) {
+        return Ok(());
+    }
+    match fallocate(&file, FallocateFlags::empty(), 0, BYTES) {
+        Err(err) if is_full(err) => Err(Error::DiskFull(err.into())),
+        // Not every file system can do that.
+        _ => Ok(()),
+    }
 }
 
 /// The size for the map: `most`, or half of a limited address space (ulimit -v): the heap needs room, too.

@@ -22,7 +22,6 @@ use super::raw::{EdgeTxn, Fresh, prefetch_next};
 use crate::entry::{Offset, PeerId};
 use crate::error::{Error, Result};
 
-const READERS_MAX: u32 = 4096;
 /// 1 TiB, sparse; less where the address space is limited.
 const MAP_BYTES_MAX: usize = 1 << 40;
 const MAP_BYTES_MIN: usize = 1 << 20;
@@ -61,12 +60,13 @@ impl Env {
     pub fn open(dir: &Path, write: bool) -> Result<Self> {
         let mut flags = EnvironmentFlags::NO_TLS;
         flags.set(EnvironmentFlags::READ_ONLY, !write);
+        datafile::reserve_lock(dir)?;
         let mut map_bytes = datafile::map_bytes(MAP_BYTES_MAX);
         let env = loop {
             let opened = Environment::new()
                 .set_flags(flags)
                 .set_max_dbs(TABLES)
-                .set_max_readers(READERS_MAX)
+                .set_max_readers(datafile::READERS_MAX)
                 .set_map_size(map_bytes)
                 .open_with_permissions(dir, 0o600);
             match opened {
@@ -162,6 +162,11 @@ fn found<T>(result: lmdb::Result<T>) -> Result<Option<T>> {
     }
 }
 
+/// Offsets have no gaps.
+fn missing(offset: Offset) -> Error {
+    Error::Corrupt(format!("the entry at offset {offset} is not where it should be"))
+}
+
 fn offset_of(key: Option<&[u8]>) -> Result<Offset> {
     let key = key.and_then(|key| key.try_into().ok());
     key.map(|key| Offset(u64::from_ne_bytes(key))).ok_or_else(|| super::layout::bad_row("entries"))
@@ -251,16 +256,21 @@ impl<T: Transaction> Txn<T> {
     /// Gives each record from `offset` on to `each`, unchecked, until it breaks.
     pub fn records(&self, from: Offset, mut each: impl FnMut(Offset, &[u8]) -> Result<ControlFlow<()>>) -> Result<()> {
         let cursor = self.cursor(self.tables.entries)?;
-        let from = from.0.to_ne_bytes();
-        let mut next = found(cursor.get(Some(&from), None, ffi::MDB_SET_RANGE))?;
+        let mut next = found(cursor.get(Some(&from.0.to_ne_bytes()), None, ffi::MDB_SET_RANGE))?;
+        let mut expected = from;
         while let Some((key, record)) = next {
             prefetch_next(record);
-            if each(offset_of(key)?, record)?.is_break() {
-                break;
+            let offset = offset_of(key)?;
+            if offset != expected {
+                return Err(missing(expected));
             }
+            if each(offset, record)?.is_break() {
+                return Ok(());
+            }
+            expected = offset.next();
             next = found(cursor.get(None, None, ffi::MDB_NEXT))?;
         }
-        Ok(())
+        if expected > self.last_offset()? { Ok(()) } else { Err(missing(expected)) }
     }
 
     /// The offset of the last entry, [`Offset::ZERO`] in an empty log.
