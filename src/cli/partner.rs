@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
+use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, ExitStatus, Stdio};
 
 use anyhow::{Result, bail};
@@ -53,8 +54,10 @@ pub fn with_command(
     };
     let status = wait_for(child, patience, stop)?;
     let failed = status.filter(|status| !dismissed && !status.success()).map(|status| format!("{name} ended with {status}"));
+    // Of SIGPIPE it dies because we do not listen any more.
+    let is_told = status.is_some_and(|status| status.signal() != Some(Signal::SIGPIPE as i32));
     let outcome = outcome.map_err(|err| match (err, &failed) {
-        (Error::Wire(why), Some(failed)) => Error::Wire(format!("{why} ({failed})")),
+        (Error::Wire(why), Some(failed)) if is_told => Error::Wire(format!("{why} ({failed})")),
         (err, _) => err,
     })?;
     // A session that both sides have ended is what it is: how COMMAND ends afterwards, it has said by itself.
