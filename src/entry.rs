@@ -100,9 +100,15 @@ impl Offset {
     pub const ZERO: Self = Self(0);
 
     /// The offset that follows.
+    ///
+    /// ```
+    /// # use scuttleup::Offset;
+    /// assert_eq!(Offset(7).next(), Offset(8));
+    /// assert_eq!(Offset(u64::MAX).next(), Offset(u64::MAX));
+    /// ```
     #[must_use]
     pub fn next(self) -> Self {
-        Self(self.0 + 1)
+        Self(self.0.saturating_add(1))
     }
 }
 

@@ -7,7 +7,7 @@
 use std::io::{PipeReader, PipeWriter, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::thread::{Scope, ScopedJoinHandle};
+use std::thread::{Builder, Scope, ScopedJoinHandle};
 
 use crate::error::{Error, Result};
 
@@ -136,7 +136,7 @@ where
     let (done, mut rings) = pipe.map_err(|err| Error::io("no pipe can be made", err))?;
     let (send, batches) = sync_channel::<B>(BATCHES_MAX);
     let (give_back, returned) = sync_channel(BATCHES_MAX);
-    let thread = scope.spawn(move || {
+    let thread = Builder::new().spawn_scoped(scope, move || {
         for mut batch in batches {
             store(&mut batch)?;
             // The reading thread may have ended; what is stored is stored.
@@ -145,5 +145,6 @@ where
         }
         Ok(())
     });
+    let thread = thread.map_err(|err| Error::io("no thread can be made", err))?;
     Ok(Storing { thread, send, returned, done, on_the_way: 0 })
 }

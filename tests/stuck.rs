@@ -35,16 +35,17 @@ fn a_signal_ends_a_session_that_cannot_write_and_has_nothing_to_read() {
     assert_eq!(session.wait().status.code(), Some(143));
 }
 
-/// Waits until a process sleeps in a poll with 1 MiB or so on its way: its main thread in a join, another in the poll.
+/// Waits until a process sleeps in a poll with 1 MiB or so on its way: its main thread in a join, another in the poll, as
+/// is the one that waits for signals.
 fn wait_for_full_pipe(pid: u32) {
     let is_stuck = || {
         let tasks = fs::read_dir(format!("/proc/{pid}/task")).ok()?;
         let calls = tasks.filter_map(|task| fs::read_to_string(task.ok()?.path().join("syscall")).ok());
         // poll is number 7 on x86-64, ppoll 73 on others; futex is how a thread is joined.
         let calls: Vec<_> = calls.filter_map(|call| Some(call.split(' ').next()?.to_owned())).collect();
-        let waits = calls.iter().any(|call| call == "7" || call == "73");
+        let waits = calls.iter().filter(|&call| call == "7" || call == "73").count() > 1;
         let joins = calls.iter().any(|call| call == "202" || call == "98");
-        (calls.len() > 1 && waits && joins).then_some(())
+        (waits && joins).then_some(())
     };
     while is_stuck().is_none() {
         assert!(fs::metadata(format!("/proc/{pid}")).is_ok(), "it has ended");

@@ -19,6 +19,9 @@ use super::transfer::Transfer;
 /// How long a COMMAND that has closed its output too early may take to end.
 const EARLY_MILLIS: u16 = 5000;
 
+/// And one with which we do not go on.
+const FAILED_MILLIS: u16 = 2000;
+
 /// Over stdin and stdout.
 pub fn with_stdio(log: &Log, options: Options<'_>, transfer: &Transfer<'_>) -> Result<Outcome> {
     let own = |err| Error::io("stdin and stdout cannot be taken over", err);
@@ -45,17 +48,18 @@ pub fn with_command(
     let outcome = replicate(log, input, output, options, &|notice| transfer.tell(notice));
     // It has nothing more to say to us: we stop, or we left it while it was live.
     let dismissed = outcome.as_ref().is_ok_and(|outcome| outcome.stopped || outcome.left_first);
-    // It has closed its output too early, or it is to hear why we fail; it may be about to end with a message of its own.
-    let early = outcome.as_ref().map_or(true, |outcome| outcome.peer.is_none() || outcome.cut);
-    let patience = match (dismissed, early) {
-        (true, _) => PollTimeout::ZERO,
-        (false, true) => PollTimeout::from(EARLY_MILLIS),
-        (false, false) => PollTimeout::NONE,
+    // If it has closed its output too early, or is to hear why we fail, it may be about to end with a message of its own.
+    let patience = match &outcome {
+        Err(_) => PollTimeout::from(FAILED_MILLIS),
+        Ok(_) if dismissed => PollTimeout::ZERO,
+        Ok(outcome) if outcome.peer.is_none() || outcome.cut => PollTimeout::from(EARLY_MILLIS),
+        Ok(_) => PollTimeout::NONE,
     };
     let status = wait_for(child, patience, stop)?;
     let failed = status.filter(|status| !dismissed && !status.success()).map(|status| format!("{name} ended with {status}"));
-    // Of SIGPIPE it dies because we do not listen any more.
-    let is_told = status.is_some_and(|status| status.signal() != Some(Signal::SIGPIPE as i32));
+    // Of SIGPIPE it dies because we do not listen any more; a shell says that in its own way.
+    let sigpipe = Signal::SIGPIPE as i32;
+    let is_told = status.is_some_and(|status| status.signal() != Some(sigpipe) && status.code() != Some(128 + sigpipe));
     let outcome = outcome.map_err(|err| match (err, &failed) {
         (Error::Wire(why), Some(failed)) if is_told => Error::Wire(format!("{why} ({failed})")),
         (err, _) => err,

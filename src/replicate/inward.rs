@@ -14,7 +14,7 @@ use super::shared::{Announced, Greet, InEnds, Shared};
 use super::{Notice, Outcome, Step};
 use crate::error::{Error, Result};
 use crate::follow::{poll_until, wait_for};
-use crate::heads::{FeedKey, FeedMap};
+use crate::heads::FeedKey;
 use crate::proto::{Handshake, Incoming, Remote, Wire};
 use crate::stage::{Stage, StoringEnded};
 
@@ -294,11 +294,20 @@ impl Inward<'_, '_, '_> {
         self.greet.send(greet).ok();
     }
 
-    /// The other side has said who it is.
+    /// The other side has said who it is, and on the original's wire what it holds.
     fn check_id(&self) -> Result<()> {
         let id = self.shared.log.own_id_now()?;
         if self.outcome.peer.as_ref() == Some(&id) {
-            (self.shared.notify)(Notice::SameId(id));
+            (self.shared.notify)(Notice::SameId(id.clone()));
+        }
+        // On the native wire its heads come later.
+        if self.outcome.wire == Some(Wire::Original) && !self.expects_end {
+            let feed = FeedKey::of(id.as_str());
+            let ours = self.shared.announced.get().map_or(0, |announced| announced.heads.get(feed));
+            let theirs = self.shared.remote().head(feed);
+            if theirs > ours {
+                (self.shared.notify)(Notice::StaysBehind(id, ours, theirs));
+            }
         }
         Ok(())
     }
@@ -308,7 +317,7 @@ impl Inward<'_, '_, '_> {
         let mut remote = self.shared.remote();
         if !self.incoming.greeted() {
             match self.incoming.handshake()? {
-                Some(handshake) => self.greet(&mut remote, handshake)?,
+                Some(handshake) => self.greet(&mut remote, handshake),
                 None => return Ok(()),
             }
         }
@@ -322,7 +331,7 @@ impl Inward<'_, '_, '_> {
     }
 
     /// The handshake has come: the outward thread may begin.
-    fn greet(&mut self, remote: &mut Remote, handshake: Handshake) -> Result<()> {
+    fn greet(&mut self, remote: &mut Remote, handshake: Handshake) {
         let Handshake { id, heads, mode } = handshake;
         self.outcome.peer = Some(id);
         let receives = mode.sends_to(self.shared.options.mode);
@@ -333,20 +342,7 @@ impl Inward<'_, '_, '_> {
         let awaited: Vec<_> = heads.iter().filter(|&(feed, seq)| receives && seq > ours.get(feed)).collect();
         self.shared.step(Step::Ahead(awaited.iter().map(|&(feed, seq)| u64::from(seq - ours.get(feed))).sum()));
         self.keeper.expect(awaited);
-        self.check_own(&heads, receives)?;
         *remote = Remote::new(heads);
         self.tell(Greet::Handshake(mode));
-        Ok(())
-    }
-
-    /// Tells when the other side holds more of our own feed than we do, and we cannot take it.
-    fn check_own(&self, theirs: &FeedMap, receives: bool) -> Result<()> {
-        let own = self.shared.log.own_id_now()?;
-        let feed = FeedKey::of(own.as_str());
-        let ours = self.shared.announced.get().map_or(0, |announced| announced.heads.get(feed));
-        if !receives && theirs.get(feed) > ours {
-            (self.shared.notify)(Notice::StaysBehind(own, ours, theirs.get(feed)));
-        }
-        Ok(())
     }
 }

@@ -100,8 +100,9 @@ pub fn disk_bytes(dir: &Path) -> Result<u64> {
 }
 
 /// Makes sure of the blocks of LMDB's lock file, which LMDB writes through a map: on a full disk that would be SIGBUS.
-/// Before LMDB opens it, as a process that closes any descriptor of a file loses its locks on it.
-pub fn reserve_lock(dir: &Path) -> Result<()> {
+/// Before LMDB opens it, as a process that closes any descriptor of a file loses its locks on it. Who only reads can do with
+/// the first page, which has place for 61 of them.
+pub fn reserve_lock(dir: &Path, write: bool) -> Result<()> {
     /// LMDB's header, and 64 bytes a reader.
     const BYTES: i64 = 192 + 64 * (READERS_MAX as i64 - 1);
     let lock = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_CLOEXEC;
@@ -111,7 +112,8 @@ pub fn reserve_lock(dir: &Path) -> Result<()> {
     if file.metadata().is_ok_and(|meta| meta.blocks() * 512 >= BYTES.unsigned_abs()) {
         return Ok(());
     }
-    match fallocate(&file, FallocateFlags::empty(), 0, BYTES) {
+    let reserve = |bytes| fallocate(&file, FallocateFlags::empty(), 0, bytes);
+    match reserve(BYTES).or_else(|err| if write { Err(err) } else { reserve(4096) }) {
         Err(err) if is_full(err) => Err(Error::DiskFull(err.into())),
         // Not every file system can do that.
         _ => Ok(()),

@@ -60,7 +60,7 @@ impl Env {
     pub fn open(dir: &Path, write: bool) -> Result<Self> {
         let mut flags = EnvironmentFlags::NO_TLS;
         flags.set(EnvironmentFlags::READ_ONLY, !write);
-        datafile::reserve_lock(dir)?;
+        datafile::reserve_lock(dir, write)?;
         let mut map_bytes = datafile::map_bytes(MAP_BYTES_MAX);
         let env = loop {
             let opened = Environment::new()
