@@ -98,7 +98,7 @@ impl<'a> Native<'a> {
             self.shared.hush();
             let more = self.fill()?;
             let (framed, _) = self.shared.link().counts();
-            // A scan that finds nothing to send may go on for long.
+            // Nothing to do, or a scan that finds nothing to send and may go on for long.
             if self.frames.is_empty() && pipe.last_write.elapsed() >= self.heartbeat() {
                 self.frames.extend_from_slice(HEARTBEAT);
             }
@@ -223,34 +223,25 @@ impl<'a> Native<'a> {
         Duration::from_millis(u64::from(self.shared.options.heartbeat_millis))
     }
 
-    /// Waits for something to do; sends a heartbeat when nothing else was sent for a while.
-    fn wait<W: Write + AsFd>(&mut self, pipe: &mut Pipe<'_, W>) -> Result<Option<Went>> {
-        let heartbeat = self.heartbeat();
-        loop {
-            let left = heartbeat.saturating_sub(pipe.last_write.elapsed());
-            let mut others = vec![
-                pipe.closed_fd(),
-                PollFd::new(pipe.in_end.as_fd(), PollFlags::POLLIN),
-                PollFd::new(self.shared.wake.as_fd(), PollFlags::POLLIN),
-            ];
-            others.extend(self.shared.options.stop.map(|stop| PollFd::new(stop, PollFlags::POLLIN)));
-            let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
-            let has_event = match &mut self.follower {
-                Some(follower) => follower.wait_until(&others, timeout)?,
-                None => poll_until(&mut others, timeout)?.then(|| others.iter().map(|fd| fd.any() == Some(true)).collect()),
-            };
-            let Some(has_event) = has_event else {
-                let went = pipe.write(HEARTBEAT)?;
-                if went != Went::On {
-                    return Ok(Some(went));
-                }
-                continue;
-            };
-            return Ok(match has_event[..] {
-                [true, ..] => Some(Went::Closed),
-                [_, true, ..] | [_, _, _, true] => Some(self.abandoned()),
-                _ => None,
-            });
-        }
+    /// Waits for something to do, or until a heartbeat is due.
+    fn wait<W: Write + AsFd>(&mut self, pipe: &Pipe<'_, W>) -> Result<Option<Went>> {
+        // A poll is told whole milliseconds: not one too few.
+        let left = self.heartbeat().saturating_sub(pipe.last_write.elapsed()) + Duration::from_millis(1);
+        let mut others = vec![
+            pipe.closed_fd(),
+            PollFd::new(pipe.in_end.as_fd(), PollFlags::POLLIN),
+            PollFd::new(self.shared.wake.as_fd(), PollFlags::POLLIN),
+        ];
+        others.extend(self.shared.options.stop.map(|stop| PollFd::new(stop, PollFlags::POLLIN)));
+        let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
+        let has_event = match &mut self.follower {
+            Some(follower) => follower.wait_until(&others, timeout)?,
+            None => poll_until(&mut others, timeout)?.then(|| others.iter().map(|fd| fd.any() == Some(true)).collect()),
+        };
+        Ok(match has_event.as_deref() {
+            Some([true, ..]) => Some(Went::Closed),
+            Some([_, true, ..] | [_, _, _, true]) => Some(self.abandoned()),
+            _ => None,
+        })
     }
 }
