@@ -1,14 +1,9 @@
 //! A link that is cut anywhere: never a success, and what came stays and is not sent again.
 
-use std::io::{self, PipeWriter, Read, Write, pipe};
-use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::mpsc::{Sender, channel};
+use std::io::{Read, Write, pipe};
 use std::thread;
 
-use scuttleup::{Log, Options};
-
 use crate::harness::{Place, append, assert_equal};
-use crate::native_frames::fin;
 
 use super::{Cut, full_and_empty, number, once, order, replicate, report};
 
@@ -87,60 +82,4 @@ fn an_entry_that_was_damaged_on_the_way_is_refused() {
         once(&a, &b, (0, 0));
         assert_equal(&a, &b);
     }
-}
-
-/// A pipe that tells when it is given up.
-struct Told(PipeWriter, Sender<()>);
-
-impl Write for Told {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.write(bytes)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.0.flush()
-    }
-}
-
-impl AsFd for Told {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
-    }
-}
-
-impl Drop for Told {
-    fn drop(&mut self) {
-        self.1.send(()).ok();
-    }
-}
-
-/// Its last words are on their way still when the other side has ended, and so has closed what it reads from.
-#[test]
-fn an_end_that_is_read_late_is_an_end() {
-    let place = Place::new();
-    let logs = ["a", "b"].map(|name| place.log(name));
-    append(&logs[0], format!("1\n\"{}\"\n3\n", "x".repeat(5000)));
-    let [a, b] = logs.map(|log| Log::open(log).expect("a log"));
-    let options = |entry_bytes_max| Options { once: true, entry_bytes_max, ..Options::default() };
-    let ((b_in, a_out), (mut from_b, b_out), (a_in, mut to_a)) =
-        (pipe().expect("a pipe"), pipe().expect("a pipe"), pipe().expect("a pipe"));
-    let (tell, told) = channel();
-    let (sent, received) = thread::scope(|threads| {
-        let sender = threads.spawn(|| scuttleup::replicate(&a, a_in, Told(a_out, tell), options(1 << 20), &|_| ()));
-        let receiver = threads.spawn(|| scuttleup::replicate(&b, b_in, b_out, options(4000), &|_| ()));
-        let (mut part, mut held, last_words) = (vec![0; 1 << 16], false, fin(0, 1));
-        while let Ok(count @ 1..) = from_b.read(&mut part) {
-            held = part[..count].ends_with(&last_words);
-            let passes = if held { count - last_words.len() } else { count };
-            to_a.write_all(&part[..passes]).expect("it is there");
-        }
-        assert!(held, "its last words were others");
-        let received = receiver.join().expect("it does not panic").expect("no error");
-        told.recv().expect("it notices");
-        to_a.write_all(&last_words).expect("it is there");
-        (sender.join().expect("it does not panic").expect("no error"), received)
-    });
-    assert!(!sent.cut && !received.cut, "{sent:?} {received:?}");
-    assert_eq!((sent.sent, sent.durable, sent.unsent, sent.gaps), (1, Some(1), 2, 1));
-    assert_eq!((received.received, received.missing), (1, 2));
 }

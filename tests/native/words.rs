@@ -12,7 +12,7 @@ use nix::fcntl::{FcntlArg, fcntl};
 use scuttleup::{Error, Log, Options, Outcome, Result};
 
 use crate::frames::PREAMBLE;
-use crate::harness::Place;
+use crate::harness::{Place, append};
 use crate::native_frames::{
     ACK, ERROR, FEED, FIN, HEARTBEAT, RUN, SYNCED, ack, chain_of, feed, fin, heads, hello, hello_taking, kinds, run, synced,
 };
@@ -273,6 +273,43 @@ fn a_reset_after_both_fins_is_no_cut() {
         joined(session).expect("no error")
     });
     assert!(outcome.complete(), "{outcome:?}");
+}
+
+/// Its last words are on their way still when the other side has ended, and so has closed what it reads from.
+#[test]
+fn an_end_that_is_read_late_is_an_end() {
+    let place = Place::new();
+    let logs = ["a", "b"].map(|name| place.log(name));
+    append(&logs[0], format!("1\n\"{}\"\n3\n", "x".repeat(5000)));
+    let [a, b] = logs.map(|log| Log::open(log).expect("a log"));
+    let options = |entry_bytes_max| Options { once: true, entry_bytes_max, ..Options::default() };
+    let ((b_in, a_out), (mut from_b, b_out), (a_in, mut to_a)) =
+        (pipe().expect("a pipe"), pipe().expect("a pipe"), pipe().expect("a pipe"));
+    let (held_by_output, given_up) = channel::<()>();
+    let mut there = a_out.try_clone().expect("a pipe");
+    let output = Output(a_out, move |bytes: &[u8]| {
+        let _ = &held_by_output;
+        there.write(bytes)
+    });
+    let (sent, received) = scope(|threads| {
+        let sender = threads.spawn(|| scuttleup::replicate(&a, a_in, output, options(1 << 20), &|_| ()));
+        let receiver = threads.spawn(|| scuttleup::replicate(&b, b_in, b_out, options(4000), &|_| ()));
+        let (mut part, mut held, last_words) = (vec![0; 1 << 16], false, fin(0, 1));
+        while let Ok(count @ 1..) = from_b.read(&mut part) {
+            held = part[..count].ends_with(&last_words);
+            let passes = if held { count - last_words.len() } else { count };
+            to_a.write_all(&part[..passes]).expect("it is there");
+        }
+        assert!(held, "its last words were others");
+        let received = joined(receiver).expect("no error");
+        // It notices, and gives its output up.
+        given_up.recv().expect_err("nothing is ever sent");
+        to_a.write_all(&last_words).expect("it is there");
+        (joined(sender).expect("no error"), received)
+    });
+    assert!(!sent.cut && !received.cut, "{sent:?} {received:?}");
+    assert_eq!((sent.sent, sent.durable, sent.unsent, sent.gaps), (1, Some(1), 2, 1));
+    assert_eq!((received.received, received.missing), (1, 2));
 }
 
 /// Reads until a frame of this type has come.
