@@ -65,5 +65,5 @@ pub use follow::Follower;
 pub use heads::{FeedKey, Heads};
 pub use json::{JSON_DEPTH_MAX, is_json};
 pub use proto::{Mode, Wire};
-pub use replicate::{Notice, Options, Outcome, Step, replicate};
+pub use replicate::{GAP_ENTRIES_MAX, Notice, Options, Outcome, Step, replicate};
 pub use store::{Bounds, Committed, Compared, Info, Log, Put, Reader, Writer};

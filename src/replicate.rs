@@ -18,6 +18,8 @@ use std::sync::atomic::Ordering;
 use std::sync::mpsc;
 use std::time::Instant;
 
+pub use keep::GAP_ENTRIES_MAX;
+
 use crate::entry::{ENTRY_BYTES_MAX, PeerId, Seq};
 use crate::error::{Error, Result};
 use crate::proto::{Mode, Wire};

@@ -1,4 +1,5 @@
-//! The way from a thread that reads and checks to a thread that stores: group commit without timers.
+//! The way from a thread that reads and checks to a thread that stores: group commit without timers. On the way out it
+//! is from a thread that reads the log to one that writes the lines.
 //!
 //! The reading thread fills a batch, and passes it on when it is full, or when its input would block while the storing
 //! thread is idle. What arrives during a commit waits for the next one. Two batches are on the way at the most, so that

@@ -1,7 +1,7 @@
 //! What a replication has to say, while it runs and at its end.
 
 use scuttleup::proto::PREAMBLE;
-use scuttleup::{Notice, Outcome, PeerId, Wire, ndjson};
+use scuttleup::{GAP_ENTRIES_MAX, Notice, Outcome, PeerId, Wire, ndjson};
 
 use super::exit::Exit;
 use super::message::{self, Messages};
@@ -19,7 +19,7 @@ pub fn text(notice: Notice) -> String {
         }
         Notice::Gap(peer, head, seq) => format!(
             "gap: the other side sent entry {seq} of {peer} after {head}, what is between was deleted there; that feed is stopped: \
-             --accept-gaps stores such entries as deleted, up to 1048576 in a row"
+             --accept-gaps stores such entries as deleted, up to {GAP_ENTRIES_MAX} in a row"
         ),
         Notice::Hole(peer, seq) => format!(
             "gap: entry {seq} of {peer} is an accepted gap in one of the two logs and not in the other, so that the native wire \

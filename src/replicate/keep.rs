@@ -19,7 +19,7 @@ const BATCH_BYTES_MAX: usize = 4 << 20;
 /// A large entry makes a batch of more; more memory than this is not kept for the next one.
 const KEPT_BYTES_MAX: usize = 2 * BATCH_BYTES_MAX;
 /// The longest gap that is accepted: nobody deletes more one by one, and a wrong number must not fill the disk.
-const GAP_ENTRIES_MAX: u32 = 1 << 20;
+pub const GAP_ENTRIES_MAX: u32 = 1 << 20;
 /// The most feeds that stop before the session does.
 const STOPPED_MAX: usize = 10_000;
 
