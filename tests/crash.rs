@@ -1,6 +1,7 @@
 //! Processes that are killed: what was acknowledged stays, and the others go on.
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::io::{Read, Write};
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
@@ -229,6 +230,20 @@ fn insist(mut run: Running, signal: Signal) -> Option<i32> {
     code
 }
 
+/// The process that strace, which writes to the other end of `trace`, tells as stopped; `None` when it has ended.
+pub fn stopped(trace: &mut File) -> Option<Pid> {
+    let mut said = Vec::new();
+    while !said.ends_with(b"stopped by SIGSTOP") {
+        let mut byte = [0];
+        if trace.read(&mut byte).expect("a trace") == 0 {
+            return None;
+        }
+        said.push(byte[0]);
+    }
+    let said = String::from_utf8_lossy(&said);
+    said.lines().last()?.split(' ').next()?.parse().ok().map(Pid::from_raw)
+}
+
 #[test]
 fn a_killed_writer_gives_its_lock_to_those_who_wait() {
     let place = Place::new();
@@ -240,15 +255,8 @@ fn a_killed_writer_gives_its_lock_to_those_who_wait() {
         Run::program("strace").args(["-f", "-qq", "-e", "trace=fdatasync", "-e", "inject=fdatasync:signal=SIGSTOP", "-o"]);
     let mut holding = strace.args([&trace]).args([SCUTTLEUP, "--log"]).args([&log]).args(["append"]).spawn();
     holding.send("0\n");
-    let mut trace = std::fs::File::open(&trace).expect("strace writes to it");
-    let mut said = Vec::new();
-    while !said.ends_with(b"stopped by SIGSTOP") {
-        let mut byte = [0];
-        trace.read_exact(&mut byte).expect("it comes to its commit");
-        said.push(byte[0]);
-    }
-    let last = String::from_utf8_lossy(&said).lines().last().expect("a line").to_owned();
-    let pid: i32 = last.split(' ').next().and_then(|pid| pid.parse().ok()).expect("a pid");
+    let mut trace = File::open(&trace).expect("strace writes to it");
+    let pid = stopped(&mut trace).expect("it comes to its commit");
     let mut waiting: Vec<Running> = (0..4).map(|_| Run::new(&log).args(["append", "--ack"]).spawn()).collect();
     for (number, waiting) in waiting.iter_mut().enumerate() {
         waiting.send(format!("{number}\n"));
@@ -261,7 +269,7 @@ fn a_killed_writer_gives_its_lock_to_those_who_wait() {
     // Readers do not wait for it.
     assert_eq!(read(&log), "");
     assert!(waiting.iter_mut().all(|waiting| waiting.line_now().is_none()));
-    kill(Pid::from_raw(pid), Signal::SIGKILL).expect("it is there");
+    kill(pid, Signal::SIGKILL).expect("it is there");
     let mut seqs: Vec<String> = waiting.iter_mut().map(Running::line).collect();
     seqs.sort();
     assert_eq!(seqs, [1, 2, 3, 4].map(|seq| format!("{{\"peer\":\"a\",\"seq\":{seq}}}\n")));

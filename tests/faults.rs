@@ -161,23 +161,45 @@ fn a_newer_format_is_refused_and_left_alone() {
     assert!(fs::read(log.join("data.mdb")).expect("the data file") == before);
 }
 
+/// Every command says that a data file that begins with `data` is none, or cut, and leaves it as it is.
+fn is_cut(log: &Path, data: &[u8]) {
+    fs::write(log.join("data.mdb"), data).expect("the data file");
+    for args in [&["append"][..], &["read"], &["watch"], &["heads"], &["entry", "a", "1"], &["init"]] {
+        let printed = Run::new(log).args(args).stdin("2\n").stdout("").stderr_has("data.mdb is ").status(1);
+        one_line(&printed);
+        assert!(printed.stderr.contains("restore"), "{}", printed.stderr);
+    }
+    assert_eq!(log.join("data.mdb").metadata().expect("it is there").len(), data.len() as u64, "it is left as it is");
+}
+
 #[test]
 fn a_truncated_data_file_is_an_error_and_not_a_crash() {
     let place = Place::new();
     let log = place.log("a");
     append(&log, (0..2000).map(|n| format!("{n}\n")).collect::<String>());
     let data = fs::read(log.join("data.mdb")).expect("the data file");
-    for keep in [1, 100, 152, 4096, 5000, 8192, 12_288, data.len() / 2, data.len() - 4096, data.len() - 1] {
-        fs::write(log.join("data.mdb"), &data[..keep]).expect("the data file");
-        for args in [&["append"][..], &["read"], &["watch"], &["heads"], &["entry", "a", "1"], &["init"]] {
-            let printed = Run::new(&log).args(args).stdin("2\n").stdout("").stderr_has("data.mdb is ").status(1);
-            one_line(&printed);
-            assert!(printed.stderr.contains("restore"), "{}", printed.stderr);
+    // Then without the bell, as where only the data file was copied.
+    for with_bell in [true, false] {
+        if !with_bell {
+            fs::remove_file(log.join("bell")).expect("the bell");
         }
-        assert_eq!(log.join("data.mdb").metadata().expect("it is there").len(), keep as u64, "it is left as it is");
+        for keep in [1, 100, 152, 4095, 4096, 4097, 5000, 8192, 12_288, data.len() / 2, data.len() - 4096, data.len() - 1] {
+            is_cut(&log, &data[..keep]);
+        }
     }
     fs::write(log.join("data.mdb"), &data).expect("the data file");
     assert_eq!(read(&log).lines().count(), 2000);
+}
+
+#[test]
+fn a_data_file_that_is_half_made_is_no_log_yet() {
+    let place = Place::new();
+    let log = place.log("a");
+    let data = fs::read(log.join("data.mdb")).expect("the data file");
+    fs::remove_file(log.join("bell")).expect("the bell");
+    // The first of the two pages that LMDB begins with.
+    fs::write(log.join("data.mdb"), &data[..4096]).expect("the data file");
+    one_line(&Run::new(&log).args(["read"]).stdout("").stderr_has("there is no log in ").status(1));
 }
 
 #[test]

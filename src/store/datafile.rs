@@ -20,6 +20,8 @@ pub const NAME: &str = "data.mdb";
 /// Processes and threads that read at the same time.
 pub const READERS_MAX: u32 = 4096;
 const META_BYTES: usize = 152;
+/// LMDB's two meta pages, the first that it writes, where they are smallest.
+const BYTES_MIN: u64 = 8192;
 const LMDB_MAGIC: u32 = 0xbeef_c0de;
 
 /// Whether there is a data file with something in it, and if so, that it is as long as its meta page says:
@@ -31,34 +33,39 @@ pub fn check(dir: &Path) -> Result<bool> {
     let path = dir.join(NAME);
     let file = match File::open(&path) {
         Ok(file) => file,
-        Err(err) if err.kind() == io::ErrorKind::NotFound => return if_never_made(dir, path),
+        Err(err) if err.kind() == io::ErrorKind::NotFound => return if_never_made(dir, path, BYTES_MIN),
         Err(err) => return Err(Error::io(format!("{} cannot be opened", path.display()), err)),
     };
     let fail = |err| Error::io(format!("{} cannot be read", path.display()), err);
+    // Another process may make it just now, or was killed while it did. The length before the pages: it may grow.
+    if file.metadata().map_err(fail)?.len() == 0 {
+        return if_never_made(dir, path, BYTES_MIN);
+    }
     let Some((page_bytes, first)) = meta_at(&file, 0).map_err(fail)? else {
-        let bytes = file.metadata().map_err(fail)?.len();
-        // Empty: another process makes it just now, or was killed while it did.
-        return if bytes == 0 {
-            if_never_made(dir, path)
-        } else {
-            Err(Error::Corrupt(format!("{} is not a data file of a log", path.display())))
-        };
+        return Err(Error::Corrupt(format!("{} is not a data file of a log", path.display())));
     };
     let second = meta_at(&file, page_bytes).map_err(fail)?;
     let newer = second.map_or(first, |(_, second)| if second.txn >= first.txn { second } else { first });
     // The length after the meta page: a writer writes its pages before its meta page.
     let (has, needs) = (file.metadata().map_err(fail)?.len(), (newer.last_page + 1).saturating_mul(page_bytes));
-    if has < needs { Err(Error::Truncated(path, has, needs)) } else { Ok(true) }
+    match has {
+        // Half of the first write of who makes it: transaction 0 is that which makes both meta pages.
+        has if has == page_bytes && newer.txn == 0 => if_never_made(dir, path, needs),
+        has if has < needs => Err(Error::Truncated(path, has, needs)),
+        _ => Ok(true),
+    }
 }
 
-/// There is nothing in the data file: false, unless there is a bell, which is made once the log is.
-fn if_never_made(dir: &Path, path: PathBuf) -> Result<bool> {
-    const BYTES_MIN: u64 = 8192;
+/// There was no data file of `needs` bytes: false, unless there is a bell, which is made once the log is.
+fn if_never_made(dir: &Path, path: PathBuf, needs: u64) -> Result<bool> {
     if !dir.join(bell::NAME).exists() {
         return Ok(false);
     }
     // Another process may have made it since we looked.
-    if path.metadata().is_ok_and(|meta| meta.len() >= BYTES_MIN) { check(dir) } else { Err(Error::Truncated(path, 0, BYTES_MIN)) }
+    match path.metadata().map_or(0, |meta| meta.len()) {
+        has if has < needs => Err(Error::Truncated(path, has, needs)),
+        _ => check(dir),
+    }
 }
 
 #[derive(Clone, Copy)]
