@@ -83,13 +83,23 @@ function entry (line) {
 // Wired as its README does it. Where its stream destroys itself, both halves are closed: so do pipes and sockets.
 function join (stream, input, output) {
   if (options.tap) {
-    input.pipe(fs.createWriteStream(options.tap + '.read'))
+    record(input, options.tap + '.read')
     stream.pipe(fs.createWriteStream(options.tap + '.written'))
   }
   input.pipe(stream).pipe(output)
   input.on('error', () => {})
   output.on('error', () => {})
   stream.on('close', () => { input.destroy(); output.end() })
+}
+
+// At once, and not through a pipe: what lies in the buffer of a stream that is destroyed comes out nowhere.
+function record (input, file) {
+  const fd = fs.openSync(file, 'w')
+  const push = input.push
+  input.push = function (chunk, ...more) {
+    if (chunk) fs.writeSync(fd, chunk)
+    return push.call(this, chunk, ...more)
+  }
 }
 
 // It is never closed: the process ends when nothing is left to do, as what was read may still wait to be stored.
