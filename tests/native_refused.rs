@@ -254,29 +254,25 @@ fn what_is_no_mistake() {
     let rows = [head("g", 2, g), number_field(2, 1), head("x", 1, x1()), fields.clone()].concat();
     let runs =
         [fields.clone(), bytes_field(3, "g1"), chain_field(5, g), bytes_field(3, "g2"), number_field(2, 1), number_field(1, 0)];
-    let stream = [
-        PREAMBLE,
-        &later(128),
-        b"\0\x80\0",
-        &typed(HELLO, who),
-        &later(200),
-        &native::heads(&[], false),
-        &typed(HEADS, rows),
-        &typed(FEED, [bytes_field(2, "g"), number_field(1, 0), fields.clone()].concat()),
-        &typed(RUN, runs.concat()),
-        &later(255),
-        &synced(),
+    let opening =
+        [PREAMBLE, &later(128), b"\0\x80\0", &typed(HELLO, who), &later(200), &native::heads(&[], false), &typed(HEADS, rows)]
+            .concat();
+    let entries = [
+        typed(FEED, [bytes_field(2, "g"), number_field(1, 0), fields.clone()].concat()),
+        typed(RUN, runs.concat()),
+        later(255),
+        synced(),
     ]
     .concat();
-    for chunk in [1, 5, stream.len()] {
+    for chunk in [1, 5, opening.len() + entries.len()] {
         let place = Place::new();
         let log = log(&place);
         let mut session = Session::open(&log, &["--once"]);
-        for part in stream.chunks(chunk) {
-            session.send(part);
-        }
+        opening.chunks(chunk).for_each(|part| session.send(part));
         let said = [PREAMBLE, &hello("x", SYNC, false, root()), &native::heads(&[("x", 1, x1())], true)].concat();
         assert_eq!(session.bytes(said.len()), said);
+        // Nobody sends entries before it knows what the other side has.
+        entries.chunks(chunk).for_each(|part| session.send(part));
         let mut last = [synced(), ack(0, 2), fin(0, 2)].concat();
         // The commit may be faster.
         let mut rest = session.bytes(last.len());
