@@ -32,6 +32,8 @@ pub enum Error {
     DiskFull(io::Error),
     /// The map (the largest size of the log) is exhausted, in bytes.
     MapFull(usize),
+    /// Another process has made the log larger than the map that this one has of it.
+    MapOutgrown,
     /// A feed, or the set of feeds, has no place for more.
     FeedFull(String),
     /// The system refused something: what was being done, and its answer.
@@ -100,6 +102,13 @@ impl fmt::Display for Error {
                 write!(
                     f,
                     "the log has reached its largest size of {bytes} bytes: raise the address space limit (ulimit -v) and run it again"
+                )
+            }
+            Self::MapOutgrown => {
+                write!(
+                    f,
+                    "another process has made the log larger than this one can see: run it again, \
+                     with more address space if it is limited (ulimit -v)"
                 )
             }
             Self::FeedFull(what) => write!(f, "{what}: start a new log"),

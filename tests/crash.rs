@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::Write;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::sync::mpsc::{RecvTimeoutError, channel};
@@ -14,6 +14,7 @@ use nix::unistd::Pid;
 use scuttleup::Log;
 
 use crate::harness::{Place, Run, Running, SCUTTLEUP, append, assert_equal, heads, read};
+use crate::opening::stopped;
 
 /// The entries of the own feed by their numbers, bytes as text.
 fn entries(log: &Path) -> BTreeMap<u64, String> {
@@ -90,12 +91,11 @@ fn a_kill_at_any_step_of_a_commit_leaves_all_of_it_or_nothing() {
         assert_eq!(ended.status.signal(), Some(9), "{inject}: {}", ended.printed.stderr);
         let count = entries(&log).len();
         assert!(stored.is_none_or(|stored| stored == count), "{inject}: {count}");
-        // The next one is neither kept waiting nor misled, and wakes the watcher for all.
+        // Its end wakes the watcher for what is stored; the next one is neither kept waiting nor misled.
+        let line = |seq, entry| format!("{{\"offset\":{seq},\"peer\":\"a\",\"seq\":{seq},\"entry\":{entry}}}\n");
+        (2..=count).for_each(|seq| assert_eq!(watching.line(), line(seq, seq), "{inject}"));
         append(&log, "3");
-        for seq in 2..=count + 1 {
-            let entry = if seq == count + 1 { 3 } else { seq };
-            assert_eq!(watching.line(), format!("{{\"offset\":{seq},\"peer\":\"a\",\"seq\":{seq},\"entry\":{entry}}}\n"));
-        }
+        assert_eq!(watching.line(), line(count + 1, 3));
     }
 }
 
@@ -228,20 +228,6 @@ fn insist(mut run: Running, signal: Signal) -> Option<i32> {
     drop(end);
     signals.join().expect("it does not panic");
     code
-}
-
-/// The process that strace, which writes to the other end of `trace`, tells as stopped; `None` when it has ended.
-pub fn stopped(trace: &mut File) -> Option<Pid> {
-    let mut said = Vec::new();
-    while !said.ends_with(b"stopped by SIGSTOP") {
-        let mut byte = [0];
-        if trace.read(&mut byte).expect("a trace") == 0 {
-            return None;
-        }
-        said.push(byte[0]);
-    }
-    let said = String::from_utf8_lossy(&said);
-    said.lines().last()?.split(' ').next()?.parse().ok().map(Pid::from_raw)
 }
 
 #[test]

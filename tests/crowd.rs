@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::Write;
+use std::thread;
 
 use nix::sys::signal::{Signal, kill};
-use nix::sys::stat::Mode;
-use nix::unistd::{Pid, mkfifo};
+use nix::unistd::Pid;
 
-use crate::crash::stopped;
 use crate::harness::{Place, Run, Running, SCUTTLEUP, append, assert_equal, heads, read, root};
 
 const APPENDERS: usize = 8;
@@ -90,43 +90,21 @@ fn eight_processes_make_one_log() {
     }
 }
 
-/// An appender that is stopped after its look `when` at the files of a log, while another makes it; whether it came so far
-/// before it had LMDB's lock. `early`: with what one leaves that was killed early.
-fn stopped_while_another_makes_the_log(call: &str, when: u32, early: bool) -> bool {
-    let place = Place::new();
-    let (log, trace) = (place.path("log"), place.path("trace"));
-    fs::create_dir(&log).expect("a directory");
-    if early {
-        fs::write(log.join("data.mdb"), "").expect("the data file");
-    }
-    mkfifo(&trace, Mode::S_IRWXU).expect("a FIFO");
-    let inject = format!("inject={call}:signal=SIGSTOP:when={when}");
-    let strace = Run::program("strace").args(["-f", "-qq", "-e", &inject, "-o"]).args([&trace]);
-    let strace = ["data.mdb", "bell", "lock.mdb"].iter().fold(strace, |run, name| run.args(["-P"]).args([log.join(name)]));
-    let mut slow = strace.args([SCUTTLEUP, "--log"]).args([&log]).args(["append", "--ack"]).spawn();
-    let mut trace = fs::File::open(&trace).expect("strace writes to it");
-    let pid = stopped(&mut trace).expect("it comes to its lock");
-    let free = !log.join("lock.mdb").exists();
-    if free {
-        append(&log, "\"first\"\n");
-    }
-    kill(pid, Signal::SIGCONT).expect("it is there");
-    slow.send("\"second\"\n");
-    let acknowledged: serde_json::Value = serde_json::from_str(&slow.line()).expect("JSON");
-    assert_eq!(acknowledged["seq"], if free { 2 } else { 1 }, "{call} {when} {early}");
-    slow.close();
-    assert_eq!(slow.wait().status.code(), Some(0));
-    free
-}
-
 #[test]
-fn a_log_that_another_makes_at_any_moment_is_found() {
-    for early in [false, true] {
-        for call in ["openat", "statx", "pread64"] {
-            let moments = (1..).take_while(|when| stopped_while_another_makes_the_log(call, *when, early)).count();
-            assert!(moments >= 1 || call == "pread64", "{call}");
-        }
+fn the_last_ones_are_as_many_as_asked_for_while_others_append() {
+    let place = Place::new();
+    let log = place.log("a");
+    append(&log, (0..30_000).map(|n| format!("{n}\n")).collect::<String>());
+    let mut appending = Run::new(&log).args(["append"]).spawn();
+    let mut lines = appending.stdin.take().expect("piped");
+    let writing = thread::spawn(move || while lines.write_all(b"1\n").is_ok() {});
+    for args in [&["-n", "5"][..], &["-n", "5", "--peer", "a"]].repeat(25) {
+        let printed = Run::new(&log).args(["read", "--no-entry"]).args(args).success();
+        assert_eq!(printed.lines().len(), 5, "{args:?}: {}", printed.text());
     }
+    appending.signal(Signal::SIGTERM);
+    assert_eq!(appending.wait().status.code(), Some(143));
+    writing.join().expect("it ends");
 }
 
 #[test]

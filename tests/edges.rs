@@ -148,3 +148,18 @@ fn white_space_around_a_json_line_does_not_count_as_its_entry() {
     Run::new(&log).args(["append", "--entry-bytes-max", "5"]).stdin("  12345  \r\n").stderr("").success();
     assert_eq!(read(&log).lines().count(), 1);
 }
+
+#[test]
+fn a_log_that_others_make_larger_than_the_address_space_is_an_error_that_says_what_to_do() {
+    let place = Place::new();
+    let log = place.log("a");
+    append(&log, "1\n");
+    let mut watching = shell("ulimit -v 100000; exec $SCUTTLEUP watch").env("SCUTTLEUP_LOG", &log).spawn();
+    watching.line();
+    Run::new(&log).args(["append", "--raw"]).stdin(vec![b'x'; 60 << 20]).success();
+    let ended = watching.wait();
+    assert_eq!(ended.status.code(), Some(1));
+    one_line(&ended.printed);
+    assert!(ended.printed.stderr.contains("another process has made the log larger"), "{}", ended.printed.stderr);
+    assert!(ended.printed.stderr.contains("run it again"), "{}", ended.printed.stderr);
+}

@@ -200,6 +200,8 @@ fn a_data_file_that_is_half_made_is_no_log_yet() {
     // The first of the two pages that LMDB begins with.
     fs::write(log.join("data.mdb"), &data[..4096]).expect("the data file");
     one_line(&Run::new(&log).args(["read"]).stdout("").stderr_has("there is no log in ").status(1));
+    append(&log, "1\n");
+    assert_eq!(read(&log).lines().count(), 1);
 }
 
 #[test]

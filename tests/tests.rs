@@ -21,6 +21,7 @@ mod native;
 mod native_frames;
 mod native_refused;
 mod negotiation;
+mod opening;
 mod pipes;
 mod progress;
 mod protocol;

@@ -93,9 +93,8 @@ impl Selection {
             && self.since.as_ref().is_none_or(|heads| change.seq.get() > heads.get(change.peer.as_str()))
     }
 
-    /// The offset after which to begin.
-    fn start(&self, log: &Log) -> Result<Offset> {
-        let end = log.last_offset()?;
+    /// The offset after which to begin, of those up to `end`, the last one.
+    fn start(&self, log: &Log, end: Offset) -> Result<Offset> {
         if self.tail {
             return Ok(end);
         }
@@ -191,11 +190,13 @@ pub fn print(context: &Context, selection: Selection) -> Result<Exit> {
     if printer.selection.live {
         return printer.follow(&log, &output);
     }
-    let start = printer.selection.start(&log)?;
+    // What is appended meanwhile is for the next reader: a reader slower than the writers would never end.
+    let end = log.last_offset()?;
+    let start = printer.selection.start(&log, end)?;
     let drawn = progress::is_wanted(context.messages) && output.is_file();
     let stop = drawn.then(|| at_once.or_rather_stop()).transpose()?;
     let progress = stop.as_ref().map_or_else(Progress::off, |stop| Progress::new(context.messages, stop));
-    printer.print(&log, &output, start, &progress)
+    printer.print(&log, &output, (start, end), &progress)
 }
 
 fn write(output: &Output, lines: &mut Vec<u8>) -> Result<()> {
@@ -218,10 +219,8 @@ impl Printer {
         }
     }
 
-    /// What is there now, in large writes by a second thread.
-    fn print(mut self, log: &Log, output: &Output, start: Offset, progress: &Progress<'_>) -> Result<Exit> {
-        // What is appended meanwhile is for the next reader: a reader slower than the writers would never end.
-        let end = log.last_offset()?;
+    /// What is there up to an end, in large writes by a second thread.
+    fn print(mut self, log: &Log, output: &Output, (start, end): (Offset, Offset), progress: &Progress<'_>) -> Result<Exit> {
         progress.set_total(Total::Entries(end.0.saturating_sub(start.0)));
         std::thread::scope(|threads| {
             let mut stage = Stage::new(threads, |lines| write(output, lines));
@@ -275,7 +274,7 @@ impl Printer {
     fn follow(mut self, log: &Log, output: &Output) -> Result<Exit> {
         // Armed before the start is found, so that --tail misses nothing from this moment on.
         let mut follower = log.follow(Offset::ZERO)?;
-        follower.go_to(self.selection.start(log)?);
+        follower.go_to(self.selection.start(log, log.last_offset()?)?);
         loop {
             let any = follower.scan(Bounds::default(), |change| {
                 self.add(&change);

@@ -42,7 +42,9 @@ impl BellWatch {
     pub fn new(dir: &Path) -> Result<Self> {
         let fail = |err: Errno| Error::io("the log cannot be watched (see fs.inotify in sysctl)", err.into());
         let inotify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK).map_err(fail)?;
-        let add = || inotify.add_watch(&dir.join(NAME), AddWatchFlags::IN_MODIFY);
+        // The end of a writer, too: it may have been killed between its commit and its ring.
+        let rings = AddWatchFlags::IN_MODIFY | AddWatchFlags::IN_CLOSE_WRITE;
+        let add = || inotify.add_watch(&dir.join(NAME), rings);
         match add() {
             // The maker of the log was killed before it came to the bell.
             Err(Errno::ENOENT) => {

@@ -1,6 +1,6 @@
 //! The data file as a file: its own account of its length, and its identity.
 
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
@@ -17,8 +17,6 @@ use crate::error::{Error, Result, is_full};
 /// LMDB's file in the directory of a log.
 pub const NAME: &str = "data.mdb";
 
-/// Processes and threads that read at the same time.
-pub const READERS_MAX: u32 = 4096;
 const META_BYTES: usize = 152;
 /// LMDB's two meta pages, the first that it writes, where they are smallest.
 const BYTES_MIN: u64 = 8192;
@@ -49,10 +47,30 @@ pub fn check(dir: &Path) -> Result<bool> {
     // The length after the meta page: a writer writes its pages before its meta page.
     let (has, needs) = (file.metadata().map_err(fail)?.len(), (newer.last_page + 1).saturating_mul(page_bytes));
     match has {
-        // Half of the first write of who makes it: transaction 0 is that which makes both meta pages.
-        has if has == page_bytes && newer.txn == 0 => if_never_made(dir, path, needs),
+        has if is_half_made(has, page_bytes, newer) => if_never_made(dir, path, needs),
         has if has < needs => Err(Error::Truncated(path, has, needs)),
         _ => Ok(true),
+    }
+}
+
+/// Whether it is half of the first write of who makes it, of both meta pages, which are of transaction 0.
+fn is_half_made(has: u64, page_bytes: u64, meta: Meta) -> bool {
+    has == page_bytes && meta.txn == 0
+}
+
+/// Empties a data file whose maker ended half-way, so that another can begin. Only for who has the turn to open the log.
+pub fn empty_half_made(dir: &Path) -> Result<()> {
+    let path = dir.join(NAME);
+    if dir.join(bell::NAME).exists() {
+        return Ok(());
+    }
+    // What cannot be opened or read LMDB refuses.
+    let Ok(file) = OpenOptions::new().read(true).write(true).open(&path) else { return Ok(()) };
+    match (file.metadata(), meta_at(&file, 0)) {
+        (Ok(about), Ok(Some((page_bytes, meta)))) if is_half_made(about.len(), page_bytes, meta) => {
+            file.set_len(0).map_err(|err| Error::io(format!("{} cannot be begun anew", path.display()), err))
+        }
+        _ => Ok(()),
     }
 }
 
@@ -104,27 +122,6 @@ pub fn disk_bytes(dir: &Path) -> Result<u64> {
     let path = dir.join(NAME);
     let meta = path.metadata().map_err(|err| Error::io(format!("{} cannot be read", path.display()), err))?;
     Ok(meta.blocks() * 512)
-}
-
-/// Makes sure of the blocks of LMDB's lock file, which LMDB writes through a map: on a full disk that would be SIGBUS.
-/// Before LMDB opens it, as a process that closes any descriptor of a file loses its locks on it. Who only reads can do with
-/// the first page, which has place for 61 of them.
-pub fn reserve_lock(dir: &Path, write: bool) -> Result<()> {
-    /// LMDB's header, and 64 bytes a reader.
-    const BYTES: i64 = 192 + 64 * (READERS_MAX as i64 - 1);
-    let lock = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_CLOEXEC;
-    // Where that is not for us LMDB says so, or can do without.
-    let Ok(file) = open(&dir.join("lock.mdb"), lock, Mode::S_IRUSR | Mode::S_IWUSR) else { return Ok(()) };
-    let file = File::from(file);
-    if file.metadata().is_ok_and(|meta| meta.blocks() * 512 >= BYTES.unsigned_abs()) {
-        return Ok(());
-    }
-    let reserve = |bytes| fallocate(&file, FallocateFlags::empty(), 0, bytes);
-    match reserve(BYTES).or_else(|err| if write { Err(err) } else { reserve(4096) }) {
-        Err(err) if is_full(err) => Err(Error::DiskFull(err.into())),
-        // Not every file system can do that.
-        _ => Ok(()),
-    }
 }
 
 /// The size for the map: `most`, or half of a limited address space (ulimit -v): the heap needs room, too.

@@ -16,9 +16,9 @@ use lmdb::{
 use lmdb_sys as ffi;
 use nix::errno::Errno;
 
-use super::datafile;
 use super::layout::{FeedRow, Run};
 use super::raw::{EdgeTxn, Fresh, prefetch_next};
+use super::{datafile, lockfile};
 use crate::entry::{Offset, PeerId};
 use crate::error::{Error, Result};
 
@@ -60,13 +60,17 @@ impl Env {
     pub fn open(dir: &Path, write: bool) -> Result<Self> {
         let mut flags = EnvironmentFlags::NO_TLS;
         flags.set(EnvironmentFlags::READ_ONLY, !write);
-        datafile::reserve_lock(dir, write)?;
+        let turn = lockfile::take_turn(dir);
+        if write && turn.is_some() {
+            datafile::empty_half_made(dir)?;
+        }
+        lockfile::reserve(dir, write)?;
         let mut map_bytes = datafile::map_bytes(MAP_BYTES_MAX);
         let env = loop {
             let opened = Environment::new()
                 .set_flags(flags)
                 .set_max_dbs(TABLES)
-                .set_max_readers(datafile::READERS_MAX)
+                .set_max_readers(lockfile::READERS_MAX)
                 .set_map_size(map_bytes)
                 .open_with_permissions(dir, 0o600);
             match opened {
@@ -79,6 +83,7 @@ impl Env {
                 opened => break opened.map_err(|err| refused("the log cannot be opened", err))?,
             }
         };
+        drop(turn);
         let fresh = Fresh::new(env);
         let tables = fresh.open(|open| {
             Ok(Tables {
@@ -150,6 +155,7 @@ fn refused(doing: &'static str, err: lmdb::Error) -> Error {
         lmdb::Error::Corrupted | lmdb::Error::PageNotFound | lmdb::Error::Invalid => {
             Error::Corrupt(format!("{doing}: the data file is damaged ({err})"))
         }
+        lmdb::Error::MapResized => Error::MapOutgrown,
         err => Error::Database(doing, Box::new(err)),
     }
 }

@@ -140,6 +140,8 @@ impl Log {
         if !env.is_made() {
             let id = id.map_or_else(identity::random_id, Ok)?;
             let clone = datafile::clone_marker(dir)?;
+            // Before others can see the log: what they acknowledge is under these names.
+            sync_directories(dir, &made_dirs)?;
             env = env
                 .make_tables(|txn| {
                     // Another process may have been faster.
@@ -155,7 +157,6 @@ impl Log {
                 .map_err(|err| datafile::explain(dir, err, 0))?;
         }
         let log = Self::with_env(dir, env, true, once)?;
-        sync_directories(dir, &made_dirs)?;
         Ok((log, made))
     }
 

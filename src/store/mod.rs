@@ -6,6 +6,7 @@ mod feed;
 mod identity;
 mod layout;
 mod lmdb;
+mod lockfile;
 mod log;
 mod once;
 mod raw;

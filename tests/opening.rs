@@ -1,0 +1,149 @@
+//! A log that is opened and made by several processes at once, some of which are stopped or killed while they do.
+
+use std::fs::{self, File};
+use std::io::Read;
+use std::path::Path;
+use std::thread;
+
+use nix::fcntl::{Flock, FlockArg};
+use nix::sys::signal::{Signal, kill};
+use nix::sys::stat::Mode;
+use nix::unistd::{Pid, mkfifo};
+
+use crate::harness::{Place, Run, Running, SCUTTLEUP, append, heads, read};
+
+/// The process that strace, which writes to the other end of `trace`, tells as stopped; `None` when it has ended.
+pub fn stopped(trace: &mut File) -> Option<Pid> {
+    let mut said = Vec::new();
+    while !said.ends_with(b"stopped by SIGSTOP") {
+        let mut byte = [0];
+        if trace.read(&mut byte).expect("a trace") == 0 {
+            return None;
+        }
+        said.push(byte[0]);
+    }
+    let said = String::from_utf8_lossy(&said);
+    said.lines().last()?.split(' ').next()?.parse().ok().map(Pid::from_raw)
+}
+
+/// A run on `log` that is to be stopped after its call `when` of `call` on a file of the log; and who was, `None` if it ended before.
+fn stopped_run(place: &Place, log: &Path, args: &[&str], call: &str, when: u32) -> (Running, File, Option<Pid>) {
+    let trace = place.path("trace");
+    fs::remove_file(&trace).ok();
+    mkfifo(&trace, Mode::S_IRWXU).expect("a FIFO");
+    let inject = format!("inject={call}:signal=SIGSTOP:when={when}");
+    let strace = Run::program("strace").args(["-f", "-qq", "-e", &inject, "-o"]).args([&trace]);
+    let strace = ["data.mdb", "bell", "lock.mdb"].iter().fold(strace, |run, name| run.args(["-P"]).args([log.join(name)]));
+    let run = strace.args([SCUTTLEUP, "--log"]).args([log]).args(args).spawn();
+    let mut trace = File::open(&trace).expect("strace writes to it");
+    let pid = stopped(&mut trace);
+    (run, trace, pid)
+}
+
+/// An appender that is stopped after its look `when` at the files of a log, while another makes it; whether it came so far
+/// before its turn. `early`: with what one leaves that was killed early.
+fn stopped_while_another_makes_the_log(call: &str, when: u32, early: bool) -> bool {
+    let place = Place::new();
+    let log = place.path("log");
+    fs::create_dir(&log).expect("a directory");
+    if early {
+        fs::write(log.join("data.mdb"), "").expect("the data file");
+    }
+    let (mut slow, _trace, pid) = stopped_run(&place, &log, &["append", "--ack"], call, when);
+    let pid = pid.expect("it comes to its lock");
+    let turn = Flock::lock(File::open(&log).expect("the directory"), FlockArg::LockExclusiveNonblock);
+    let free = turn.map(drop).is_ok();
+    if free {
+        append(&log, "\"first\"\n");
+    }
+    kill(pid, Signal::SIGCONT).expect("it is there");
+    slow.send("\"second\"\n");
+    let acknowledged: serde_json::Value = serde_json::from_str(&slow.line()).expect("JSON");
+    assert_eq!(acknowledged["seq"], if free { 2 } else { 1 }, "{call} {when} {early}");
+    slow.close();
+    assert_eq!(slow.wait().status.code(), Some(0));
+    free
+}
+
+#[test]
+fn a_log_that_another_makes_at_any_moment_is_found() {
+    for early in [false, true] {
+        for call in ["openat", "statx", "pread64"] {
+            let moments = (1..).take_while(|when| stopped_while_another_makes_the_log(call, *when, early)).count();
+            assert!(moments >= 1 || call == "pread64", "{call}");
+        }
+    }
+}
+
+/// Whether it waits for a lock of a file.
+fn is_blocked(run: &Running) -> bool {
+    let locks = fs::read_to_string("/proc/locks").expect("there is a /proc");
+    locks.lines().any(|line| line.contains(" -> ") && line.split_whitespace().any(|word| word == run.pid().to_string()))
+}
+
+/// Kills one after its call `when` of `call` while it opens a log of `count` commits, and while two wait that want to append;
+/// whether it came so far. Without a commit there is none, and all three make it.
+fn killed_while_it_opens(count: u64, signal: Signal, call: &str, when: u32) -> bool {
+    let place = Place::new();
+    let log = place.path("log");
+    fs::create_dir(&log).expect("a directory");
+    (0..count).for_each(|n| append(&log, format!("{n}\n")));
+    let args = if count == 0 { "init" } else { "read" };
+    let (mut opening, _trace, pid) = stopped_run(&place, &log, &[args], call, when);
+    let Some(pid) = pid else { return false };
+    let mut appending: Vec<Running> = (0..2).map(|_| Run::new(&log).args(["append", "--ack"]).spawn()).collect();
+    let mut acknowledged = Vec::new();
+    for run in &mut appending {
+        run.send("\"kept\"\n");
+        let line = loop {
+            match run.line_now() {
+                None if !is_blocked(run) => thread::yield_now(),
+                line => break line,
+            }
+        };
+        acknowledged.extend(line);
+    }
+    kill(pid, signal).and_then(|()| kill(pid, Signal::SIGCONT)).ok();
+    opening.close();
+    opening.wait();
+    for mut run in appending {
+        run.close();
+        let ended = run.wait();
+        assert_eq!((ended.status.code(), &*ended.printed.stderr), (Some(0), ""), "{count} {signal} {call} {when}");
+        acknowledged.extend(ended.printed.lines().into_iter().map(|line| format!("{line}\n")));
+    }
+    acknowledged.sort_by_key(String::len);
+    let own = heads(&log).remove(0).replace(",\"own\":true", "");
+    let seqs: Vec<String> = acknowledged.iter().map(|line| line.trim().to_owned()).collect();
+    assert!(seqs.contains(&own), "{count} {signal} {call} {when}: {own} is not the last of {seqs:?}");
+    assert_eq!(read(&log).lines().count() as u64, count + 2, "{count} {signal} {call} {when}");
+    true
+}
+
+/// LMDB sets up its lock file in the first process, and others wait for it there: see `lockfile` in the store.
+#[test]
+fn one_that_is_killed_while_it_opens_a_log_does_no_harm() {
+    // The newest commit is on the first meta page, on the second; there is none.
+    for (count, signal) in [(2, Signal::SIGKILL), (3, Signal::SIGTERM), (0, Signal::SIGKILL)] {
+        let mut moments = 0;
+        // Its second lseek is in a commit, where the others wait for a lock that is not one of files.
+        let calls = [("openat", 9), ("pread64", 9), ("fcntl", 9), ("mmap", 9), ("fstatfs", 9), ("ftruncate", 9), ("lseek", 1)];
+        for (call, most) in calls {
+            moments += (1..=most).take_while(|when| killed_while_it_opens(count, signal, call, *when)).count();
+        }
+        assert!(moments > 10, "{count}: {moments}");
+    }
+}
+
+#[test]
+fn the_names_of_a_new_log_are_durable_before_others_see_it() {
+    let place = Place::new();
+    let (log, trace) = (place.path("new/log"), place.path("trace"));
+    let strace = Run::program("strace").args(["-f", "-qq", "-e", "trace=fsync,fdatasync", "-o"]).args([&trace]);
+    strace.args([SCUTTLEUP, "--log"]).args([&log]).args(["init"]).success();
+    let trace = fs::read_to_string(trace).expect("a trace");
+    let calls: Vec<&str> = trace.lines().filter_map(|line| line.split([' ', '(']).find(|word| word.ends_with("sync"))).collect();
+    // The log, the new directory and that in which it is; then the commit that makes the tables.
+    let (commit, names) = calls.split_last().expect("calls");
+    assert!(*commit == "fdatasync" && names.len() >= 3 && names.iter().all(|call| *call == "fsync"), "{trace}");
+}
