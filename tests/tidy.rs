@@ -210,7 +210,13 @@ fn nothing_is_left_over() {
     // Put together here, so that this file has none of them.
     let marks = [["TO", "DO"], ["FIX", "ME"], ["db", "g!("], ["/wo", "rk/"], ["/ro", "ot/"]].map(|halves| halves.concat());
     let mut found = Vec::new();
+    let places =
+        ["src", "man", "tests", "scripts", "Cargo.toml", "Cargo.lock", "README.md", "CHANGELOG.md", "LICENSE", "rustfmt.toml"];
     for (name, text) in tracked() {
+        let place = name.split('/').next().expect("a name");
+        if !place.starts_with('.') && !places.contains(&place) {
+            found.push(format!("{name}: not one of the places of this project"));
+        }
         for (number, line) in (1..).zip(text.lines()) {
             let temporary = line.split("/tmp/h").skip(1).any(|rest| rest.starts_with(|c: char| c.is_ascii_digit()));
             if temporary || marks.iter().any(|mark| line.contains(mark.as_str())) {
