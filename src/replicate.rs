@@ -42,7 +42,8 @@ pub struct Options<'a> {
     pub entry_bytes_max: usize,
     /// On the native wire: an idle side says so this often, and is given up after this long without a word.
     pub heartbeat_millis: u16,
-    /// See there. The other side's first words are awaited as long, on either wire.
+    /// See there. The other side's first words are awaited as long, on either wire, and on the original's its end, once
+    /// all is sent.
     pub silence_millis: u16,
     /// Await them without end: somebody may be typing a password.
     pub await_opening: bool,
@@ -155,7 +156,7 @@ impl Outcome {
     /// Whether both sides held at the end what they were to have.
     pub fn complete(&self) -> bool {
         let moved = self.unsent == 0 && self.left_out == 0 && self.missing == 0;
-        self.peer.is_some() && moved && self.gaps == 0 && !self.cut
+        self.peer.is_some() && moved && self.gaps == 0 && self.forks == 0 && !self.cut
     }
 }
 

@@ -290,7 +290,8 @@ impl Running {
         let mut child = self.child.take().expect("not waited for yet");
         let (send, status) = channel();
         thread::spawn(move || send.send(child.wait()).ok());
-        let Ok(status) = status.recv_timeout(STEP) else { self.fail("it does not end") };
+        // Where its stdout is another's this is what is waited for.
+        let Ok(status) = status.recv_timeout(longest) else { self.fail("it does not end") };
         let stderr = self.said.recv_timeout(STEP).unwrap_or_else(|_| self.fail("its stderr stays open"));
         Ended { status: status.expect("it can be waited for"), printed: Printed { stdout, stderr } }
     }

@@ -6,7 +6,7 @@ use std::thread;
 
 use scuttleup::Log;
 
-use crate::frames::{PREAMBLE, SYNC, Session, varint};
+use crate::frames::{PREAMBLE, SYNC, Session, change, handshake, varint};
 use crate::harness::{Place, Run, heads};
 use crate::hostile::{Random, bounded, peak_kib, replicate_with};
 use crate::native_frames::{self as native, HEADS, chain_of, error, feed, fork, head, hello, run, synced, typed};
@@ -153,6 +153,34 @@ fn heads_of_a_million_feeds() {
     let peak = peak_kib(&session);
     assert_eq!(session.end().1.status.code(), Some(3));
     assert!(peak <= 64 << 10, "{peak} KiB");
+}
+
+#[test]
+fn more_than_10_000_stopped_feeds_end_the_session() {
+    let said = |count: usize| {
+        let feeds = (0..count).map(|n| format!("p{n}"));
+        let lines: String = feeds.clone().map(|feed| format!("{{\"peer\":\"{feed}\",\"seq\":1,\"entry\":1}}\n")).collect();
+        let rows: Vec<Vec<u8>> = feeds.clone().map(|feed| head(&feed, 1, 7)).collect();
+        let native: Vec<u8> = rows.chunks(1000).flat_map(|rows| typed(HEADS, rows.concat())).collect();
+        // On the original's wire they are stopped by a gap.
+        let changes: Vec<u8> = feeds.flat_map(|feed| change(format!("g{feed}"), 2, "1")).collect();
+        (
+            lines,
+            [PREAMBLE, &hello("y", SYNC, true, 7), &native, &native::heads(&[], true)].concat(),
+            [handshake("y", &[], SYNC), changes].concat(),
+        )
+    };
+    for (count, codes) in [(10_000, [4, 3]), (10_001, [7, 7])] {
+        let place = Place::new();
+        let log = log(&place);
+        let (lines, native, original) = said(count);
+        Run::new(&log).args(["write"]).stdin(lines).success();
+        for (stream, code) in [native, original].iter().zip(codes) {
+            let ended = Run::new(&log).args(["replicate", "--mode", "pull"]).stdin(stream).end();
+            assert_eq!(ended.status.code(), Some(code), "{count}: {:?}", ended.printed.stderr.lines().last());
+            assert_eq!(ended.printed.stderr.contains("more than 10000 feeds with a fork"), code == 7);
+        }
+    }
 }
 
 /// Each of them is answered with more than it is long.

@@ -318,6 +318,21 @@ fn fin_waits_for_all_acknowledgements() {
     assert_eq!((rest, ended.status.code()), (Vec::new(), Some(0)), "{}", ended.printed.stderr);
 }
 
+/// We have said FIN, as all is done; without the other side's it is a cut stream all the same.
+#[test]
+fn a_stream_that_ends_without_the_other_fin_is_cut() {
+    for length in 0..fin(0, 0).len() {
+        let place = Place::new();
+        let mut session = Session::open(&log(&place), &["--once"]);
+        session.send([PREAMBLE, &hello("y", SYNC, false, root()), &synced()].concat());
+        let said = [PREAMBLE, &hello("x", SYNC, false, root()), &synced(), &fin(0, 0)].concat();
+        assert_eq!(session.bytes(said.len()), said);
+        session.send(&fin(0, 0)[..length]);
+        let (_, ended) = session.end();
+        assert_eq!(ended.status.code(), Some(3), "{length}: {}", ended.printed.stderr);
+    }
+}
+
 #[test]
 fn what_the_other_side_ends_for_is_said() {
     let place = Place::new();

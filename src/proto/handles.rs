@@ -1,6 +1,7 @@
 //! What the other side's handles stand for.
 
 use super::FEEDS_MAX;
+use super::message::unexpected;
 use crate::entry::PeerId;
 use crate::error::{Error, Result};
 
@@ -25,7 +26,7 @@ impl Handles {
     /// [`Error::Wire`] if `handle` is not the next one, or too much was named.
     pub fn name(&mut self, handle: u32, peer: &str) -> Result<()> {
         if handle as usize != self.ends.len() {
-            return Err(Error::Wire(format!("the handle {handle}, which is not the next one")));
+            return Err(unexpected(format!("the handle {handle}, which is not the next one")));
         }
         if self.ends.len() == FEEDS_MAX || self.ids.len() + peer.len() > IDS_BYTES_MAX {
             return Err(Error::Wire("more feeds than one session has room for: run it again".into()));
@@ -45,7 +46,7 @@ impl Handles {
     /// [`Error::Wire`] if it was not named.
     pub fn get(&self, handle: u32) -> Result<PeerId> {
         let at = handle as usize;
-        let end = self.ends.get(at).ok_or_else(|| Error::Wire(format!("the handle {handle}, which was not named")))?;
+        let end = self.ends.get(at).ok_or_else(|| unexpected(format!("the handle {handle}, which was not named")))?;
         let start = at.checked_sub(1).map_or(0, |before| self.ends[before]);
         PeerId::new(&self.ids[start as usize..*end as usize])
     }

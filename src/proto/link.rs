@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, HashMap};
 use super::Mode;
 use super::fork::{ChainOf, Difference, Forks};
 use super::handles::Handles;
-use super::message::by_the_other_side;
+use super::message::{by_the_other_side, unexpected};
 use super::native::{Head, Hello, Message, Run};
 use super::put::{put_ack, put_error, put_fin, put_head, put_heads, put_hello, put_synced};
 use super::sending::Sending;
@@ -163,12 +163,12 @@ impl Link {
     pub fn receive<'a>(&mut self, frame: &'a [u8], chain_of: &mut ChainOf<'_>) -> Result<Received<'a>> {
         let message = Message::decode(frame).map_err(by_the_other_side)?;
         match (&message, &self.theirs) {
-            (Message::Hello(_), Some(_)) => return Err(Error::Wire("a second HELLO".into())),
+            (Message::Hello(_), Some(_)) => return Err(unexpected("a second HELLO")),
             (Message::Hello(_) | Message::Error(_) | Message::Unknown, _) | (_, Some(_)) => {}
-            _ => return Err(Error::Wire("the first frame is no HELLO".into())),
+            _ => return Err(unexpected("a first frame that is no HELLO")),
         }
         if self.fin_come && !matches!(message, Message::Unknown | Message::Fork(..) | Message::Ack(..) | Message::Error(_)) {
-            return Err(Error::Wire("a frame after FIN".into()));
+            return Err(unexpected("a frame after FIN"));
         }
         match message {
             Message::Hello(theirs) if theirs.nonce != 0 && theirs.nonce == self.ours.nonce => {
@@ -181,7 +181,7 @@ impl Link {
                 self.theirs = Some(theirs);
                 Ok(Received::Hello)
             }
-            Message::Heads(..) if self.their_heads == Heads::Over => Err(Error::Wire("heads that nobody awaits".into())),
+            Message::Heads(..) if self.their_heads == Heads::Over => Err(unexpected("heads that nobody awaits")),
             Message::Heads(heads, last) => Ok(Received::Heads(heads, last)),
             Message::Feed(handle, peer) => self.feeds.name(handle, peer).map(|()| Received::Nothing),
             Message::Run(run) => self.take_run(run),
@@ -199,7 +199,7 @@ impl Link {
                 Ok(Received::Nothing)
             }
             Message::Fin(sent, _) if sent != self.entries_come => {
-                Err(Error::Wire(format!("the other side sent {sent} entries, but {} came", self.entries_come)))
+                Err(unexpected(format!("a FIN after {sent} entries, of which {} came", self.entries_come)))
             }
             Message::Fin(..) => {
                 self.fin_come = true;
@@ -216,7 +216,7 @@ impl Link {
                 Mode::Push => {
                     Error::Refused("the other side sent an entry, but this side only pushes: use --mode sync or pull".into())
                 }
-                _ => Error::Wire("entries before the heads, or in a direction that the modes forbid".into()),
+                _ => unexpected("entries before the heads, or in a direction that the modes forbid"),
             });
         }
         let peer = self.feeds.get(run.handle)?;

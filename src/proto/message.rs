@@ -124,6 +124,11 @@ pub(super) fn by_the_other_side(err: Error) -> Error {
     }
 }
 
+/// As [`by_the_other_side`], of a message that must not come, or not now.
+pub(super) fn unexpected(what: impl Into<String>) -> Error {
+    by_the_other_side(Error::Wire(what.into()))
+}
+
 pub(super) fn missing(field: &str) -> Error {
     Error::Wire(format!("a message without {field}"))
 }
@@ -133,7 +138,10 @@ pub(super) fn missing(field: &str) -> Error {
 /// # Errors
 /// [`Error::Wire`] with the reason.
 pub fn peer_str(bytes: &[u8]) -> Result<&str> {
-    PeerId::check(bytes).map_err(|err| Error::Wire(err.to_string()))
+    PeerId::check(bytes).map_err(|err| match err {
+        Error::PeerId(why) => Error::Wire(format!("what is no peer id ({why})")),
+        err => err,
+    })
 }
 
 /// Reads a digest: peer and seq.

@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, VecDeque};
 
+use super::message::unexpected;
 use super::native::{RUN_BYTES_MAX, RUN_ENTRIES_MAX};
 use super::put::{RunBody, put_feed};
 use crate::entry::{Chain, Change, Entry, PeerId, Seq};
@@ -117,7 +118,7 @@ impl Sending {
     /// [`Error::Wire`] if that was never sent.
     pub fn ack(&mut self, handle: u32, seq: u32) -> Result<()> {
         if self.feeds.get(handle as usize).is_none_or(|sent| seq > sent.seq) {
-            return Err(Error::Wire("an acknowledgement of what was not sent".into()));
+            return Err(unexpected("an acknowledgement of what was not sent"));
         }
         let Some(unacked) = self.unacked.get_mut(&handle) else { return Ok(()) };
         let mut acked = 0;

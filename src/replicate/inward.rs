@@ -21,7 +21,6 @@ use crate::stage::{Stage, StoringEnded};
 const PIPE_BYTES: i32 = 1 << 20;
 /// How long a one-shot side that has sent all waits for the other one to say something, or to end its stream. It may have
 /// all, and the other one is live on the original's wire; or what it awaits was deleted over there, and never comes.
-const GRACE_MILLIS: u16 = 60_000;
 /// So much of a frame that is not all there yet is a sign of life; less may be heartbeats that a damaged length swallows.
 const PROGRESS_BYTES: u64 = 1 << 10;
 /// How long the last words of a side that has closed its input may be on their way, on the native wire.
@@ -203,7 +202,7 @@ impl Inward<'_, '_, '_> {
                 Some(silence) => {
                     PollTimeout::try_from(silence.saturating_sub(self.last_progress.elapsed())).unwrap_or(PollTimeout::MAX)
                 }
-                None if sent_all => PollTimeout::from(GRACE_MILLIS),
+                None if sent_all => PollTimeout::from(options.silence_millis),
                 None => PollTimeout::NONE,
             };
             if !poll_until(&mut fds, grace)? {

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::super::harness::{Place, Run};
+use super::super::harness::{Place, Run, SCUTTLEUP};
 use super::{Original, assert_same, entries, lines, log_of, sync};
 
 /// Peer and seq of what a log of ours holds of a peer.
@@ -61,6 +61,11 @@ fn our_deleted_entries_are_left_out() {
     sync(&ours, &theirs).stderr_has("entry 3 of ours was deleted here").status(3);
     let there: Vec<_> = theirs.entries().into_iter().map(|entry| entry.1).collect();
     assert_eq!(there, [1, 2, 4, 5]);
+    // In numbers, on its wire.
+    let other = place.log("other");
+    let command = format!("{SCUTTLEUP} --log {} replicate --once", other.display());
+    let words = ["replicate", "--once", "--json", "--wire", "original", "--", "sh", "-c", &command];
+    Run::new(&ours).args(words).stderr_has("\"sent\":4,").stderr_has("\"unsent\":1,").status(3);
     // It has no hole in its own eyes.
     sync(&ours, &theirs).stderr_has("sent 0, received 0").success();
 }

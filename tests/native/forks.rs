@@ -1,7 +1,9 @@
 //! Forks: two logs with other bytes for the same entry of a feed, found at the opening.
 
+use std::io::pipe;
 use std::path::{Path, PathBuf};
 
+use scuttleup::{Log, Options};
 use serde_json::Value;
 
 use crate::harness::{Ended, Place, Run, append, assert_equal, heads, read};
@@ -219,5 +221,24 @@ fn who_is_behind_in_its_own_feed_and_only_pushes_is_warned() {
             assert!(ended.0.printed.stderr.contains(&said), "{wire} {mine} {theirs}: {}", ended.0.printed.stderr);
             assert!(!ended.1.printed.stderr.contains("behind"), "{}", ended.1.printed.stderr);
         }
+    }
+}
+
+#[test]
+fn the_library_calls_no_session_with_a_fork_complete() {
+    let place = Place::new();
+    let (a, b) = (place.log("a"), place.log("b"));
+    write(&a, "{\"peer\":\"x\",\"seq\":1,\"entry\":1}\n");
+    write(&b, "{\"peer\":\"x\",\"seq\":1,\"entry\":2}\n");
+    let (a, b) = (Log::open(&a).expect("a log"), Log::open(&b).expect("a log"));
+    let ((b_in, a_out), (a_in, b_out)) = (pipe().expect("a pipe"), pipe().expect("a pipe"));
+    let once = Options { once: true, ..Options::default() };
+    let outcomes = std::thread::scope(|threads| {
+        let there = threads.spawn(|| scuttleup::replicate(&b, b_in, b_out, once, &|_| ()));
+        let here = scuttleup::replicate(&a, a_in, a_out, once, &|_| ());
+        [here, there.join().expect("it does not panic")].map(|outcome| outcome.expect("no error"))
+    });
+    for outcome in outcomes {
+        assert!(outcome.forks == 1 && !outcome.cut && !outcome.complete(), "{outcome:?}");
     }
 }

@@ -11,7 +11,9 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use scuttleup::{Log, Options, Outcome, Wire, replicate};
 
+use crate::frames::{PREAMBLE, SYNC, handshake};
 use crate::harness::{Ended, Place, Running, append, assert_equal, shell};
+use crate::native_frames as native;
 use crate::replicate::await_entries;
 
 use super::{report, with_log};
@@ -107,6 +109,50 @@ fn silence_is_noticed_at_any_place_of_a_session() {
         assert!(heard.windows(10).any(|part| part == b"it heard n"), "{words}: {heard:?}");
         drop(to_a);
     }
+}
+
+#[test]
+fn by_itself_a_side_waits_a_minute_and_says_each_15_seconds_that_it_lives() {
+    let usual = Options::default();
+    assert_eq!((usual.heartbeat_millis, usual.silence_millis), (15_000, 60_000));
+}
+
+/// On the original's wire, where nothing else tells: it has sent all, and waits no longer than that.
+#[test]
+fn who_never_ends_its_original_wire_is_given_up() {
+    let place = Place::new();
+    let path = place.log("a");
+    append(&path, "1\n");
+    let log = Log::open(path).expect("a log");
+    let ((input, mut to_it), (send, outcome)) = (pipe().expect("a pipe"), channel());
+    let null = File::options().write(true).open("/dev/null").expect("/dev/null");
+    to_it.write_all(&handshake("b", &[("b", 1)], SYNC)).expect("a pipe");
+    let options = Options { once: true, wire: Some(Wire::Original), silence_millis: 300, ..Options::default() };
+    thread::spawn(move || send.send(replicate(&log, input, null, options, &|_| ()).expect("no error")).ok());
+    let outcome = outcome.recv_timeout(GIVEN_UP).expect("it ends");
+    assert!(outcome.silent && !outcome.complete(), "{outcome:?}");
+    assert_eq!((outcome.sent, outcome.missing), (1, 1), "{outcome:?}");
+    drop(to_it);
+}
+
+/// A long entry that comes slowly is a sign of life.
+#[test]
+fn a_slow_entry_is_awaited() {
+    let place = Place::new();
+    let log = Arc::new(Log::open(place.log("a")).expect("a log"));
+    let long = "x".repeat(10_000);
+    let (entry, chain) = ([long.as_str()], native::chain_of("b", &[long.as_str()]));
+    let heads = native::heads(&[("b", 1, chain)], true);
+    let said = [PREAMBLE, &native::hello("b", SYNC, true, 7), &heads, &native::feed(0, "b"), &native::run(0, 1, &entry, chain)];
+    let said = said.concat();
+    let outcome = hearing(&log, false, move |mut to_it| {
+        for part in said.chunks(1100) {
+            to_it.write_all(part).ok();
+            channel::<()>().1.recv_timeout(Duration::from_millis(100)).ok();
+        }
+    });
+    let outcome = outcome.recv_timeout(GIVEN_UP).expect("it ends");
+    assert_eq!((outcome.received, outcome.silent), (1, false), "{outcome:?}");
 }
 
 /// A session with a log that hears what `speak` says until it is not listened to any more; how it ended.
