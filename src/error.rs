@@ -34,6 +34,8 @@ pub enum Error {
     MapFull(usize),
     /// Another process has made the log larger than the map that this one has of it.
     MapOutgrown,
+    /// The files of the log are not those that it was opened with, or not of one moment.
+    Replaced,
     /// A feed, or the set of feeds, has no place for more.
     FeedFull(String),
     /// The system refused something: what was being done, and its answer.
@@ -111,6 +113,10 @@ impl fmt::Display for Error {
                      with more address space if it is limited (ulimit -v)"
                 )
             }
+            Self::Replaced => f.write_str(
+                "the log's files were removed or replaced while processes have it open, and what is written now would be lost: \
+                 end all of them, and run it again",
+            ),
             Self::FeedFull(what) => write!(f, "{what}: start a new log"),
             Self::Io(doing, err) => write!(f, "{doing}: {err}"),
             Self::Database(doing, err) => write!(f, "{doing}: {err}"),

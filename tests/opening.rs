@@ -49,7 +49,7 @@ fn stopped_while_another_makes_the_log(call: &str, when: u32, early: bool) -> bo
     if early {
         fs::write(log.join("data.mdb"), "").expect("the data file");
     }
-    let (mut slow, _trace, pid) = stopped_run(&place, &log, &["append", "--ack"], call, when);
+    let (mut slow, mut trace, pid) = stopped_run(&place, &log, &["append", "--ack"], call, when);
     let pid = pid.expect("it comes to its lock");
     let turn = Flock::lock(File::open(&log).expect("the directory"), FlockArg::LockExclusiveNonblock);
     let free = turn.map(drop).is_ok();
@@ -57,6 +57,8 @@ fn stopped_while_another_makes_the_log(call: &str, when: u32, early: bool) -> bo
         append(&log, "\"first\"\n");
     }
     kill(pid, Signal::SIGCONT).expect("it is there");
+    // Each of its threads has a call `when` of its own.
+    thread::spawn(move || while stopped(&mut trace).is_some_and(|pid| kill(pid, Signal::SIGCONT).is_ok()) {});
     slow.send("\"second\"\n");
     let acknowledged: serde_json::Value = serde_json::from_str(&slow.line()).expect("JSON");
     assert_eq!(acknowledged["seq"], if free { 2 } else { 1 }, "{call} {when} {early}");
@@ -133,6 +135,91 @@ fn one_that_is_killed_while_it_opens_a_log_does_no_harm() {
         }
         assert!(moments > 10, "{count}: {moments}");
     }
+}
+
+#[test]
+fn a_data_file_that_is_replaced_under_a_watcher_is_not_written() {
+    let place = Place::new();
+    let (log, newer) = (place.log("a"), place.path("newer"));
+    (0..3).for_each(|n| append(&log, format!("{n}\n")));
+    fs::create_dir(&newer).expect("a directory");
+    fs::copy(log.join("data.mdb"), newer.join("data.mdb")).expect("a copy");
+    (3..20).for_each(|n| append(&newer, format!("{n}\n")));
+    let mut watching = Run::new(&log).args(["watch"]).spawn();
+    watching.line();
+    // As a backup is restored: LMDB's lock file still counts the transactions of the old one.
+    fs::rename(newer.join("data.mdb"), log.join("data.mdb")).expect("it is replaced");
+    let refused = Run::new(&log).args(["append", "--ack"]).stdin("20\n").stdout("").stderr_has("files were removed or replaced");
+    refused.stderr_has("end all of them").status(1);
+    watching.signal(Signal::SIGTERM);
+    watching.wait();
+    append(&log, "20\n");
+    assert_eq!(read(&log).lines().count(), 21);
+}
+
+#[test]
+fn a_lock_file_that_is_removed_under_a_writer_loses_nothing() {
+    let place = Place::new();
+    let log = place.log("a");
+    let mut first = Run::new(&log).args(["append", "--ack"]).spawn();
+    first.send("1\n");
+    assert_eq!(first.line(), "{\"peer\":\"a\",\"seq\":1}\n");
+    fs::remove_file(log.join("lock.mdb")).expect("it is there");
+    append(&log, "2\n");
+    first.send("3\n");
+    let ended = first.wait();
+    assert_eq!((ended.status.code(), &*ended.printed.stdout), (Some(1), &b""[..]));
+    assert!(ended.printed.stderr.contains("files were removed or replaced"), "{}", ended.printed.stderr);
+    append(&log, "3\n");
+    let stored: Vec<u64> =
+        Run::new(&log).args(["read"]).success().json().iter().filter_map(|line| line["entry"].as_u64()).collect();
+    assert_eq!(stored, [1, 2, 3]);
+}
+
+#[test]
+fn nothing_is_acknowledged_that_goes_to_a_file_which_nobody_can_open() {
+    for removed in [true, false] {
+        let place = Place::new();
+        let (log, other) = (place.log("a"), place.log("b"));
+        let mut appending = Run::new(&log).args(["append", "--ack"]).spawn();
+        appending.send("1\n");
+        appending.line();
+        if removed {
+            fs::remove_dir_all(&log).expect("it is there");
+        } else {
+            fs::rename(other.join("data.mdb"), log.join("data.mdb")).expect("it is replaced");
+        }
+        appending.send("2\n");
+        let ended = appending.wait();
+        assert_eq!((ended.status.code(), &*ended.printed.stdout), (Some(1), &b""[..]));
+        assert!(ended.printed.stderr.contains("files were removed or replaced"), "{}", ended.printed.stderr);
+    }
+}
+
+/// What a reader saw is kept for it. Killed ones must not make the data file grow for as long as somebody writes.
+#[test]
+fn killed_readers_do_not_make_the_data_file_grow() {
+    let place = Place::new();
+    let log = place.log("a");
+    append(&log, (0..100_000).map(|n| format!("{n}\n")).collect::<String>());
+    let mut appending = Run::new(&log).args(["append", "--ack"]).spawn();
+    let mut commit = || {
+        appending.send("1\n");
+        appending.line();
+    };
+    commit();
+    for _ in 0..40 {
+        // It fills its pipe, and so is in the middle of its read.
+        let mut reading = Run::new(&log).args(["read"]).spawn();
+        reading.line();
+        reading.signal(Signal::SIGKILL);
+    }
+    let length = || fs::metadata(log.join("data.mdb")).expect("the data file").len();
+    let before = length();
+    (0..400).for_each(|_| commit());
+    let grown = length() - before;
+    // A page or so a commit that is kept: six and more of them otherwise.
+    assert!(grown < 5 << 20, "{grown}");
 }
 
 #[test]

@@ -8,6 +8,7 @@
 
 use std::ops::ControlFlow;
 use std::path::Path;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use lmdb::{
     Cursor, Database, DatabaseFlags, Environment, EnvironmentFlags, RoCursor, RoTransaction, RwTransaction, Transaction,
@@ -17,7 +18,8 @@ use lmdb_sys as ffi;
 use nix::errno::Errno;
 
 use super::layout::{FeedRow, Run};
-use super::raw::{EdgeTxn, Fresh, prefetch_next};
+use super::lockfile::Files;
+use super::raw::{EdgeTxn, Fresh, free_dead_readers, goes_on, prefetch_next};
 use super::{datafile, lockfile};
 use crate::entry::{Offset, PeerId};
 use crate::error::{Error, Result};
@@ -39,11 +41,16 @@ struct Tables {
 
 const TABLES: u32 = 6;
 
+/// Who writes for long looks this often for readers that were killed.
+const WRITES_A_CHECK: u32 = 64;
+
 /// One open environment. A process opens that of a log once only.
 pub struct Env {
     env: Environment,
     tables: Option<Tables>,
     map_bytes: usize,
+    files: Files,
+    writes: AtomicU32,
 }
 
 /// A transaction; it reads, and if it was begun for it, writes.
@@ -83,6 +90,7 @@ impl Env {
                 opened => break opened.map_err(|err| refused("the log cannot be opened", err))?,
             }
         };
+        let files = Files::new(dir);
         drop(turn);
         let fresh = Fresh::new(env);
         let tables = fresh.open(|open| {
@@ -100,13 +108,13 @@ impl Env {
             Err(lmdb::Error::NotFound) => None,
             Err(err) => return Err(refused("the log's tables cannot be opened", err)),
         };
-        Ok(Self { env: fresh.into_env(), tables, map_bytes })
+        Ok(Self { env: fresh.into_env(), tables, map_bytes, files, writes: AtomicU32::new(0) })
     }
 
     /// Makes the tables if need be, and lets `first` fill them, in one commit. Another process may have been faster.
     pub fn make_tables(self, first: impl FnOnce(&mut WriteTxn<'_>) -> Result<()>) -> Result<Self> {
         let fail = |err| refused("the log cannot be made", err);
-        let Self { env, map_bytes, .. } = self;
+        let Self { env, map_bytes, files, writes, .. } = self;
         let fresh = Fresh::new(env);
         let plain = DatabaseFlags::empty();
         let made = fresh.make(|make| {
@@ -123,7 +131,7 @@ impl Env {
         let mut txn = WriteTxn::new(txn, tables, map_bytes)?;
         first(&mut txn)?;
         txn.commit()?;
-        Ok(Self { env: fresh.into_env(), tables: Some(tables), map_bytes })
+        Ok(Self { env: fresh.into_env(), tables: Some(tables), map_bytes, files, writes })
     }
 
     /// Whether there are tables.
@@ -143,7 +151,13 @@ impl Env {
 
     /// Begins a write; waits for other writers.
     pub fn write(&self) -> Result<WriteTxn<'_>> {
+        if self.writes.fetch_add(1, Ordering::Relaxed) % WRITES_A_CHECK == WRITES_A_CHECK - 1 {
+            free_dead_readers(&self.env);
+        }
         let txn = self.env.begin_rw_txn().map_err(|err| refused("the log cannot be written", err))?;
+        if !self.files.are_the_same() || !goes_on(&self.env, &txn) {
+            return Err(Error::Replaced);
+        }
         WriteTxn::new(txn, self.tables()?, self.map_bytes)
     }
 }

@@ -2,12 +2,13 @@
 
 use std::fs::File;
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, Flock, FlockArg, OFlag, fallocate, open};
 use nix::sys::stat::Mode;
 
+use super::datafile;
 use crate::error::{Error, Result, is_full};
 
 /// Processes and threads that read at the same time.
@@ -30,6 +31,28 @@ pub fn take_turn(dir: &Path) -> Option<Turn> {
             Err(_) => return None,
         }
     }
+}
+
+/// The files that a process has open, to notice when others lie in their places: who opens those has locks of its own, or
+/// writes what nobody reads.
+pub struct Files([(PathBuf, Option<(u64, u64)>); 2]);
+
+impl Files {
+    pub fn new(dir: &Path) -> Self {
+        Self(["lock.mdb", datafile::NAME].map(|name| dir.join(name)).map(|path| {
+            let id = id(&path);
+            (path, id)
+        }))
+    }
+
+    pub fn are_the_same(&self) -> bool {
+        self.0.iter().all(|(path, before)| id(path) == *before)
+    }
+}
+
+/// Device and inode; `None` where it is not there.
+fn id(path: &Path) -> Option<(u64, u64)> {
+    path.metadata().ok().map(|meta| (meta.dev(), meta.ino()))
 }
 
 /// Makes sure of the blocks of LMDB's lock file, which LMDB writes through a map: on a full disk that would be SIGBUS.

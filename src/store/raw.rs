@@ -17,10 +17,10 @@ impl Fresh {
     /// Frees the reader slots of processes that are gone, and keeps the data file from children: LMDB opens it without
     /// O_CLOEXEC, and a COMMAND that we run must not get hold of it.
     pub fn new(env: Environment) -> Self {
-        let (mut dead, mut fd): (c_int, c_int) = (0, -1);
+        free_dead_readers(&env);
+        let mut fd: c_int = -1;
         // SAFETY: the environment is open, so that it has a descriptor, which lives at least as long as this borrow of it.
         let fd = unsafe {
-            ffi::mdb_reader_check(env.env(), &raw mut dead);
             ffi::mdb_env_get_fd(env.env(), &raw mut fd);
             BorrowedFd::borrow_raw(fd)
         };
@@ -53,6 +53,20 @@ impl Fresh {
     pub fn into_env(self) -> Environment {
         self.0
     }
+}
+
+/// Frees the reader slots of processes that are gone: what such a reader saw is kept for it, and the data file grows.
+pub fn free_dead_readers(env: &Environment) {
+    let mut dead: c_int = 0;
+    // SAFETY: the environment is open; LMDB locks its table itself.
+    unsafe { ffi::mdb_reader_check(env.env(), &raw mut dead) };
+}
+
+/// Whether a write transaction goes on from the newest meta page: LMDB takes the number of the last one from its lock file.
+pub fn goes_on(env: &Environment, txn: &RwTransaction<'_>) -> bool {
+    // SAFETY: the transaction is alive.
+    let id = unsafe { ffi::mdb_txn_id(txn.txn()) };
+    env.info().is_ok_and(|info| info.last_txnid() + 1 == id)
 }
 
 /// A write transaction with a cursor at the right edge of one table.
