@@ -106,13 +106,10 @@ impl fmt::Display for Error {
                     "the log has reached its largest size of {bytes} bytes: raise the address space limit (ulimit -v) and run it again"
                 )
             }
-            Self::MapOutgrown => {
-                write!(
-                    f,
-                    "another process has made the log larger than this one can see: run it again, \
-                     with more address space if it is limited (ulimit -v)"
-                )
-            }
+            Self::MapOutgrown => f.write_str(
+                "another process has made the log larger than this one can see: run it again, \
+                 with more address space if it is limited (ulimit -v)",
+            ),
             Self::Replaced => f.write_str(
                 "the log's files were removed or replaced while processes have it open, and what is written now would be lost: \
                  end all of them, and run it again",

@@ -110,11 +110,16 @@ fn meta_at(file: &File, at: u64) -> io::Result<Option<(u64, Meta)>> {
 /// Device and inode of the data file: another pair than at its making means that it was copied or restored.
 pub fn clone_marker(dir: &Path) -> Result<[u8; 16]> {
     let path = dir.join(NAME);
-    let meta = path.metadata().map_err(|err| Error::io(format!("{} cannot be read", path.display()), err))?;
+    let (device, inode) = inode(&path).map_err(|err| Error::io(format!("{} cannot be read", path.display()), err))?;
     let mut marker = [0; 16];
-    marker[..8].copy_from_slice(&meta.dev().to_le_bytes());
-    marker[8..].copy_from_slice(&meta.ino().to_le_bytes());
+    marker[..8].copy_from_slice(&device.to_le_bytes());
+    marker[8..].copy_from_slice(&inode.to_le_bytes());
     Ok(marker)
+}
+
+/// Which file or directory it is: its device, and its inode there.
+pub fn inode(path: &Path) -> io::Result<(u64, u64)> {
+    path.metadata().map(|meta| (meta.dev(), meta.ino()))
 }
 
 /// Bytes that the data file takes on the disk.

@@ -18,7 +18,6 @@ use lmdb_sys as ffi;
 use nix::errno::Errno;
 
 use super::layout::{FeedRow, Run};
-use super::lockfile::Files;
 use super::raw::{EdgeTxn, Fresh, free_dead_readers, goes_on, prefetch_next};
 use super::{datafile, lockfile};
 use crate::entry::{Offset, PeerId};
@@ -49,7 +48,7 @@ pub struct Env {
     env: Environment,
     tables: Option<Tables>,
     map_bytes: usize,
-    files: Files,
+    files: lockfile::Files,
     writes: AtomicU32,
 }
 
@@ -90,7 +89,7 @@ impl Env {
                 opened => break opened.map_err(|err| refused("the log cannot be opened", err))?,
             }
         };
-        let files = Files::new(dir);
+        let files = lockfile::Files::new(dir);
         drop(turn);
         let fresh = Fresh::new(env);
         let tables = fresh.open(|open| {

@@ -1,4 +1,4 @@
-//! LMDB's lock file, before LMDB opens it: whose turn it is, and room for it.
+//! LMDB's lock file: whose turn it is to open it, room for it, and whether it still lies in its place.
 
 use std::fs::File;
 use std::os::unix::fs::MetadataExt;
@@ -10,6 +10,8 @@ use nix::sys::stat::Mode;
 
 use super::datafile;
 use crate::error::{Error, Result, is_full};
+
+const NAME: &str = "lock.mdb";
 
 /// Processes and threads that read at the same time.
 pub const READERS_MAX: u32 = 4096;
@@ -39,20 +41,15 @@ pub struct Files([(PathBuf, Option<(u64, u64)>); 2]);
 
 impl Files {
     pub fn new(dir: &Path) -> Self {
-        Self(["lock.mdb", datafile::NAME].map(|name| dir.join(name)).map(|path| {
-            let id = id(&path);
-            (path, id)
+        Self([NAME, datafile::NAME].map(|name| dir.join(name)).map(|path| {
+            let inode = datafile::inode(&path).ok();
+            (path, inode)
         }))
     }
 
     pub fn are_the_same(&self) -> bool {
-        self.0.iter().all(|(path, before)| id(path) == *before)
+        self.0.iter().all(|(path, before)| datafile::inode(path).ok() == *before)
     }
-}
-
-/// Device and inode; `None` where it is not there.
-fn id(path: &Path) -> Option<(u64, u64)> {
-    path.metadata().ok().map(|meta| (meta.dev(), meta.ino()))
 }
 
 /// Makes sure of the blocks of LMDB's lock file, which LMDB writes through a map: on a full disk that would be SIGBUS.
@@ -63,7 +60,7 @@ pub fn reserve(dir: &Path, write: bool) -> Result<()> {
     const BYTES: i64 = 192 + 64 * (READERS_MAX as i64 - 1);
     let lock = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_CLOEXEC;
     // Where that is not for us LMDB says so, or can do without.
-    let Ok(file) = open(&dir.join("lock.mdb"), lock, Mode::S_IRUSR | Mode::S_IWUSR) else { return Ok(()) };
+    let Ok(file) = open(&dir.join(NAME), lock, Mode::S_IRUSR | Mode::S_IWUSR) else { return Ok(()) };
     let file = File::from(file);
     if file.metadata().is_ok_and(|meta| meta.blocks() * 512 >= BYTES.unsigned_abs()) {
         return Ok(());

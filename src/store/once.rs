@@ -2,10 +2,10 @@
 //! both, after which writers of other processes no longer wait. The one piece of global state, for safety's sake.
 
 use std::collections::HashSet;
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use super::datafile;
 use crate::error::{Error, Result};
 
 /// Device and inode of a directory.
@@ -22,8 +22,7 @@ pub struct OpenOnce(Key);
 
 impl OpenOnce {
     pub fn new(dir: &Path) -> Result<Self> {
-        let meta = dir.metadata().map_err(|err| Error::io(format!("{} cannot be opened", dir.display()), err))?;
-        let key = (meta.dev(), meta.ino());
+        let key = datafile::inode(dir).map_err(|err| Error::io(format!("{} cannot be opened", dir.display()), err))?;
         if open().get_or_insert_default().insert(key) { Ok(Self(key)) } else { Err(Error::OpenTwice(dir.to_path_buf())) }
     }
 }
