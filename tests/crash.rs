@@ -1,7 +1,6 @@
 //! Processes that are killed: what was acknowledged stays, and the others go on.
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::io::Write;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
@@ -14,7 +13,7 @@ use nix::unistd::Pid;
 use scuttleup::Log;
 
 use crate::harness::{Place, Run, Running, SCUTTLEUP, append, assert_equal, heads, read};
-use crate::opening::stopped;
+use crate::opening::{stopped, to_be_stopped};
 
 /// The entries of the own feed by their numbers, bytes as text.
 fn entries(log: &Path) -> BTreeMap<u64, String> {
@@ -235,13 +234,8 @@ fn a_killed_writer_gives_its_lock_to_those_who_wait() {
     let place = Place::new();
     let log = place.log("a");
     // Held in the middle of its commit, with others waiting for it.
-    let trace = place.path("trace");
-    nix::unistd::mkfifo(&trace, nix::sys::stat::Mode::S_IRWXU).expect("a FIFO");
-    let strace =
-        Run::program("strace").args(["-f", "-qq", "-e", "trace=fdatasync", "-e", "inject=fdatasync:signal=SIGSTOP", "-o"]);
-    let mut holding = strace.args([&trace]).args([SCUTTLEUP, "--log"]).args([&log]).args(["append"]).spawn();
+    let (mut holding, mut trace) = to_be_stopped(&place, &log, &["append"], "fdatasync", 1);
     holding.send("0\n");
-    let mut trace = File::open(&trace).expect("strace writes to it");
     let pid = stopped(&mut trace).expect("it comes to its commit");
     let mut waiting: Vec<Running> = (0..4).map(|_| Run::new(&log).args(["append", "--ack"]).spawn()).collect();
     for (number, waiting) in waiting.iter_mut().enumerate() {

@@ -26,7 +26,7 @@ fn replicate(log: &Path, args: &[&str]) -> Run {
 }
 
 /// The words of a COMMAND that replicates another log.
-fn with_log(log: &Path) -> [&str; 5] {
+pub fn with_log(log: &Path) -> [&str; 5] {
     ["--", SCUTTLEUP, "--log", log.to_str().expect("UTF-8"), "replicate"]
 }
 

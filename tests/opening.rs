@@ -26,18 +26,16 @@ pub fn stopped(trace: &mut File) -> Option<Pid> {
     said.lines().last()?.split(' ').next()?.parse().ok().map(Pid::from_raw)
 }
 
-/// A run on `log` that is to be stopped after its call `when` of `call` on a file of the log; and who was, `None` if it ended before.
-fn stopped_run(place: &Place, log: &Path, args: &[&str], call: &str, when: u32) -> (Running, File, Option<Pid>) {
+/// A run on `log` of which each thread is stopped after its call `when` of `call` on a file of the log; and the trace that
+/// tells when it is.
+pub fn to_be_stopped(place: &Place, log: &Path, args: &[&str], call: &str, when: u32) -> (Running, File) {
     let trace = place.path("trace");
-    fs::remove_file(&trace).ok();
     mkfifo(&trace, Mode::S_IRWXU).expect("a FIFO");
     let inject = format!("inject={call}:signal=SIGSTOP:when={when}");
     let strace = Run::program("strace").args(["-f", "-qq", "-e", &inject, "-o"]).args([&trace]);
     let strace = ["data.mdb", "bell", "lock.mdb"].iter().fold(strace, |run, name| run.args(["-P"]).args([log.join(name)]));
     let run = strace.args([SCUTTLEUP, "--log"]).args([log]).args(args).spawn();
-    let mut trace = File::open(&trace).expect("strace writes to it");
-    let pid = stopped(&mut trace);
-    (run, trace, pid)
+    (run, File::open(&trace).expect("strace writes to it"))
 }
 
 /// An appender that is stopped after its look `when` at the files of a log, while another makes it; whether it came so far
@@ -49,15 +47,15 @@ fn stopped_while_another_makes_the_log(call: &str, when: u32, early: bool) -> bo
     if early {
         fs::write(log.join("data.mdb"), "").expect("the data file");
     }
-    let (mut slow, mut trace, pid) = stopped_run(&place, &log, &["append", "--ack"], call, when);
-    let pid = pid.expect("it comes to its lock");
+    let (mut slow, mut trace) = to_be_stopped(&place, &log, &["append", "--ack"], call, when);
+    let pid = stopped(&mut trace).expect("it comes to its lock");
     let turn = Flock::lock(File::open(&log).expect("the directory"), FlockArg::LockExclusiveNonblock);
     let free = turn.map(drop).is_ok();
     if free {
         append(&log, "\"first\"\n");
     }
     kill(pid, Signal::SIGCONT).expect("it is there");
-    // Each of its threads has a call `when` of its own.
+    // Another of its threads may come to its call.
     thread::spawn(move || while stopped(&mut trace).is_some_and(|pid| kill(pid, Signal::SIGCONT).is_ok()) {});
     slow.send("\"second\"\n");
     let acknowledged: serde_json::Value = serde_json::from_str(&slow.line()).expect("JSON");
@@ -91,8 +89,8 @@ fn killed_while_it_opens(count: u64, signal: Signal, call: &str, when: u32) -> b
     fs::create_dir(&log).expect("a directory");
     (0..count).for_each(|n| append(&log, format!("{n}\n")));
     let args = if count == 0 { "init" } else { "read" };
-    let (mut opening, _trace, pid) = stopped_run(&place, &log, &[args], call, when);
-    let Some(pid) = pid else { return false };
+    let (mut opening, mut trace) = to_be_stopped(&place, &log, &[args], call, when);
+    let Some(pid) = stopped(&mut trace) else { return false };
     let mut appending: Vec<Running> = (0..2).map(|_| Run::new(&log).args(["append", "--ack"]).spawn()).collect();
     let mut acknowledged = Vec::new();
     for run in &mut appending {
@@ -103,7 +101,7 @@ fn killed_while_it_opens(count: u64, signal: Signal, call: &str, when: u32) -> b
                 line => break line,
             }
         };
-        acknowledged.extend(line);
+        acknowledged.extend(line.map(|line| line.trim().to_owned()));
     }
     kill(pid, signal).and_then(|()| kill(pid, Signal::SIGCONT)).ok();
     opening.close();
@@ -112,12 +110,10 @@ fn killed_while_it_opens(count: u64, signal: Signal, call: &str, when: u32) -> b
         run.close();
         let ended = run.wait();
         assert_eq!((ended.status.code(), &*ended.printed.stderr), (Some(0), ""), "{count} {signal} {call} {when}");
-        acknowledged.extend(ended.printed.lines().into_iter().map(|line| format!("{line}\n")));
+        acknowledged.extend(ended.printed.lines().into_iter().map(str::to_owned));
     }
-    acknowledged.sort_by_key(String::len);
     let own = heads(&log).remove(0).replace(",\"own\":true", "");
-    let seqs: Vec<String> = acknowledged.iter().map(|line| line.trim().to_owned()).collect();
-    assert!(seqs.contains(&own), "{count} {signal} {call} {when}: {own} is not the last of {seqs:?}");
+    assert!(acknowledged.contains(&own), "{count} {signal} {call} {when}: {own} is not the last of {acknowledged:?}");
     assert_eq!(read(&log).lines().count() as u64, count + 2, "{count} {signal} {call} {when}");
     true
 }
@@ -157,6 +153,14 @@ fn a_data_file_that_is_replaced_under_a_watcher_is_not_written() {
     assert_eq!(read(&log).lines().count(), 21);
 }
 
+/// An appender that takes no more lines: the files of its log are others now.
+fn assert_refused(mut appending: Running, line: &str) {
+    appending.send(line);
+    let ended = appending.wait();
+    assert_eq!((ended.status.code(), &*ended.printed.stdout), (Some(1), &b""[..]));
+    assert!(ended.printed.stderr.contains("files were removed or replaced"), "{}", ended.printed.stderr);
+}
+
 #[test]
 fn a_lock_file_that_is_removed_under_a_writer_loses_nothing() {
     let place = Place::new();
@@ -166,10 +170,7 @@ fn a_lock_file_that_is_removed_under_a_writer_loses_nothing() {
     assert_eq!(first.line(), "{\"peer\":\"a\",\"seq\":1}\n");
     fs::remove_file(log.join("lock.mdb")).expect("it is there");
     append(&log, "2\n");
-    first.send("3\n");
-    let ended = first.wait();
-    assert_eq!((ended.status.code(), &*ended.printed.stdout), (Some(1), &b""[..]));
-    assert!(ended.printed.stderr.contains("files were removed or replaced"), "{}", ended.printed.stderr);
+    assert_refused(first, "3\n");
     append(&log, "3\n");
     let stored: Vec<u64> =
         Run::new(&log).args(["read"]).success().json().iter().filter_map(|line| line["entry"].as_u64()).collect();
@@ -189,10 +190,7 @@ fn nothing_is_acknowledged_that_goes_to_a_file_which_nobody_can_open() {
         } else {
             fs::rename(other.join("data.mdb"), log.join("data.mdb")).expect("it is replaced");
         }
-        appending.send("2\n");
-        let ended = appending.wait();
-        assert_eq!((ended.status.code(), &*ended.printed.stdout), (Some(1), &b""[..]));
-        assert!(ended.printed.stderr.contains("files were removed or replaced"), "{}", ended.printed.stderr);
+        assert_refused(appending, "2\n");
     }
 }
 

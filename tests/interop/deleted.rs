@@ -2,7 +2,8 @@
 
 use std::path::Path;
 
-use super::super::harness::{Place, Run, SCUTTLEUP};
+use super::super::harness::{Place, Run};
+use super::super::native::with_log;
 use super::{Original, assert_same, entries, lines, log_of, sync};
 
 /// Peer and seq of what a log of ours holds of a peer.
@@ -63,9 +64,9 @@ fn our_deleted_entries_are_left_out() {
     assert_eq!(there, [1, 2, 4, 5]);
     // In numbers, on its wire.
     let other = place.log("other");
-    let command = format!("{SCUTTLEUP} --log {} replicate --once", other.display());
-    let words = ["replicate", "--once", "--json", "--wire", "original", "--", "sh", "-c", &command];
-    Run::new(&ours).args(words).stderr_has("\"sent\":4,").stderr_has("\"unsent\":1,").status(3);
+    let run =
+        Run::new(&ours).args(["replicate", "--once", "--json", "--wire", "original"]).args(with_log(&other)).args(["--once"]);
+    run.stderr_has("\"sent\":4,").stderr_has("\"unsent\":1,").status(3);
     // It has no hole in its own eyes.
     sync(&ours, &theirs).stderr_has("sent 0, received 0").success();
 }
