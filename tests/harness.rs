@@ -1,4 +1,4 @@
-//! Runs the binary as a user does. Nothing here waits without end: what takes too long is killed and fails its test.
+//! Runs the binary as a user does. Every wait has a time limit: a process that takes too long is killed and its test fails.
 
 use std::ffi::{OsStr, OsString};
 use std::io::{BufRead, BufReader, Read, Write, pipe};
@@ -11,13 +11,13 @@ use std::time::Duration;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-/// The longest that a single step may take. Never a wait: every step ends by an event.
+/// The time limit of a single step. It is not a delay: every step ends at an event.
 pub const STEP: Duration = Duration::from_secs(60);
 
 /// The binary under test.
 pub const SCUTTLEUP: &str = env!("CARGO_BIN_EXE_scuttleup");
 
-/// A directory of its own, gone with the test.
+/// A temporary directory of one test, deleted at the end of the test.
 pub struct Place(tempfile::TempDir);
 
 impl Place {
@@ -29,14 +29,14 @@ impl Place {
         self.0.path().join(name)
     }
 
-    /// A file in it.
+    /// Writes a file in this directory.
     pub fn file(&self, name: &str, content: impl AsRef<[u8]>) -> PathBuf {
         let path = self.path(name);
         std::fs::write(&path, content).expect("a file can be written");
         path
     }
 
-    /// A log in it, made with its name as its id.
+    /// Creates a log in this directory; `id` is its id and its directory name.
     pub fn log(&self, id: &str) -> PathBuf {
         let path = self.path(id);
         Run::new(&path).args(["-q", "init", "--id", id]).success();
@@ -44,8 +44,8 @@ impl Place {
     }
 }
 
-/// One run of the binary on one log.
-#[must_use = "it runs only with .success(), .status() or .spawn()"]
+/// One run of the binary, or of another program.
+#[must_use = "the program starts only with .success(), .status() or .spawn()"]
 pub struct Run {
     command: Command,
     stdin: Vec<u8>,
@@ -54,7 +54,7 @@ pub struct Run {
     stderr_all: Option<String>,
 }
 
-/// What a run printed.
+/// The output of a run.
 pub struct Printed {
     pub stdout: Vec<u8>,
     pub stderr: String,
@@ -69,7 +69,7 @@ impl Printed {
         self.text().lines().collect()
     }
 
-    /// Stdout as JSON values, a line each.
+    /// The JSON value of each line of stdout.
     pub fn json(&self) -> Vec<serde_json::Value> {
         self.text().lines().map(|line| serde_json::from_str(line).unwrap_or_else(|err| panic!("{err}: {line}"))).collect()
     }
@@ -86,7 +86,7 @@ impl Run {
         Self::program(SCUTTLEUP)
     }
 
-    /// Any program.
+    /// Any program; SCUTTLEUP_LOG is not set for it.
     pub fn program(program: impl AsRef<OsStr>) -> Self {
         let mut command = Command::new(program);
         command.env_remove("SCUTTLEUP_LOG");
@@ -120,18 +120,18 @@ impl Run {
         self
     }
 
-    /// Stderr must have this in it.
+    /// Stderr must contain this.
     pub fn stderr_has(mut self, text: &str) -> Self {
         self.stderr.push(text.into());
         self
     }
 
-    /// It must end with exit 0 and, unless `stderr_has` was asked for, say nothing but notes.
+    /// Runs it to its end; the exit code must be 0.
     pub fn success(self) -> Printed {
         self.status(0)
     }
 
-    /// It must end with this exit code, and every line on stderr must be a message of scuttleup's.
+    /// Runs it to its end and checks the exit code and the expected output.
     pub fn status(self, code: i32) -> Printed {
         let (stdout, stderr, stderr_all) = (self.stdout.clone(), self.stderr.clone(), self.stderr_all.clone());
         let shown = format!("{:?}", self.command);
@@ -149,33 +149,33 @@ impl Run {
         ended.printed
     }
 
-    /// Runs it to its end, whatever that is.
+    /// Runs it to its end; any exit code is accepted.
     pub fn end(mut self) -> Ended {
         let stdin = std::mem::take(&mut self.stdin);
         let mut running = self.spawn();
         let mut pipe = running.stdin.take().expect("piped");
-        // A program that does not read its stdin to the end is none of our concern here.
+        // A program may end before it has read all of its stdin; that is not an error.
         thread::spawn(move || pipe.write_all(&stdin).ok());
         running.finish()
     }
 
-    /// Starts it, and lets the test talk with it.
+    /// Starts it; the test can then write to its stdin and read its stdout.
     pub fn spawn(self) -> Running {
         self.spawn_on(Stdio::piped(), Stdio::piped())
     }
 
-    /// Starts two, each with its stdout on the other's stdin.
+    /// Starts two programs; the stdout of each is the stdin of the other.
     pub fn spawn_joined(self, other: Self) -> (Running, Running) {
         let ((there, to_there), (here, to_here)) = (pipe().expect("a pipe"), pipe().expect("a pipe"));
         (self.spawn_on(here.into(), to_there.into()), other.spawn_on(there.into(), to_here.into()))
     }
 
-    /// Starts it on these.
+    /// Starts it with this stdin and stdout.
     pub fn spawn_on(self, stdin: Stdio, stdout: Stdio) -> Running {
         self.spawn_with(stdin, stdout, Stdio::piped())
     }
 
-    /// Starts it on these, stderr too.
+    /// Starts it with this stdin, stdout and stderr.
     pub fn spawn_with(mut self, stdin: Stdio, stdout: Stdio, stderr: Stdio) -> Running {
         let mut child = self
             .command
@@ -184,7 +184,7 @@ impl Run {
             .stderr(stderr)
             .spawn()
             .unwrap_or_else(|err| panic!("{:?}: {err} (scripts/test installs what the tests need)", self.command));
-        // It holds its ends itself now, and only so can they be closed.
+        // The child has its own copies of the pipe ends. These copies must be closed, or the pipes never end.
         drop(self.command);
         let lines = child.stdout.take().map_or_else(|| Lines::of(std::io::empty()), Lines::of);
         let stderr = child.stderr.take();
@@ -218,7 +218,7 @@ impl Lines {
     }
 }
 
-/// A run in the middle of it.
+/// A program that is running. It is killed when this value is dropped.
 pub struct Running {
     pub stdin: Option<ChildStdin>,
     pid: u32,
@@ -227,7 +227,7 @@ pub struct Running {
     child: Option<Child>,
 }
 
-/// How a run ended.
+/// The exit status and the output of a run.
 pub struct Ended {
     pub status: ExitStatus,
     pub printed: Printed,
@@ -239,13 +239,13 @@ impl Running {
     }
 
     pub fn signal(&self, signal: Signal) {
-        kill(Pid::from_raw(self.pid as i32), signal).expect("it is there");
+        kill(Pid::from_raw(self.pid as i32), signal).expect("the process exists");
     }
 
     /// Writes to its stdin, which stays open.
     pub fn send(&mut self, bytes: impl AsRef<[u8]>) {
         let stdin = self.stdin.as_mut().expect("stdin is open");
-        stdin.write_all(bytes.as_ref()).and_then(|()| stdin.flush()).expect("it reads its stdin");
+        stdin.write_all(bytes.as_ref()).and_then(|()| stdin.flush()).expect("the process reads its stdin");
     }
 
     /// Closes its stdin.
@@ -257,48 +257,48 @@ impl Running {
     pub fn line(&mut self) -> String {
         match self.lines.0.recv_timeout(STEP) {
             Ok(line) => String::from_utf8(line).expect("UTF-8"),
-            Err(err) => self.fail(&format!("no line came: {err}")),
+            Err(err) => self.fail(&format!("no line on stdout: {err}")),
         }
     }
 
-    /// The next line, if one has come yet.
+    /// The next line of its stdout if it has arrived already; this does not wait.
     pub fn line_now(&mut self) -> Option<String> {
         self.lines.0.try_recv().ok().map(|line| String::from_utf8(line).expect("UTF-8"))
     }
 
-    /// Waits until it ends, its stdin closed.
+    /// Closes its stdin and waits until it ends.
     pub fn finish(mut self) -> Ended {
         self.close();
         self.wait()
     }
 
-    /// Waits until it ends by itself; its stdin stays as it is.
+    /// Waits until it ends; its stdin stays open.
     pub fn wait(&mut self) -> Ended {
         self.wait_within(STEP)
     }
 
-    /// As [`Running::wait`], for what may take longer than a step.
+    /// As [`Running::wait`], with another time limit.
     pub fn wait_within(&mut self, longest: Duration) -> Ended {
         let mut stdout = Vec::new();
         loop {
             match self.lines.0.recv_timeout(longest) {
                 Ok(line) => stdout.extend_from_slice(&line),
                 Err(RecvTimeoutError::Disconnected) => break,
-                Err(RecvTimeoutError::Timeout) => self.fail("it does not end"),
+                Err(RecvTimeoutError::Timeout) => self.fail("the process did not end"),
             }
         }
         let mut child = self.child.take().expect("not waited for yet");
         let (send, status) = channel();
         thread::spawn(move || send.send(child.wait()).ok());
-        // Where its stdout is another's this is what is waited for.
-        let Ok(status) = status.recv_timeout(longest) else { self.fail("it does not end") };
-        let stderr = self.said.recv_timeout(STEP).unwrap_or_else(|_| self.fail("its stderr stays open"));
-        Ended { status: status.expect("it can be waited for"), printed: Printed { stdout, stderr } }
+        // If stdout is not a pipe to the test, the loop above ends at once: then the time limit applies here.
+        let Ok(status) = status.recv_timeout(longest) else { self.fail("the process did not end") };
+        let stderr = self.said.recv_timeout(STEP).unwrap_or_else(|_| self.fail("stderr stays open"));
+        Ended { status: status.expect("the exit status"), printed: Printed { stdout, stderr } }
     }
 
     fn fail(&mut self, why: &str) -> ! {
         kill(Pid::from_raw(self.pid as i32), Signal::SIGKILL).ok();
-        panic!("{why}; it said: {}", self.said.recv_timeout(STEP).unwrap_or_default());
+        panic!("{why}; stderr: {}", self.said.recv_timeout(STEP).unwrap_or_default());
     }
 }
 
@@ -311,24 +311,24 @@ impl Drop for Running {
     }
 }
 
-/// Runs a line of shell with `$scuttleup` set, as a user would; `pipefail` is on.
+/// Runs a line of bash in which `$scuttleup` is the binary and `pipefail` is set.
 pub fn shell(line: &str) -> Run {
     let mut script = OsString::from("set -o pipefail; scuttleup=\"$SCUTTLEUP\"; ");
     script.push(line);
     Run::program("bash").args([OsStr::new("-c"), &script]).env("SCUTTLEUP", SCUTTLEUP)
 }
 
-/// Appends lines, which are JSON values.
+/// Appends lines; each line is a JSON value.
 pub fn append(log: &Path, lines: impl AsRef<[u8]>) {
     Run::new(log).args(["append"]).stdin(lines).stdout("").stderr("").success();
 }
 
-/// All that `read` prints.
+/// The output of `read`.
 pub fn read(log: &Path) -> String {
     Run::new(log).args(["read"]).stderr("").success().text().to_owned()
 }
 
-/// The `heads` of a log without the marks, which are its own affair, so that two logs can be compared.
+/// The lines of `heads` without the marks `own` and `fork`, which differ between equal logs.
 pub fn heads(log: &Path) -> Vec<String> {
     let printed = Run::new(log).args(["heads"]).success();
     printed.lines().iter().map(|line| line.replace(",\"own\":true", "").replace(",\"fork\":true", "")).collect()
@@ -339,7 +339,7 @@ pub fn root(log: &Path) -> String {
     Run::new(log).args(["info"]).success().json()[0]["root"].as_str().expect("a root").to_owned()
 }
 
-/// Asserts that two logs hold the same.
+/// Asserts that two logs hold the same entries.
 pub fn assert_equal(a: &Path, b: &Path) {
     assert_eq!(heads(a), heads(b));
     assert_eq!(root(a), root(b));

@@ -1,5 +1,7 @@
-//! The integration tests: all through the real binary, in one program. Each file is about one command or one theme.
+//! The integration tests. All of them run the real binary and are compiled into one test program. Each file covers one
+//! command or one topic.
 
+mod accepted_gaps;
 mod append;
 mod bytes;
 mod crash;
@@ -10,7 +12,6 @@ mod entry_del;
 mod faults;
 mod frames;
 mod harness;
-mod holes;
 mod hostile;
 mod hostile_native;
 mod interop;

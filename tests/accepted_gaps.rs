@@ -1,4 +1,4 @@
-//! Gaps that were accepted (`--accept-gaps`): what such a log and one without the gap say to each other.
+//! Accepted gaps (`--accept-gaps`): sessions between a log with unknown tombstones and a log without them.
 
 use std::path::{Path, PathBuf};
 
@@ -6,12 +6,12 @@ use crate::frames::{SYNC, change, handshake};
 use crate::harness::{Place, Run, append, assert_equal, heads};
 use crate::replicate::join;
 
-/// a holds its feed and has deleted entry `hole` of it; b took the feed from it on the original's wire.
-fn with_a_hole(place: &Place, hole: u32) -> (PathBuf, PathBuf) {
+/// Log a holds its feed with entry `seq` deleted; log b received the feed on the original's wire and accepted the gap.
+fn with_an_accepted_gap(place: &Place, seq: u32) -> (PathBuf, PathBuf) {
     let (a, b) = (place.log("a"), place.log("b"));
     append(&a, "1\n2\n3\n4\n");
     append(&b, "\"b\"\n");
-    Run::new(&a).args(["del", "a", &hole.to_string()]).success();
+    Run::new(&a).args(["del", "a", &seq.to_string()]).success();
     let original = ["--once", "--wire", "original"];
     let ended = join(&a, &original, &b, &["--once", "--accept-gaps"]);
     assert_eq!((ended.0.status.code(), ended.1.status.code()), (Some(3), Some(0)), "{}", ended.1.printed.stderr);
@@ -23,35 +23,35 @@ fn id(log: &Path) -> String {
     Run::new(log).args(["id"]).success().text().to_owned()
 }
 
-/// The native wire compares chains, and a hole changes the chain; but it is no fork, and the log keeps its id.
+/// The native wire compares chains, and an unknown tombstone changes the chain. This is not a fork: the log keeps its id.
 #[test]
-fn a_hole_is_told_from_a_fork() {
-    for hole in [1, 2, 3] {
+fn an_accepted_gap_is_not_reported_as_a_fork() {
+    for seq in [1, 2, 3] {
         let place = Place::new();
-        let (a, b) = with_a_hole(&place, hole);
+        let (a, b) = with_an_accepted_gap(&place, seq);
         append(&a, "5\n");
         append(&b, "\"b2\"\n");
         let ended = join(&a, &["--once"], &b, &["--once"]);
         for (ended, log) in [(ended.0, &a), (ended.1, &b)] {
             let said = ended.printed.stderr;
             assert_eq!(ended.status.code(), Some(3), "{said}");
-            assert!(said.contains(&format!("gap: entry {hole} of a is an accepted gap")), "{said}");
+            assert!(said.contains(&format!("gap: entry {seq} of a is an accepted gap")), "{said}");
             assert!(said.contains("but 1 feed is stopped") && !said.contains("fork"), "{said}");
             assert!(!Run::new(log).args(["heads"]).success().text().contains("fork"));
         }
         assert_eq!((id(&a), id(&b)), ("a\n".into(), "b\n".into()));
-        // The other feed went on.
+        // The feed that is not stopped is replicated.
         assert!(heads(&a).contains(&"{\"peer\":\"b\",\"seq\":2}".to_owned()));
-        // As the message says.
+        // The message advises this wire.
         let ended = join(&a, &["--once", "--wire", "original"], &b, &["--once"]);
         assert_eq!((ended.0.status.code(), ended.1.status.code()), (Some(0), Some(0)), "{}", ended.1.printed.stderr);
         assert_eq!(heads(&a), heads(&b));
     }
 }
 
-/// A wrong number must not fill the disk.
+/// A wrong seq must not fill the disk.
 #[test]
-fn a_gap_is_accepted_up_to_a_bound() {
+fn a_gap_is_accepted_up_to_a_limit() {
     for (seq, code) in [(1_048_577, 0), (1_048_578, 3)] {
         let place = Place::new();
         let log = place.log("a");
@@ -63,11 +63,11 @@ fn a_gap_is_accepted_up_to_a_bound() {
     }
 }
 
-/// Logs with the same hole agree.
+/// Two logs with the same unknown tombstone have equal chains.
 #[test]
-fn a_hole_travels_on_the_native_wire() {
+fn an_unknown_tombstone_is_sent_on_the_native_wire() {
     let place = Place::new();
-    let (_, b) = with_a_hole(&place, 2);
+    let (_, b) = with_an_accepted_gap(&place, 2);
     let c = place.log("c");
     append(&c, "1\n");
     let ended = join(&b, &["--once"], &c, &["--once"]);
