@@ -1,8 +1,10 @@
-//! With the original: the npm package scuttleup 3.3.0 on Node, over a LevelDB. interop/log.js wraps it.
+//! Sessions with the original: the npm package scuttleup 3.3.0 on Node, with LevelDB. interop/log.js is its command line.
 //!
-//! It is installed twice. As published its bulk reads lose their tail on today's Node, and its one-shot side closes both
-//! halves when it has sent all it had: both come from multistream 1, which interop/mended replaces. So all that counts
-//! entries runs against the mended one.
+//! The package is installed twice. As published, its bulk reads lose the last entries on current versions of Node, and its
+//! one-shot session closes both directions once it has sent its entries. Both bugs are in multistream 1, which
+//! interop/mended replaces by a newer version. Tests that count entries run against the fixed package in interop/mended.
+//!
+//! In all of these tests, `ours` is the log under test and `theirs` is a log of the original.
 
 mod deleted;
 mod foreign;
@@ -16,22 +18,22 @@ use std::path::{Path, PathBuf};
 
 use super::harness::{Place, Run, SCUTTLEUP};
 
-/// A log of the original's.
+/// A log of the original.
 struct Original {
     dir: PathBuf,
     variant: &'static str,
 }
 
-/// Peer, seq and the bytes in base64, of every entry.
+/// Peer, seq and bytes (in base64) of every entry.
 type Entries = Vec<(String, u64, String)>;
 
 impl Original {
-    /// An empty one, which is made at its first use.
+    /// A log that log.js creates at its first use.
     fn new(place: &Place, name: &str) -> Self {
         Self { dir: place.path(name), variant: "mended" }
     }
 
-    /// The same log, run by the package as it is published.
+    /// The same log, used by the package as published.
     fn as_published(&self) -> Self {
         Self { dir: self.dir.clone(), variant: "published" }
     }
@@ -39,7 +41,7 @@ impl Original {
     /// The command line of log.js on this log.
     fn command<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Vec<OsString> {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/interop");
-        assert!(folder.join(self.variant).join("node_modules").is_dir(), "scripts/test installs the original");
+        assert!(folder.join(self.variant).join("node_modules").is_dir(), "the original is not installed: run scripts/test");
         let script = folder.join("log.js").into_os_string();
         let mut command = vec!["node".into(), script, self.variant.into(), self.dir.clone().into_os_string()];
         command.extend(args.into_iter().map(|arg| arg.as_ref().to_owned()));
@@ -51,7 +53,7 @@ impl Original {
         Run::program(&command[0]).args(&command[1..])
     }
 
-    /// Appends lines; its id is its folder's name.
+    /// Appends lines; the id of the log is its directory name.
     fn append(&self, lines: impl AsRef<[u8]>) {
         self.run(["append", "--id", self.id()]).stdin(lines).success();
     }
@@ -70,7 +72,7 @@ trait IntoEntries {
 }
 
 impl IntoEntries for super::harness::Printed {
-    /// In the order of peers.
+    /// Sorted by peer, then by seq.
     fn into_entries(self) -> Entries {
         let text = |value: &serde_json::Value| value.as_str().expect("a string").to_owned();
         let lines = self.json();
@@ -81,20 +83,20 @@ impl IntoEntries for super::harness::Printed {
     }
 }
 
-/// The entries of a log of ours.
+/// The entries of the log under test.
 fn entries(log: &Path) -> Entries {
     Run::new(log).args(["read", "--raw"]).success().into_entries()
 }
 
-/// Asserts that both hold the same, and so many entries.
+/// Asserts that both logs hold the same entries, `count` in total.
 fn assert_same(ours: &Path, theirs: &Original, count: usize) {
     let (ours, theirs) = (entries(ours), theirs.entries());
     assert_eq!(ours.len(), count);
     // Not assert_eq: it would print all of them.
-    assert!(ours == theirs, "{} entries here, {} there", ours.len(), theirs.len());
+    assert!(ours == theirs, "{} local entries, {} in the log of the original", ours.len(), theirs.len());
 }
 
-/// `scuttleup replicate --once` with the original's one-shot side.
+/// `scuttleup replicate --once` with a one-shot session of the original.
 fn sync(ours: &Path, theirs: &Original) -> Run {
     sync_in_modes(ours, "sync", theirs, "sync")
 }
@@ -104,26 +106,26 @@ fn sync_in_modes(ours: &Path, our_mode: &str, theirs: &Original, their_mode: &st
     Run::new(ours).args(["replicate", "--once", "--mode", our_mode, "--"]).args(theirs.command(replicate))
 }
 
-/// A log of ours with these lines as entries.
+/// A log under test with these lines as entries.
 fn log_of(place: &Place, id: &str, lines: impl AsRef<[u8]>) -> PathBuf {
     let log = place.log(id);
     Run::new(&log).args(["append", "--text"]).stdin(lines).success();
     log
 }
 
-/// So many lines, each with the name in it.
+/// `count` lines, each with the name in it.
 fn lines(name: &str, count: usize) -> String {
     (1..=count).map(|n| format!("{name} {n}\n")).collect()
 }
 
-/// Whether a side of mode `from` sends to one of mode `to`.
+/// Whether a process with mode `from` sends entries to a process with mode `to`.
 fn sends(from: &str, to: &str) -> bool {
     from != "pull" && to != "push"
 }
 
 const MODES: [&str; 3] = ["sync", "push", "pull"];
 
-/// `bash` with a line in which `$scuttleup` is the binary and `$1`, `$2` … are `args`.
+/// The command line of `bash` with a line in which `$scuttleup` is the binary and `$1`, `$2` … are `args`.
 fn script(line: &str, args: &[&Path]) -> Vec<OsString> {
     let line = format!("set -o pipefail; scuttleup='{SCUTTLEUP}'; {line}");
     let mut command: Vec<OsString> = vec!["bash".into(), "-c".into(), line.into(), "bash".into()];

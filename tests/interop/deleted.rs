@@ -1,4 +1,4 @@
-//! Entries that one side deleted: this wire cannot say so, they are just left out.
+//! Deleted entries. The original's wire cannot carry tombstones: the sender leaves deleted entries out.
 
 use std::path::Path;
 
@@ -6,13 +6,13 @@ use super::super::harness::{Place, Run};
 use super::super::native::with_log;
 use super::{Original, assert_same, entries, lines, log_of, sync};
 
-/// Peer and seq of what a log of ours holds of a peer.
+/// The seqs of the entries of a peer in the log under test.
 fn seqs(log: &Path, peer: &str) -> Vec<u64> {
     entries(log).into_iter().filter(|entry| entry.0 == peer).map(|entry| entry.1).collect()
 }
 
 #[test]
-fn its_feed_stops_at_the_gap() {
+fn a_feed_of_the_original_stops_at_a_gap() {
     let place = Place::new();
     let (ours, theirs) = (log_of(&place, "ours", "1\n2\n"), Original::new(&place, "theirs"));
     theirs.append(lines("theirs", 5));
@@ -20,14 +20,14 @@ fn its_feed_stops_at_the_gap() {
     let printed = sync(&ours, &theirs).stderr_has("theirs").status(3);
     assert!(printed.stderr.contains("gap: the other side sent entry 4 of theirs after 2"), "{}", printed.stderr);
     assert_eq!(seqs(&ours, "theirs"), [1, 2]);
-    assert_eq!(theirs.entries().len(), 4 + 2, "ours went on");
-    // Again: it is still so, and still said.
+    assert_eq!(theirs.entries().len(), 4 + 2, "the feed of ours is incomplete");
+    // The next session reports the same gap again.
     sync(&ours, &theirs).stderr_has("gap: the other side sent entry 4 of theirs after 2").status(3);
     assert_eq!(seqs(&ours, "theirs"), [1, 2]);
 }
 
 #[test]
-fn its_first_entry_is_the_gap() {
+fn a_feed_whose_first_entry_was_deleted_is_a_gap() {
     let place = Place::new();
     let (ours, theirs) = (place.log("ours"), Original::new(&place, "theirs"));
     theirs.append("1\n2\n");
@@ -37,7 +37,7 @@ fn its_first_entry_is_the_gap() {
 }
 
 #[test]
-fn other_feeds_go_on_behind_a_gap() {
+fn other_feeds_go_on_after_a_gap() {
     let place = Place::new();
     let (ours, other) = (place.log("ours"), log_of(&place, "other", lines("other", 100)));
     let theirs = Original::new(&place, "theirs");
@@ -47,7 +47,7 @@ fn other_feeds_go_on_behind_a_gap() {
     sync(&ours, &theirs).stderr_has("sent entry 51 of other after 49").status(3);
     assert_eq!(seqs(&ours, "other"), (1..=49).collect::<Vec<_>>());
     assert_eq!(seqs(&ours, "theirs"), (1..=100).collect::<Vec<_>>());
-    // Who has it all fills it.
+    // A log that holds all entries fills the gap.
     let whole = Original::new(&place, "whole");
     sync(&other, &whole).success();
     sync(&ours, &whole).success();
@@ -55,28 +55,28 @@ fn other_feeds_go_on_behind_a_gap() {
 }
 
 #[test]
-fn our_deleted_entries_are_left_out() {
+fn local_deleted_entries_are_not_sent() {
     let place = Place::new();
     let (ours, theirs) = (log_of(&place, "ours", lines("ours", 5)), Original::new(&place, "theirs"));
     Run::new(&ours).args(["del", "ours", "3"]).success();
     sync(&ours, &theirs).stderr_has("entry 3 of ours was deleted here").status(3);
     let there: Vec<_> = theirs.entries().into_iter().map(|entry| entry.1).collect();
     assert_eq!(there, [1, 2, 4, 5]);
-    // In numbers, on its wire.
+    // The counts of --json, on the original's wire.
     let other = place.log("other");
     let run =
         Run::new(&ours).args(["replicate", "--once", "--json", "--wire", "original"]).args(with_log(&other)).args(["--once"]);
     run.stderr_has("\"sent\":4,").stderr_has("\"unsent\":1,").status(3);
-    // It has no hole in its own eyes.
+    // The original compares heads only: it does not ask for the missing entry.
     sync(&ours, &theirs).stderr_has("sent 0, received 0").success();
 }
 
-/// `--accept-gaps`, with the original's one-shot side.
+/// `replicate --once --accept-gaps` with a one-shot session of the original.
 fn sync_with_gaps(ours: &Path, theirs: &Original) -> Run {
     Run::new(ours).args(["replicate", "--once", "--accept-gaps", "--"]).args(theirs.command(["replicate"]))
 }
 
-/// Which entries of `peer` are here, and whether they are deleted.
+/// The seq of each entry of `peer` in a log, and whether it is deleted.
 fn held(log: &Path, peer: &str) -> Vec<(u64, bool)> {
     let printed = Run::new(log).args(["read", "--peer", peer]).success();
     let mut held: Vec<_> =
@@ -86,7 +86,7 @@ fn held(log: &Path, peer: &str) -> Vec<(u64, bool)> {
 }
 
 #[test]
-fn its_gaps_are_accepted() {
+fn gaps_of_the_original_are_accepted() {
     let place = Place::new();
     let (ours, theirs) = (log_of(&place, "ours", "1\n"), Original::new(&place, "theirs"));
     theirs.append(lines("theirs", 8));
@@ -100,15 +100,14 @@ fn its_gaps_are_accepted() {
     assert_eq!(held(&ours, "theirs"), expected);
     Run::new(&ours).args(["entry", "theirs", "4"]).status(1);
     assert_eq!(Run::new(&ours).args(["entry", "theirs", "8", "--raw"]).success().text(), "theirs 8");
-    // They are in the past: the feed goes on as any other.
+    // After the accepted gaps the feed continues without --accept-gaps.
     theirs.append("9\n");
     sync(&ours, &theirs).stderr_has("sent 0, received 1").success();
     assert_eq!(held(&ours, "theirs").len(), 9);
 }
 
-/// Where there is no gap it changes nothing.
 #[test]
-fn accepting_gaps_where_there_are_none() {
+fn accept_gaps_changes_nothing_without_gaps() {
     let place = Place::new();
     let (ours, theirs) = (log_of(&place, "ours", "1\n"), Original::new(&place, "theirs"));
     theirs.append(lines("theirs", 3));

@@ -1,10 +1,10 @@
-//! Ids that the original cannot hold: it keeps them in a plain object, and U+00FF ends its ranges of keys.
+//! Peer ids that the original cannot store: it keeps ids as keys of a plain object, and U+00FF ends its key ranges.
 
 use super::super::frames::{Frame, SYNC, Session, handshake};
 use super::super::harness::{Place, Run};
 use super::{Original, entries, log_of, sync};
 
-/// It holds these well.
+/// Ids that the original can store.
 const HELD: [&str; 6] = ["plain", "na\u{ef}ve", "\u{fe}", "with space", "proto", "100"];
 const NOT_HELD: [&str; 12] = [
     "\u{ff}",
@@ -31,7 +31,7 @@ fn feeds(ids: &[&str]) -> String {
 }
 
 #[test]
-fn ids_that_it_cannot_hold_are_left_out_with_one_warning() {
+fn ids_that_the_original_cannot_store_are_skipped_with_one_warning() {
     let place = Place::new();
     let (ours, theirs) = (log_of(&place, "ours", "one\n"), Original::new(&place, "theirs"));
     Run::new(&ours).args(["write"]).stdin(feeds(&[&HELD[..], &NOT_HELD[..]].concat())).success();
@@ -44,13 +44,13 @@ fn ids_that_it_cannot_hold_are_left_out_with_one_warning() {
     expected.retain(|(peer, ..)| !NOT_HELD.contains(&&**peer));
     assert_eq!(expected.len(), 2 * HELD.len() + 2);
     assert_eq!(theirs.entries(), expected);
-    // Nothing of it is left to send.
+    // A second session has nothing to send.
     sync(&ours, &theirs).stderr_has("sent 0, received 0").success();
 }
 
-/// Each by itself, so that none hides behind another.
+/// One session for each id, so that a failure of one id is not hidden by another.
 #[test]
-fn it_holds_each_id_that_is_sent_to_it() {
+fn the_original_stores_each_id_that_is_sent_to_it() {
     let place = Place::new();
     let (ours, theirs) = (place.log("ours"), Original::new(&place, "theirs"));
     for id in HELD {
@@ -61,9 +61,9 @@ fn it_holds_each_id_that_is_sent_to_it() {
     }
 }
 
-/// Also what comes into the log while the session runs.
+/// Also for entries that are stored while the session runs.
 #[test]
-fn a_live_session_leaves_them_out_too() {
+fn a_live_session_skips_these_ids_too() {
     let place = Place::new();
     let ours = log_of(&place, "ours", "one\n");
     let mut session = Session::open(&ours, &[]);

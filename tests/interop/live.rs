@@ -1,4 +1,4 @@
-//! Live sessions with the original, which starts our side and tells what it stores.
+//! Live sessions with the original. The original starts `replicate` as its child and prints each entry that it stores.
 
 use std::collections::HashSet;
 use std::ffi::OsStr;
@@ -8,7 +8,7 @@ use super::super::harness::{Place, Run, Running, SCUTTLEUP};
 use super::tap::Tap;
 use super::{MODES, Original, assert_same, entries, sends};
 
-/// A live session between the original and a log of ours, both directions tapped.
+/// A live session between the original and the log under test; both directions are recorded in files.
 struct Session {
     original: Running,
     tap: PathBuf,
@@ -24,23 +24,23 @@ impl Session {
         Self { original, tap }
     }
 
-    /// The next entry that the original stored, its own or one of ours.
+    /// Peer and seq of the next entry that the original stored, from either log.
     fn stored(&mut self) -> (String, u64) {
         let line = self.original.line();
         let value: serde_json::Value = serde_json::from_str(&line).expect("JSON");
-        let seq = value["seq"].as_u64().unwrap_or_else(|| panic!("our side ended: {line}"));
+        let seq = value["seq"].as_u64().unwrap_or_else(|| panic!("replicate ended: {line}"));
         (value["peer"].as_str().expect("a peer").to_owned(), seq)
     }
 
-    /// The original ends the session; our side sends the rest and ends with this code. Gives what came from the original
-    /// and what went to it.
+    /// The original ends the session; `replicate` sends the rest and must end with this exit code. Returns the recorded output
+    /// of the original and the recorded input of the original.
     fn end(mut self, code: i32) -> (Tap, Tap) {
         self.original.close();
-        self.over(code)
+        self.wait(code)
     }
 
-    /// The session ends by itself.
-    fn over(mut self, code: i32) -> (Tap, Tap) {
+    /// As `end`, for a session that ends by itself.
+    fn wait(mut self, code: i32) -> (Tap, Tap) {
         let ended = self.original.wait();
         let last = ended.printed.json().pop().unwrap_or_default();
         assert_eq!(last["exit"], code, "{}", ended.printed.stderr);
@@ -49,7 +49,7 @@ impl Session {
     }
 }
 
-/// `append --ack` on a log of ours.
+/// `append --ack` on the log under test.
 fn appender(log: &Path) -> Running {
     Run::new(log).args(["append", "--text", "--ack"]).spawn()
 }
@@ -65,7 +65,7 @@ fn change(line: &str) -> (String, u64) {
 }
 
 #[test]
-fn a_thousand_appends_on_each_side() {
+fn a_thousand_appends_to_each_log() {
     let place = Place::new();
     let (ours, theirs) = (place.log("ours"), Original::new(&place, "theirs"));
     let mut session = Session::start(&theirs, "sync", &ours, "sync");
@@ -80,7 +80,7 @@ fn a_thousand_appends_on_each_side() {
         here.insert(change(&watcher.line()));
         there.insert(session.stored());
     }
-    assert_eq!(here.len(), 2000, "each once");
+    assert_eq!(here.len(), 2000, "an entry was printed twice");
     assert!(here == there);
     let (inward, outward) = session.end(0);
     inward.assert_only("theirs", 1000);
@@ -88,9 +88,9 @@ fn a_thousand_appends_on_each_side() {
     assert_same(&ours, &theirs, 2000);
 }
 
-/// What was there before, and what comes later.
+/// Existing entries are sent first, then new entries.
 #[test]
-fn it_begins_with_what_is_there() {
+fn a_live_session_sends_existing_entries_first() {
     let place = Place::new();
     let (ours, theirs) = (super::log_of(&place, "ours", "1\n2\n"), Original::new(&place, "theirs"));
     theirs.append("1\n2\n3\n");
@@ -111,9 +111,9 @@ fn it_begins_with_what_is_there() {
     assert_same(&ours, &theirs, 7);
 }
 
-/// One entry is there before on each side, one comes later.
+/// Each log has one entry before the session, and one is appended to each during the session.
 fn mode_pair(our_mode: &str, their_mode: &str) {
-    let pair = format!("{our_mode} with its {their_mode}");
+    let pair = format!("{our_mode} with {their_mode} of the original");
     let place = Place::new();
     let (ours, theirs) = (super::log_of(&place, "ours", "1\n"), Original::new(&place, "theirs"));
     theirs.append("1\n");
@@ -123,8 +123,8 @@ fn mode_pair(our_mode: &str, their_mode: &str) {
         move_one(&mut session, &ours, inward, outward, &pair);
         session.end(0)
     } else {
-        // Both have nothing to send, and end.
-        session.over(0)
+        // Neither may send, so both end.
+        session.wait(0)
     };
     tap_in.assert_only("theirs", if inward { 2 } else { 0 });
     tap_out.assert_only("ours", if outward { 2 } else { 0 });
@@ -133,7 +133,7 @@ fn mode_pair(our_mode: &str, their_mode: &str) {
     assert_eq!(theirs.entries().len(), if outward { 4 } else { appended }, "{pair}");
 }
 
-/// What was there before has come, where it may; then one is appended on each side.
+/// Waits for the existing entries in the directions that the modes allow, then appends an entry to each log.
 fn move_one(session: &mut Session, ours: &Path, inward: bool, outward: bool, pair: &str) {
     let (mut watcher, mut appender) = (watcher(ours), appender(ours));
     assert_eq!(change(&watcher.line()), ("ours".into(), 1), "{pair}");
@@ -157,23 +157,23 @@ fn move_one(session: &mut Session, ours: &Path, inward: bool, outward: bool, pai
 }
 
 #[test]
-fn ours_syncs() {
+fn live_sync_with_every_mode() {
     MODES.into_iter().for_each(|mode| mode_pair("sync", mode));
 }
 
 #[test]
-fn ours_pushes() {
+fn live_push_with_every_mode() {
     MODES.into_iter().for_each(|mode| mode_pair("push", mode));
 }
 
 #[test]
-fn ours_pulls() {
+fn live_pull_with_every_mode() {
     MODES.into_iter().for_each(|mode| mode_pair("pull", mode));
 }
 
-/// Two originals that only know us.
+/// Two originals exchange their entries through the log under test.
 #[test]
-fn through_our_log() {
+fn two_originals_through_one_log() {
     let place = Place::new();
     let (jack, ours, jill) = (Original::new(&place, "jack"), place.log("ours"), Original::new(&place, "jill"));
     let mut from_jack = Session::start(&jack, "sync", &ours, "sync");
@@ -188,7 +188,7 @@ fn through_our_log() {
     assert_eq!([from_jack.stored(), from_jill.stored()], [("ours".into(), 1), ("ours".into(), 1)]);
     let (inward, outward) = from_jack.end(0);
     inward.assert_only("jack", 20);
-    assert!(outward.changes.iter().all(|(peer, _)| peer != "jack"), "an echo");
+    assert!(outward.changes.iter().all(|(peer, _)| peer != "jack"), "an entry was sent back to its sender");
     assert_eq!(outward.changes.len(), 21);
     from_jill.end(0);
     assert_same(&ours, &jack, 41);

@@ -1,5 +1,6 @@
 'use strict'
-// A log of the npm package scuttleup on a LevelDB, for the tests. VARIANT is the folder whose node_modules are used.
+// A command line for logs of the npm package scuttleup on LevelDB, for the tests. The packages are loaded from
+// VARIANT/node_modules.
 //
 //   node log.js VARIANT DIR append [--id ID]     each line of stdin is an entry
 //   node log.js VARIANT DIR read                 {"peer","seq","base64"} per entry
@@ -7,10 +8,11 @@
 //   node log.js VARIANT DIR del PEER SEQ
 //   node log.js VARIANT DIR replicate [--id ID] [--mode MODE] [--live] [--tap PATH] [-- COMMAND ARG…]
 //
-// With --base64 the entries on stdin are given so; with --utf8 the log's valueEncoding is utf-8 instead of binary.
-// replicate speaks over stdin and stdout. With a COMMAND it speaks over that one's; then each line of stdin is an entry to
-// append, the end of stdin ends the session, and stdout tells {"peer","seq"} for each entry that is stored and
-// {"exit":CODE} when COMMAND has ended. What it reads and writes is also put into PATH.read and PATH.written.
+// With --base64, each line of stdin is an entry in base64; with --utf8, the valueEncoding of the log is utf-8 instead of
+// binary. replicate uses stdin and stdout of this process. With a COMMAND, it uses stdin and stdout of COMMAND; then each
+// line of stdin is an entry to append, the end of stdin ends the session, and stdout has a line {"peer","seq"} for each
+// stored entry and a line {"exit":CODE} when COMMAND has ended. With --tap, the bytes that replicate reads and writes are
+// also written to PATH.read and PATH.written.
 
 const fs = require('fs')
 const path = require('path')
@@ -52,7 +54,7 @@ const commands = {
   replicate (log) {
     const stream = log.createReplicationStream({ mode: options.mode, live: !!options.live })
     if (!options.command) {
-      // Not process.stdout, which cannot be ended.
+      // Not process.stdout: it cannot be closed.
       join(stream, process.stdin, new net.Socket({ fd: 1, readable: false, writable: true }))
       return
     }
@@ -63,7 +65,7 @@ const commands = {
     log.on('append', ({ peer, seq }) => print({ peer, seq }))
     join(stream, child.stdout, child.stdin)
     eachLine((line) => log.append(entry(line), failed)).on('close', () => {
-      // Where the modes let it send nothing it has ended its output long ago.
+      // If the modes do not let the original send, the stream has ended its output before.
       if (ended) child.stdout.destroy()
       stream.unpipe(child.stdin)
       child.stdin.end()
@@ -80,7 +82,7 @@ function entry (line) {
   return options.utf8 ? bytes.toString() : bytes
 }
 
-// Wired as its README does it. Where its stream destroys itself, both halves are closed: so do pipes and sockets.
+// Connected as in the README of the package. When the stream destroys itself, close both directions, as pipes and sockets do.
 function join (stream, input, output) {
   if (options.tap) {
     record(input, options.tap + '.read')
@@ -92,7 +94,7 @@ function join (stream, input, output) {
   stream.on('close', () => { input.destroy(); output.end() })
 }
 
-// At once, and not through a pipe: what lies in the buffer of a stream that is destroyed comes out nowhere.
+// Written at once and not through a pipe: bytes in the buffer of a stream are lost when the stream is destroyed.
 function record (input, file) {
   const fd = fs.openSync(file, 'w')
   const push = input.push
@@ -102,7 +104,7 @@ function record (input, file) {
   }
 }
 
-// It is never closed: the process ends when nothing is left to do, as what was read may still wait to be stored.
+// The database is never closed: the process ends when nothing is left to do, and entries may still wait to be stored.
 const db = levelup(encode(leveldown(dir), { valueEncoding: 'binary' }), (err) => {
   failed(err)
   const log = scuttleup(db, { id: options.id, valueEncoding: options.utf8 ? 'utf-8' : 'binary' })

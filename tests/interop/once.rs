@@ -1,4 +1,4 @@
-//! One-shot sessions with the mended original: exact to the entry.
+//! One-shot sessions with the fixed original; every entry is counted.
 
 use std::path::Path;
 
@@ -8,7 +8,7 @@ use super::super::harness::{Place, Run, assert_equal, heads};
 use super::tap::Tap;
 use super::{Entries, MODES, Original, assert_same, entries, lines, log_of, script, sends, sync, sync_in_modes};
 
-/// Appends `entries` as they are, whatever bytes they have.
+/// Appends entries of arbitrary bytes.
 fn append_raw(theirs: &Original, entries: &[Vec<u8>]) {
     let lines: String = entries.iter().map(|entry| BASE64.encode(entry) + "\n").collect();
     theirs.run(["append", "--base64", "--id", theirs.id()]).stdin(lines).success();
@@ -36,7 +36,7 @@ fn both_ways_at_once() {
     sync(&ours, &theirs).stderr_has("synced with theirs: sent 5000, received 5000").success();
     assert_same(&ours, &theirs, 10_000);
     sync(&ours, &theirs).stderr_has("sent 0, received 0").success();
-    // Only what is new goes over the wire.
+    // Only new entries are sent.
     theirs.append("one more\n");
     Run::new(&ours).args(["append", "--text"]).stdin("and one\nand two\n").success();
     sync(&ours, &theirs).stderr_has("sent 2, received 1").success();
@@ -44,7 +44,7 @@ fn both_ways_at_once() {
 }
 
 #[test]
-fn a_hundred_thousand_of_its_entries() {
+fn receive_100_000_entries() {
     let place = Place::new();
     let (ours, theirs) = (place.log("ours"), Original::new(&place, "theirs"));
     theirs.append(lines("theirs", 100_000));
@@ -53,7 +53,7 @@ fn a_hundred_thousand_of_its_entries() {
 }
 
 #[test]
-fn a_hundred_thousand_of_our_entries() {
+fn send_100_000_entries() {
     let place = Place::new();
     let (ours, theirs) = (log_of(&place, "ours", lines("ours", 100_000)), Original::new(&place, "theirs"));
     sync(&ours, &theirs).stderr_has("sent 100000, received 0").success();
@@ -79,8 +79,8 @@ fn all_mode_pairs() {
             let received = if sends(their_mode, our_mode) { 3 } else { 0 };
             let said = format!("synced with theirs: sent {sent}, received {received}\n");
             sync_in_modes(&ours, our_mode, &theirs, their_mode).stderr_has(&said).success();
-            assert_eq!(entries(&ours).len(), 2 + received, "here, {our_mode} with its {their_mode}");
-            assert_eq!(theirs.entries().len(), 3 + sent, "there, {our_mode} with its {their_mode}");
+            assert_eq!(entries(&ours).len(), 2 + received, "local, {our_mode} with {their_mode} of the original");
+            assert_eq!(theirs.entries().len(), 3 + sent, "original, {our_mode} with {their_mode} of the original");
         }
     }
 }
@@ -91,7 +91,7 @@ fn every_byte_value() {
     let (ours, theirs) = (place.log("ours"), Original::new(&place, "theirs"));
     append_raw(&theirs, &odd_entries());
     for entry in odd_entries() {
-        // With -0 an empty stdin would be no entry.
+        // With -0, an empty stdin appends nothing.
         if entry.is_empty() {
             Run::new(&ours).args(["append", "--raw", "-0"]).stdin("\0").success();
         } else {
@@ -108,7 +108,7 @@ fn every_byte_value() {
     }
 }
 
-/// With valueEncoding utf-8 the original's user works with strings.
+/// With valueEncoding utf-8 the entries of the original are strings.
 #[test]
 fn utf8_values() {
     let place = Place::new();
@@ -128,7 +128,7 @@ fn utf8_values() {
     assert!(theirs.contains(&("\"ours\"".into(), 1, format!("\"{}\"", BASE64.encode("grüße".as_bytes())))), "{theirs:?}");
 }
 
-/// Through its log in the middle, and back through ours.
+/// Entries pass through logs of the original and through logs under test.
 #[test]
 fn over_many_hops() {
     let place = Place::new();
@@ -149,16 +149,16 @@ fn over_many_hops() {
     assert_eq!(its_heads.lines(), heads(&bob));
 }
 
-/// The original starts ours, as a server does that has it as a service.
+/// The original starts `replicate --once` as its child, as a server does for a connection.
 #[test]
-fn the_original_starts_ours() {
+fn the_original_starts_replicate() {
     let place = Place::new();
     let (ours, theirs) = (log_of(&place, "ours", lines("ours", 300)), Original::new(&place, "theirs"));
     theirs.append(lines("theirs", 200));
     let (inward, outward) = (place.path("in"), place.path("out"));
     let line = "tee \"$2\" | \"$scuttleup\" --log \"$1\" replicate --once | tee \"$3\"";
     let replicate = ["replicate", "--"].map(Into::into).into_iter().chain(script(line, &[&ours, &inward, &outward]));
-    // Its stdin stays open: it ends by itself.
+    // The stdin of the original stays open: the session must end by itself.
     let mut session = theirs.run(replicate).spawn();
     let ended = session.wait();
     assert!(ended.printed.text().contains("{\"exit\":0}"), "{} {}", ended.printed.text(), ended.printed.stderr);

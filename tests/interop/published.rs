@@ -1,5 +1,5 @@
-//! The original exactly as it is published. On today's Node its one-shot side ends too early, so nothing here counts on
-//! what arrives: only on that we say what arrived.
+//! The original as published. On current versions of Node its one-shot session ends too early. These tests do not expect
+//! a certain number of entries to arrive; they check that `replicate` reports the true number.
 
 use std::ffi::OsStr;
 use std::path::Path;
@@ -8,8 +8,8 @@ use super::super::harness::{Place, Run};
 use super::tap::Tap;
 use super::{Original, assert_same, entries, lines, log_of, script, sync, sync_in_modes};
 
-/// How many entries our side says that it sent and received.
-fn claims(said: &str) -> (usize, usize) {
+/// The numbers of sent and received entries that `replicate` reports.
+fn reported_counts(said: &str) -> (usize, usize) {
     let number = |text: &str| {
         let rest = said.split_once(text).unwrap_or_else(|| panic!("no {text:?} in {said}")).1;
         rest.chars().take_while(char::is_ascii_digit).collect::<String>().parse().expect("a number")
@@ -21,7 +21,7 @@ fn claims(said: &str) -> (usize, usize) {
     }
 }
 
-/// Many large entries: far more than pipes and buffers between the two can hold.
+/// A log with many large entries: far more than fits into the pipes and buffers of a session.
 fn large_log(place: &Place) -> std::path::PathBuf {
     let log = place.log("ours");
     let line = "x".repeat(LARGE_BYTES);
@@ -31,11 +31,11 @@ fn large_log(place: &Place) -> std::path::PathBuf {
 
 const LARGE_COUNT: usize = 2_000;
 const LARGE_BYTES: usize = 16 << 10;
-/// What fits into a pipe.
+/// The capacity of a pipe.
 const PIPE_BYTES: usize = 64 << 10;
 
 #[test]
-fn we_claim_what_came() {
+fn the_reported_received_count_is_exact() {
     const COUNT: usize = 10_000;
     let place = Place::new();
     let (ours, theirs) = (log_of(&place, "ours", lines("ours", 10)), Original::new(&place, "theirs").as_published());
@@ -47,50 +47,51 @@ fn we_claim_what_came() {
     let ended = session.wait();
     let (said, tap) = (&ended.printed.stderr, Tap::read(&tap));
     tap.assert_only("theirs", tap.changes.len() as u64);
-    assert_eq!(claims(said).1, tap.changes.len(), "{said}");
+    assert_eq!(reported_counts(said).1, tap.changes.len(), "{said}");
     assert_eq!(entries(&ours).len(), 10 + tap.changes.len());
-    // It announced them all.
+    // The handshake of the original announced all entries.
     let complete = tap.changes.len() == COUNT && !said.contains("ended early");
     assert_eq!(ended.status.code(), Some(if complete { 0 } else { 3 }), "{said}");
     assert_eq!(said.contains("synced with theirs"), complete, "{said}");
 }
 
-/// It has one entry, sends it, and closes both halves while we are in the middle of ours.
+/// The original sends its only entry and closes both directions while `replicate` still sends.
 #[test]
-fn it_ends_early() {
+fn the_original_ends_early() {
     let place = Place::new();
     let (ours, theirs) = (large_log(&place), Original::new(&place, "theirs").as_published());
     theirs.append("one\n");
     let said = sync(&ours, &theirs).stderr_has(&format!(" of {LARGE_COUNT} sent to theirs")).status(3).stderr;
-    assert!(claims(&said).0 < LARGE_COUNT, "{said}");
+    assert!(reported_counts(&said).0 < LARGE_COUNT, "{said}");
     assert!(!said.contains("synced"), "{said}");
-    assert_eq!(theirs_in(&ours), 1, "what it sent is stored");
+    assert_eq!(theirs_in(&ours), 1, "the entry of the original is not stored");
     let arrived = theirs.entries().len() - 1;
     assert!(arrived < LARGE_COUNT);
-    // Where we push it sends nothing, and so it stays to the end.
+    // With --mode push the original sends nothing, and then it stays until the end.
     sync_in_modes(&ours, "push", &theirs, "sync").stderr_has("synced with theirs").success();
     assert_same(&ours, &theirs, LARGE_COUNT + 1);
     sync(&ours, &theirs).stderr_has("sent 0, received 0").success();
 }
 
-/// What we say we sent has left us: all of it but what still lies in the pipe was read.
+/// Entries that are reported as sent were written to the pipe: the original has read them, except for the content of the
+/// pipe.
 #[test]
-fn we_claim_what_left() {
+fn the_reported_sent_count_is_not_too_high() {
     let place = Place::new();
     let (ours, theirs) = (large_log(&place), Original::new(&place, "theirs").as_published());
     theirs.append("one\n");
     let tap = place.path("tap");
     let replicate = [OsStr::new("replicate"), OsStr::new("--tap"), tap.as_os_str()];
     let printed = Run::new(&ours).args(["replicate", "--once", "--"]).args(theirs.command(replicate)).status(3);
-    let (sent, _) = claims(&printed.stderr);
+    let (sent, _) = reported_counts(&printed.stderr);
     let read = Tap::read(&tap.with_extension("read")).changes.len();
     assert!(sent <= read + PIPE_BYTES / LARGE_BYTES, "{sent} sent, {read} read: {}", printed.stderr);
     assert!(sent < LARGE_COUNT);
 }
 
-/// After such an end a pull still brings all of its entries.
+/// After an early end, a pull still receives all entries of the original.
 #[test]
-fn a_pull_completes() {
+fn a_pull_after_an_early_end_is_complete() {
     let place = Place::new();
     let (ours, theirs) = (large_log(&place), Original::new(&place, "theirs").as_published());
     theirs.append("1\n");

@@ -1,8 +1,8 @@
-//! What went over the wire, decoded without the library's help.
+//! A recorded direction of a session, decoded without the code of the library.
 
 use std::path::Path;
 
-/// One direction of a session.
+/// The decoded frames of one direction.
 pub struct Tap {
     pub id: String,
     /// Peer and seq of every change.
@@ -11,14 +11,14 @@ pub struct Tap {
 
 impl Tap {
     pub fn read(path: &Path) -> Self {
-        let bytes = std::fs::read(path).expect("the tap is there");
+        let bytes = std::fs::read(path).expect("the recorded bytes");
         let mut frames = frames(&bytes).into_iter();
         let id = text(&fields(frames.next().expect("a handshake")), 1);
         let changes = frames.map(fields).map(|fields| (text(&fields, 1), number(&fields, 2))).collect();
         Self { id, changes }
     }
 
-    /// Asserts that it carried the feed of `peer`, from its first entry to its `count`th, and nothing else.
+    /// Asserts that the frames are entries 1 to `count` of `peer`, in order, and nothing else.
     pub fn assert_only(&self, peer: &str, count: u64) {
         let expected: Vec<_> = (1..=count).map(|seq| (peer.to_owned(), seq)).collect();
         assert!(
@@ -42,7 +42,7 @@ fn varint(bytes: &mut &[u8]) -> u64 {
     value
 }
 
-/// The bodies of the whole frames; a cut last one is none.
+/// The bodies of the complete, non-empty frames; a truncated last frame is ignored.
 fn frames(mut bytes: &[u8]) -> Vec<&[u8]> {
     let mut frames = Vec::new();
     while bytes.iter().any(|&byte| byte < 0x80) {
