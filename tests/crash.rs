@@ -1,4 +1,4 @@
-//! Processes that are killed: what was acknowledged stays, and the others go on.
+//! Killed processes: acknowledged entries stay stored, and other processes go on.
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -15,7 +15,7 @@ use scuttleup::Log;
 use crate::harness::{Place, Run, Running, SCUTTLEUP, append, assert_equal, heads, read};
 use crate::opening::{stopped, to_be_stopped};
 
-/// The entries of the own feed by their numbers, bytes as text.
+/// The entries of the local feed as text, by seq.
 fn entries(log: &Path) -> BTreeMap<u64, String> {
     let printed = Run::new(log).args(["read", "--text"]).success();
     let entry = |change: serde_json::Value| {
@@ -24,21 +24,21 @@ fn entries(log: &Path) -> BTreeMap<u64, String> {
     printed.json().into_iter().map(entry).collect()
 }
 
-/// An appender that runs under strace, which does `inject` to it.
+/// An appender under strace with the option `inject`.
 fn injected(log: &Path, inject: &str) -> Running {
     let strace = ["-f", "-qq", "-o", "/dev/null", "-e", &format!("inject={inject}"), SCUTTLEUP, "--log"].map(str::to_owned);
     Run::program("strace").args(strace).args([log]).args(["append", "--ack"]).spawn()
 }
 
 #[test]
-fn what_was_acknowledged_survives_a_kill_in_the_middle_of_a_stream() {
+fn acknowledged_entries_survive_a_kill_in_the_middle_of_a_stream() {
     let place = Place::new();
     let log = place.log("a");
     let mut expected = 0;
     for round in 0..8u64 {
         let mut appending = Run::new(&log).args(["append", "--ack"]).spawn();
-        let mut stdin = appending.stdin.take().expect("it is piped");
-        // Writes until the reader is dead.
+        let mut stdin = appending.stdin.take().expect("stdin is a pipe");
+        // Writes until the appender is killed.
         let feeding = thread::spawn(move || {
             let lines: String = (0..1000).map(|n| format!("\"{round} {n}\"\n")).collect();
             while stdin.write_all(lines.as_bytes()).is_ok() {}
@@ -50,15 +50,15 @@ fn what_was_acknowledged_survives_a_kill_in_the_middle_of_a_stream() {
             assert_eq!(ack["seq"], acknowledged);
         }
         appending.signal(Signal::SIGKILL);
-        feeding.join().expect("it ends with the appender");
+        feeding.join().expect("the thread ends with the appender");
         let ended = appending.wait();
         assert_eq!(ended.status.signal(), Some(9));
-        // Acknowledgements that were still in the pipe count, too; its last line may be cut.
+        // Acknowledgements that were still in the pipe also count; the last line may be truncated.
         let late = ended.printed.stdout.iter().filter(|&&byte| byte == b'\n').count() as u64;
         let stored = entries(&log);
         let head = stored.len() as u64;
         assert!(head >= acknowledged + late, "{head} stored, {acknowledged} + {late} acknowledged");
-        // Of this round's stream, a prefix is stored, each line once.
+        // A prefix of the lines of this round is stored, each line once.
         for (at, (seq, entry)) in stored.iter().skip(expected as usize).enumerate() {
             assert_eq!((*seq, entry), (expected + 1 + at as u64, &format!("\"{round} {}\"", at % 1000)));
         }
@@ -70,11 +70,11 @@ fn what_was_acknowledged_survives_a_kill_in_the_middle_of_a_stream() {
 
 #[test]
 fn a_kill_at_any_step_of_a_commit_leaves_all_of_it_or_nothing() {
-    // The writes of a commit: its pages, the sync, the meta page that makes it count, the ring of the bell.
+    // The steps of a commit: the pages, the sync, the meta page that makes the commit valid, the notification.
     for (inject, stored) in [
         ("pwrite64,pwritev,writev:signal=SIGKILL:when=1", Some(1)),
         ("fdatasync:signal=SIGKILL:when=1", Some(1)),
-        // The kernel ends the call before the signal: whether it counts depends on which one it is.
+        // The kernel finishes the call before the signal: whether the commit is valid depends on what this call writes.
         ("pwrite64:signal=SIGKILL:when=1", None),
         ("pwrite64:signal=SIGKILL:when=2", Some(2)),
         ("exit_group:signal=SIGKILL:when=1", Some(2)),
@@ -90,7 +90,7 @@ fn a_kill_at_any_step_of_a_commit_leaves_all_of_it_or_nothing() {
         assert_eq!(ended.status.signal(), Some(9), "{inject}: {}", ended.printed.stderr);
         let count = entries(&log).len();
         assert!(stored.is_none_or(|stored| stored == count), "{inject}: {count}");
-        // Its end wakes the watcher for what is stored; the next one is neither kept waiting nor misled.
+        // The end of the appender notifies the watcher of the stored entries. The next appender can append at once.
         let line = |seq, entry| format!("{{\"offset\":{seq},\"peer\":\"a\",\"seq\":{seq},\"entry\":{entry}}}\n");
         (2..=count).for_each(|seq| assert_eq!(watching.line(), line(seq, seq), "{inject}"));
         append(&log, "3");
@@ -99,14 +99,14 @@ fn a_kill_at_any_step_of_a_commit_leaves_all_of_it_or_nothing() {
 }
 
 #[test]
-fn a_kill_while_a_log_is_made_leaves_a_log_or_none() {
+fn a_kill_while_a_log_is_created_leaves_a_log_or_nothing() {
     let mut kills = 0;
     for call in ["mkdir", "ftruncate", "pwrite64", "write", "writev", "fdatasync", "fsync", "openat"] {
         for when in 1..=20 {
             let place = Place::new();
             let log = place.path("log");
             let mut appending = injected(&log, &format!("{call}:signal=SIGKILL:when={when}"));
-            // It may be dead before it reads.
+            // The appender may be killed before it reads.
             if let Some(mut stdin) = appending.stdin.take() {
                 stdin.write_all(b"1\n").ok();
             }
@@ -126,18 +126,18 @@ fn a_kill_while_a_log_is_made_leaves_a_log_or_none() {
 }
 
 #[test]
-fn a_signal_ends_an_appender_with_what_was_read_stored() {
+fn an_appender_that_a_signal_ends_stores_the_lines_it_has_read() {
     for (signal, code) in [(Signal::SIGINT, 130), (Signal::SIGTERM, 143)] {
         let place = Place::new();
         let log = place.log("a");
-        // While it waits: a line without its end is no entry.
+        // A signal while it waits for input: an incomplete line is not an entry.
         let mut appending = Run::new(&log).args(["append", "--ack"]).spawn();
         appending.send("1\n2");
         appending.line();
         appending.signal(signal);
         let ended = appending.wait();
         assert_eq!((ended.status.code(), ended.printed.stderr.as_str()), (Some(code), ""));
-        // In the middle of a commit: it is finished.
+        // A signal in the middle of a commit: the commit is finished.
         let mut appending = injected(&log, &format!("fdatasync:signal={signal}:when=1"));
         appending.send("2\n3\n");
         let ended = appending.wait();
@@ -148,7 +148,7 @@ fn a_signal_ends_an_appender_with_what_was_read_stored() {
     }
 }
 
-/// Lines of 1 KiB that are numbered, the first one of 4 MiB: with it a batch is full, and passed on for sure.
+/// 2049 lines. The first one has 4 MiB and fills a batch, so that the batch is certainly committed; the others have 1 KiB.
 fn more_than_a_batch() -> String {
     let first = format!("\"{}\"\n", "x".repeat(4 << 20));
     first + &(2..2050).map(|n| format!("\"{n:01021}\"\n")).collect::<String>()
@@ -159,9 +159,9 @@ fn a_signal_while_a_commit_waits_loses_no_line_that_was_read() {
     let place = Place::new();
     let path = place.log("a");
     let log = Log::open(&path).expect("a log");
-    let writer = log.writer().expect("nobody else writes");
+    let writer = log.writer().expect("no other writer");
     let mut appending = Run::new(&path).args(["append", "--ack"]).spawn();
-    // The first batch waits for us, and what is read after it for the first batch.
+    // The first batch waits for the write lock of the test; lines that are read later wait for the first batch.
     appending.send(more_than_a_batch());
     appending.signal(Signal::SIGTERM);
     drop(writer);
@@ -169,12 +169,12 @@ fn a_signal_while_a_commit_waits_loses_no_line_that_was_read() {
     assert_eq!((ended.status.code(), ended.printed.stderr.as_str()), (Some(143), ""));
     let stored = read(&path).lines().count();
     assert_eq!(ended.printed.lines().len(), stored);
-    // All 2049 lines were taken from us; what was not read yet is no more than a pipe holds.
+    // The appender has read all 2049 lines except for the content of the pipe.
     assert!(stored > 1024, "{stored}");
 }
 
 #[test]
-fn a_signal_ends_write_with_what_was_read_stored() {
+fn a_write_that_a_signal_ends_stores_the_lines_it_has_read() {
     for (signal, code) in [(Signal::SIGINT, 130), (Signal::SIGTERM, 143)] {
         let place = Place::new();
         let log = place.log("a");
@@ -190,11 +190,11 @@ fn a_signal_ends_write_with_what_was_read_stored() {
 }
 
 #[test]
-fn killed_readers_and_stopped_ones_block_nobody() {
+fn killed_and_stopped_readers_block_no_other_process() {
     let place = Place::new();
     let log = place.log("a");
     append(&log, (0..50_000).map(|n| format!("{n}\n")).collect::<String>());
-    // More than LMDB's usual 126 readers die without giving their places back; some of them in the middle of a read.
+    // More than LMDB's default of 126 readers are killed and leave their reader slots occupied; some are in a read transaction.
     for round in 0..150 {
         let mut reading = Run::new(&log).args(["read", "--live"]).spawn();
         if round % 10 == 0 {
@@ -202,7 +202,7 @@ fn killed_readers_and_stopped_ones_block_nobody() {
         }
         reading.signal(Signal::SIGKILL);
     }
-    // This one is stopped, its pipe full.
+    // This reader is stopped while its pipe is full.
     let mut stopped = Run::new(&log).args(["read", "--live"]).spawn();
     stopped.line();
     stopped.signal(Signal::SIGSTOP);
@@ -214,8 +214,8 @@ fn killed_readers_and_stopped_ones_block_nobody() {
     }
 }
 
-/// Sends the signal again and again until the process has ended.
-fn insist(mut run: Running, signal: Signal) -> Option<i32> {
+/// Sends the signal repeatedly until the process has ended; returns its exit code.
+fn signal_until_end(mut run: Running, signal: Signal) -> Option<i32> {
     let (end, ended) = channel::<()>();
     let pid = Pid::from_raw(i32::try_from(run.pid()).expect("a pid"));
     let signals = thread::spawn(move || {
@@ -225,31 +225,31 @@ fn insist(mut run: Running, signal: Signal) -> Option<i32> {
     });
     let code = run.wait().status.code();
     drop(end);
-    signals.join().expect("it does not panic");
+    signals.join().expect("the thread does not panic");
     code
 }
 
 #[test]
-fn a_killed_writer_gives_its_lock_to_those_who_wait() {
+fn a_killed_writer_releases_its_lock_to_waiting_writers() {
     let place = Place::new();
     let log = place.log("a");
-    // Held in the middle of its commit, with others waiting for it.
+    // The first writer is stopped in the middle of its commit; the others wait for its lock.
     let (mut holding, mut trace) = to_be_stopped(&place, &log, &["append"], "fdatasync", 1);
     holding.send("0\n");
-    let pid = stopped(&mut trace).expect("it comes to its commit");
+    let pid = stopped(&mut trace).expect("the writer stops in its commit");
     let mut waiting: Vec<Running> = (0..4).map(|_| Run::new(&log).args(["append", "--ack"]).spawn()).collect();
     for (number, waiting) in waiting.iter_mut().enumerate() {
         waiting.send(format!("{number}\n"));
     }
-    // One of them is not to wait any longer: what it has read is not stored.
+    // One waiting writer is ended by a signal: the line that it has read is not stored.
     let mut impatient = Run::new(&log).args(["append"]).spawn();
     impatient.send("\"lost\"\n");
     impatient.close();
-    assert_eq!(insist(impatient, Signal::SIGTERM), Some(143));
-    // Readers do not wait for it.
+    assert_eq!(signal_until_end(impatient, Signal::SIGTERM), Some(143));
+    // Readers do not wait for the lock.
     assert_eq!(read(&log), "");
     assert!(waiting.iter_mut().all(|waiting| waiting.line_now().is_none()));
-    kill(pid, Signal::SIGKILL).expect("it is there");
+    kill(pid, Signal::SIGKILL).expect("the process exists");
     let mut seqs: Vec<String> = waiting.iter_mut().map(Running::line).collect();
     seqs.sort();
     assert_eq!(seqs, [1, 2, 3, 4].map(|seq| format!("{{\"peer\":\"a\",\"seq\":{seq}}}\n")));

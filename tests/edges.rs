@@ -1,4 +1,4 @@
-//! Space that runs out, and states that a kill or a broken disk can leave behind.
+//! Lack of disk space or address space, overlong input, and log directories as a kill or a broken disk can leave them.
 
 use std::fs;
 
@@ -16,13 +16,13 @@ fn a_file_size_limit_is_a_full_disk() {
     let run = shell("ulimit -f 2048; $scuttleup --log \"$LOG\" append --ack < \"$INPUT\"").env("LOG", &log).env("INPUT", &input);
     let printed = run.stderr_has("scuttleup: no space to store more ").status(5);
     one_line(&printed);
-    // What was acknowledged is there, and with more space it goes on.
+    // Exactly the acknowledged entries are stored, and with more space appending continues.
     let stored = read(&log).lines().count();
     assert_eq!(stored, printed.lines().len());
     assert!((1..200_000).contains(&stored), "{stored}");
     append(&log, "1\n");
     assert_eq!(heads(&log), [format!("{{\"peer\":\"a\",\"seq\":{}}}", stored + 1)]);
-    // Where not even an empty log finds place.
+    // Not even an empty log fits.
     let none = place.path("none");
     let run = shell("ulimit -f 1; echo 1 | $scuttleup --log \"$LOG\" append").env("LOG", &none);
     one_line(&run.stdout("").stderr_has("scuttleup: no space to store more ").status(5));
@@ -44,12 +44,12 @@ fn on_a_full_disk_append_fails_and_read_works() {
     let lines = printed.lines();
     assert_eq!(lines[..2], ["5", "5"]);
     let stored: u64 = lines[2].parse().expect("a number");
-    assert_eq!(lines[3], lines[2], "what was acknowledged is what is there");
+    assert_eq!(lines[3], lines[2], "not exactly the acknowledged entries are stored");
     assert!((1..500_000).contains(&stored), "{stored}");
     assert_eq!(lines[4], format!("{{\"peer\":\"a\",\"seq\":{},\"own\":true}}", stored + 1));
 }
 
-/// LMDB writes its lock file through a map.
+/// LMDB writes its lock file through a memory map: without disk space, a write would end the process with SIGBUS.
 #[test]
 fn on_a_full_disk_without_a_lock_file_all_fail_and_nothing_crashes() {
     let place = Place::new();
@@ -64,12 +64,12 @@ fn on_a_full_disk_without_a_lock_file_all_fail_and_nothing_crashes() {
                   $SCUTTLEUP read | wc -l; echo 4 | $SCUTTLEUP append; echo $?";
     let run = Run::program("unshare").args(["--mount", "bash", "-c", script]).env("SCUTTLEUP", SCUTTLEUP);
     let printed = run.env("DISK", place.path("disk")).stderr_has("no space to store more (No space left on device").success();
-    // One page of it is enough to read.
+    // One allocated page of the lock file is enough to read.
     assert_eq!(printed.lines(), ["5", "5", "5", "5", "5", "{\"peer\":\"a\",\"seq\":3,\"own\":true}", "3", "5"]);
 }
 
 #[test]
-fn a_line_that_is_too_long_is_told_the_limit_of_entries() {
+fn a_line_that_is_too_long_is_reported_with_the_entry_limit() {
     let place = Place::new();
     let line = "head -c 10M /dev/zero | tr '\\0' x | $scuttleup --log \"$LOG\" $COMMAND --entry-bytes-max 1000";
     for command in ["append", "write"] {
@@ -79,7 +79,7 @@ fn a_line_that_is_too_long_is_told_the_limit_of_entries() {
 }
 
 #[test]
-fn heads_of_any_length_are_not_waited_for() {
+fn a_head_line_that_is_too_long_is_an_error() {
     let place = Place::new();
     let log = place.log("a");
     for line in ["cat /dev/zero", "echo; printf '%5000s'"] {
@@ -96,20 +96,20 @@ fn help_that_cannot_be_written_is_an_error() {
 }
 
 #[test]
-fn a_log_whose_data_file_was_emptied_is_not_begun_anew() {
+fn a_log_whose_data_file_was_emptied_is_not_created_again() {
     let place = Place::new();
     let log = place.log("a");
     append(&log, "1\n");
     fs::write(log.join("data.mdb"), "").expect("the data file");
-    // The bell tells that it was a log: to go on under another id would hide the loss.
+    // The file `bell` shows that the directory was a log. A new log with another id would hide the loss.
     for args in [&["append"][..], &["write"], &["init"], &["read"]] {
         one_line(&Run::new(&log).args(args).stdin("2\n").stdout("").stderr_has("data.mdb is ").status(1));
     }
-    assert_eq!(log.join("data.mdb").metadata().expect("it is there").len(), 0);
+    assert_eq!(log.join("data.mdb").metadata().expect("it exists").len(), 0);
 }
 
 #[test]
-fn a_log_whose_maker_was_killed_before_it_made_the_bell_can_be_watched() {
+fn a_log_can_be_watched_after_a_kill_at_any_step_of_its_creation() {
     let mut watched = 0;
     for when in 1..=30 {
         let place = Place::new();
@@ -129,7 +129,7 @@ fn a_log_whose_maker_was_killed_before_it_made_the_bell_can_be_watched() {
 }
 
 #[test]
-fn a_name_that_no_peer_can_have_is_not_here() {
+fn an_entry_of_an_invalid_peer_id_is_not_found() {
     let place = Place::new();
     let log = place.log("a");
     append(&log, "1\n");
@@ -142,7 +142,7 @@ fn a_name_that_no_peer_can_have_is_not_here() {
 }
 
 #[test]
-fn white_space_around_a_json_line_does_not_count_as_its_entry() {
+fn white_space_around_a_json_line_does_not_count_towards_the_limit() {
     let place = Place::new();
     let log = place.log("a");
     Run::new(&log).args(["append", "--entry-bytes-max", "5"]).stdin("  12345  \r\n").stderr("").success();
@@ -150,7 +150,7 @@ fn white_space_around_a_json_line_does_not_count_as_its_entry() {
 }
 
 #[test]
-fn a_log_that_others_make_larger_than_the_address_space_is_an_error_that_says_what_to_do() {
+fn a_log_that_grows_beyond_the_address_space_of_a_watcher_is_an_error() {
     let place = Place::new();
     let log = place.log("a");
     append(&log, "1\n");

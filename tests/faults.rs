@@ -1,4 +1,5 @@
-//! What is wrong outside of the program: directories, rights, disks, damaged files. A clear error each.
+//! Faults outside of the program: wrong directories, missing permissions, full or failing disks, damaged files. Each is reported
+//! with a clear error.
 
 use std::fs;
 use std::os::unix::fs::{FileExt, PermissionsExt};
@@ -6,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use crate::harness::{Place, Run, SCUTTLEUP, append, read, shell};
 
-/// Runs scuttleup on `log` as nobody, since root may do everything.
+/// Runs scuttleup on `log` as user nobody, because permissions do not restrict root.
 fn as_nobody(log: &Path, args: &[&str]) -> Run {
     Run::program("setpriv").args(["--reuid=65534", "--regid=65534", "--clear-groups", SCUTTLEUP, "--log"]).args([log]).args(args)
 }
@@ -15,13 +16,13 @@ fn set_mode(path: &Path, mode: u32) {
     fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("the mode can be set");
 }
 
-/// A directory below which nobody may pass, with a log that belongs to nobody.
+/// A log that belongs to user nobody, in a directory that this user may enter but not change.
 fn open_to_nobody(place: &Place) -> PathBuf {
     set_mode(&place.path("."), 0o755);
     let log = place.log("a");
     append(&log, "1\n");
     for path in [&log, &log.join("data.mdb"), &log.join("lock.mdb"), &log.join("bell")] {
-        std::os::unix::fs::chown(path, Some(65534), Some(65534)).expect("root may give it away (the tests run as root)");
+        std::os::unix::fs::chown(path, Some(65534), Some(65534)).expect("chown (the tests must run as root)");
     }
     log
 }
@@ -39,7 +40,7 @@ fn a_log_directory_that_is_a_file_is_an_error() {
             one_line(&Run::new(log).args(args).stdin("1\n").stdout("").stderr_has("is not a directory").status(1));
         }
     }
-    assert_eq!(fs::read(&file).expect("it is there"), b"mine");
+    assert_eq!(fs::read(&file).expect("it exists"), b"mine");
 }
 
 #[test]
@@ -63,7 +64,7 @@ fn an_unreadable_log_is_an_error() {
 }
 
 #[test]
-fn a_read_only_log_is_an_error_for_those_who_write() {
+fn a_read_only_log_is_an_error_for_writers() {
     let place = Place::new();
     let log = open_to_nobody(&place);
     set_mode(&log.join("data.mdb"), 0o400);
@@ -72,7 +73,7 @@ fn a_read_only_log_is_an_error_for_those_who_write() {
         one_line(&run.stderr_has(log.to_str().expect("UTF-8")).stderr_has("Permission denied").status(1));
     }
     as_nobody(&log, &["read", "--no-entry"]).stdout("{\"offset\":1,\"peer\":\"a\",\"seq\":1}\n").stderr("").success();
-    // And where none can be made.
+    // No log can be created in these directories.
     let none = place.path("none");
     one_line(&as_nobody(&none, &["append"]).stdin("2\n").stderr_has("none cannot be made: Permission denied").status(1));
     fs::create_dir(&none).expect("a directory");
@@ -103,7 +104,7 @@ fn a_full_stdout_is_exit_5() {
 }
 
 #[test]
-fn a_sync_that_fails_ends_the_process_and_is_not_tried_again() {
+fn a_failed_sync_ends_the_process_and_is_not_retried() {
     let place = Place::new();
     let log = place.log("a");
     append(&log, "1\n");
@@ -113,7 +114,7 @@ fn a_sync_that_fails_ends_the_process_and_is_not_tried_again() {
     assert_eq!(read(&log).lines().count(), 1);
 }
 
-/// The places of `needle` in the data file.
+/// The positions of `needle` in the data file.
 fn places(log: &Path, needle: &[u8]) -> Vec<usize> {
     let data = fs::read(log.join("data.mdb")).expect("the data file");
     data.windows(needle.len()).enumerate().filter(|(_, part)| *part == needle).map(|(at, _)| at).collect()
@@ -124,13 +125,13 @@ fn patch(log: &Path, at: usize, bytes: &[u8]) {
     file.write_all_at(bytes, at as u64).expect("it can be written");
 }
 
-/// Key and start of the row that a run has in the data file, as scuttleup-store(5) has it.
+/// The key and the start of the value of a run in the data file, as described in scuttleup-store(5).
 fn run_row(number: u32, first_seq: u32, first_offset: u64, count: u32) -> Vec<u8> {
     [&number.to_be_bytes()[..], &first_seq.to_be_bytes(), &first_offset.to_le_bytes(), &count.to_le_bytes()].concat()
 }
 
 #[test]
-fn runs_end_at_1024_entries_and_where_another_feed_goes_on() {
+fn runs_end_at_1024_entries_and_when_an_entry_of_another_feed_follows() {
     let place = Place::new();
     let log = place.log("a");
     append(&log, (0..2500).map(|n| format!("{n}\n")).collect::<String>());
@@ -144,7 +145,7 @@ fn runs_end_at_1024_entries_and_where_another_feed_goes_on() {
 }
 
 #[test]
-fn a_newer_format_is_refused_and_left_alone() {
+fn a_newer_format_is_refused_and_not_changed() {
     let place = Place::new();
     let log = place.log("a");
     append(&log, "1\n");
@@ -161,15 +162,15 @@ fn a_newer_format_is_refused_and_left_alone() {
     assert!(fs::read(log.join("data.mdb")).expect("the data file") == before);
 }
 
-/// Every command says that a data file that begins with `data` is none, or cut, and leaves it as it is.
-fn is_cut(log: &Path, data: &[u8]) {
+/// Asserts that every command reports the data file `data` as truncated or invalid and does not change it.
+fn assert_truncated(log: &Path, data: &[u8]) {
     fs::write(log.join("data.mdb"), data).expect("the data file");
     for args in [&["append"][..], &["read"], &["watch"], &["heads"], &["entry", "a", "1"], &["init"]] {
         let printed = Run::new(log).args(args).stdin("2\n").stdout("").stderr_has("data.mdb is ").status(1);
         one_line(&printed);
         assert!(printed.stderr.contains("restore"), "{}", printed.stderr);
     }
-    assert_eq!(log.join("data.mdb").metadata().expect("it is there").len(), data.len() as u64, "it is left as it is");
+    assert_eq!(log.join("data.mdb").metadata().expect("it exists").len(), data.len() as u64, "the data file was changed");
 }
 
 #[test]
@@ -178,13 +179,13 @@ fn a_truncated_data_file_is_an_error_and_not_a_crash() {
     let log = place.log("a");
     append(&log, (0..2000).map(|n| format!("{n}\n")).collect::<String>());
     let data = fs::read(log.join("data.mdb")).expect("the data file");
-    // Then without the bell, as where only the data file was copied.
+    // The second time without the file `bell`, as when only the data file was copied.
     for with_bell in [true, false] {
         if !with_bell {
             fs::remove_file(log.join("bell")).expect("the bell");
         }
         for keep in [1, 100, 152, 4095, 4096, 4097, 5000, 8192, 12_288, data.len() / 2, data.len() - 4096, data.len() - 1] {
-            is_cut(&log, &data[..keep]);
+            assert_truncated(&log, &data[..keep]);
         }
     }
     fs::write(log.join("data.mdb"), &data).expect("the data file");
@@ -192,12 +193,12 @@ fn a_truncated_data_file_is_an_error_and_not_a_crash() {
 }
 
 #[test]
-fn a_data_file_that_is_half_made_is_no_log_yet() {
+fn a_data_file_that_is_half_created_is_not_a_log_yet() {
     let place = Place::new();
     let log = place.log("a");
     let data = fs::read(log.join("data.mdb")).expect("the data file");
     fs::remove_file(log.join("bell")).expect("the bell");
-    // The first of the two pages that LMDB begins with.
+    // The first of the two meta pages that LMDB writes first.
     fs::write(log.join("data.mdb"), &data[..4096]).expect("the data file");
     one_line(&Run::new(&log).args(["read"]).stdout("").stderr_has("there is no log in ").status(1));
     append(&log, "1\n");
@@ -205,7 +206,7 @@ fn a_data_file_that_is_half_made_is_no_log_yet() {
 }
 
 #[test]
-fn what_is_no_data_file_is_an_error() {
+fn an_invalid_data_file_is_an_error() {
     let place = Place::new();
     let log = place.log("a");
     for content in [b"hello".to_vec(), vec![0; 100_000], vec![0xff; 100_000]] {
@@ -217,11 +218,11 @@ fn what_is_no_data_file_is_an_error() {
 }
 
 #[test]
-fn an_entry_that_is_not_found_is_not_left_out_in_silence() {
+fn an_entry_that_is_not_found_is_an_error() {
     let place = Place::new();
     let log = place.log("a");
     append(&log, (0..2000).map(|n| format!("\"needle-{n}-needle\"\n")).collect::<String>());
-    // LMDB counts the rows of a page by the end of their places, 12 bytes into it.
+    // The field at byte 12 of an LMDB page is the end of its list of 2-byte node offsets: 2 less removes the last node.
     let needle = places(&log, b"\"needle-0-needle\"")[0];
     let data = fs::read(log.join("data.mdb")).expect("the data file");
     let at = needle / 4096 * 4096 + 12;
@@ -236,7 +237,7 @@ fn an_entry_that_is_not_found_is_not_left_out_in_silence() {
 }
 
 #[test]
-fn a_flipped_byte_of_an_entry_is_found_and_nothing_wrong_is_printed() {
+fn a_damaged_entry_is_found_and_is_not_printed() {
     for (entry, at) in [("\"needle-needle\"".to_owned(), 3), (format!("\"needle-needle{}\"", "x".repeat(20_000)), 15_000)] {
         let place = Place::new();
         let log = place.log("a");
@@ -250,14 +251,14 @@ fn a_flipped_byte_of_an_entry_is_found_and_nothing_wrong_is_printed() {
         for options in [&[][..], &["--raw"], &["--text"], &["--no-entry"], &["--live"], &["-n", "2"]] {
             let printed = Run::new(&log).args(["read"]).args(options).stderr_has(said).status(1);
             one_line(&printed);
-            // What comes before it is printed, nothing else.
+            // Only the entry before it is printed.
             assert!(!printed.text().contains("\"offset\":2"), "{}", printed.text());
             assert_eq!(printed.lines().len(), usize::from(options != ["-n", "2"]), "{}", printed.text());
         }
         for args in [&["entry", "a", "2"][..], &["entry", "a", "2", "--raw"], &["del", "a", "2"]] {
             one_line(&Run::new(&log).args(args).stdout("").stderr_has(said).status(1));
         }
-        // The others can still be had.
+        // The other entries are still available.
         Run::new(&log).args(["entry", "a", "3", "--raw"]).stdout("3").success();
         Run::new(&log).args(["read", "--after", "2", "--no-entry"]).stdout("{\"offset\":3,\"peer\":\"a\",\"seq\":3}\n").success();
     }

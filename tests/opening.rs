@@ -1,4 +1,4 @@
-//! A log that is opened and made by several processes at once, some of which are stopped or killed while they do.
+//! Several processes open and create the same log at once; some of them are stopped or killed while they do it.
 
 use std::fs::{self, File};
 use std::io::Read;
@@ -12,7 +12,7 @@ use nix::unistd::{Pid, mkfifo};
 
 use crate::harness::{Place, Run, Running, SCUTTLEUP, append, heads, read};
 
-/// The process that strace, which writes to the other end of `trace`, tells as stopped; `None` when it has ended.
+/// Waits until strace, which writes `trace`, reports a stopped process, and returns its pid; `None` when strace has ended.
 pub fn stopped(trace: &mut File) -> Option<Pid> {
     let mut said = Vec::new();
     while !said.ends_with(b"stopped by SIGSTOP") {
@@ -26,8 +26,8 @@ pub fn stopped(trace: &mut File) -> Option<Pid> {
     said.lines().last()?.split(' ').next()?.parse().ok().map(Pid::from_raw)
 }
 
-/// A run on `log` of which each thread is stopped after its call `when` of `call` on a file of the log; and the trace that
-/// tells when it is.
+/// Starts a command on `log` under strace. Each of its threads is stopped after its `when`th call of `call` on a file of the
+/// log. Returns the run and the trace that reports the stop.
 pub fn to_be_stopped(place: &Place, log: &Path, args: &[&str], call: &str, when: u32) -> (Running, File) {
     let trace = place.path("trace");
     mkfifo(&trace, Mode::S_IRWXU).expect("a FIFO");
@@ -38,9 +38,10 @@ pub fn to_be_stopped(place: &Place, log: &Path, args: &[&str], call: &str, when:
     (run, File::open(&trace).expect("strace writes to it"))
 }
 
-/// An appender that is stopped after its look `when` at the files of a log, while another makes it; whether it came so far
-/// before its turn. `early`: with what one leaves that was killed early.
-fn stopped_while_another_makes_the_log(call: &str, when: u32, early: bool) -> bool {
+/// Stops an appender after its `when`th call of `call` on the files of a log, and lets another appender create the log
+/// meanwhile. Returns false if the first one already holds the lock of the log directory: then no other can create the log.
+/// `early`: the data file exists and is empty, as after a kill at an early moment.
+fn stopped_while_another_process_creates_the_log(call: &str, when: u32, early: bool) -> bool {
     let place = Place::new();
     let log = place.path("log");
     fs::create_dir(&log).expect("a directory");
@@ -48,14 +49,14 @@ fn stopped_while_another_makes_the_log(call: &str, when: u32, early: bool) -> bo
         fs::write(log.join("data.mdb"), "").expect("the data file");
     }
     let (mut slow, mut trace) = to_be_stopped(&place, &log, &["append", "--ack"], call, when);
-    let pid = stopped(&mut trace).expect("it comes to its lock");
+    let pid = stopped(&mut trace).expect("the appender stops");
     let turn = Flock::lock(File::open(&log).expect("the directory"), FlockArg::LockExclusiveNonblock);
     let free = turn.map(drop).is_ok();
     if free {
         append(&log, "\"first\"\n");
     }
-    kill(pid, Signal::SIGCONT).expect("it is there");
-    // Another of its threads may come to its call.
+    kill(pid, Signal::SIGCONT).expect("it exists");
+    // Another thread of it may be stopped at the same call: continue it too.
     thread::spawn(move || while stopped(&mut trace).is_some_and(|pid| kill(pid, Signal::SIGCONT).is_ok()) {});
     slow.send("\"second\"\n");
     let acknowledged: serde_json::Value = serde_json::from_str(&slow.line()).expect("JSON");
@@ -66,23 +67,23 @@ fn stopped_while_another_makes_the_log(call: &str, when: u32, early: bool) -> bo
 }
 
 #[test]
-fn a_log_that_another_makes_at_any_moment_is_found() {
+fn a_log_that_another_process_creates_at_any_moment_is_opened() {
     for early in [false, true] {
         for call in ["openat", "statx", "pread64"] {
-            let moments = (1..).take_while(|when| stopped_while_another_makes_the_log(call, *when, early)).count();
+            let moments = (1..).take_while(|when| stopped_while_another_process_creates_the_log(call, *when, early)).count();
             assert!(moments >= 1 || call == "pread64", "{call}");
         }
     }
 }
 
-/// Whether it waits for a lock of a file.
+/// Whether the process waits for a file lock.
 fn is_blocked(run: &Running) -> bool {
-    let locks = fs::read_to_string("/proc/locks").expect("there is a /proc");
+    let locks = fs::read_to_string("/proc/locks").expect("/proc/locks");
     locks.lines().any(|line| line.contains(" -> ") && line.split_whitespace().any(|word| word == run.pid().to_string()))
 }
 
-/// Kills one after its call `when` of `call` while it opens a log of `count` commits, and while two wait that want to append;
-/// whether it came so far. Without a commit there is none, and all three make it.
+/// Sends `signal` to a process after its `when`th call of `call`, while it opens a log with `count` commits and two appenders
+/// wait. Returns false if the process ended before this call. With `count` 0 there is no log yet, and all three create it.
 fn killed_while_it_opens(count: u64, signal: Signal, call: &str, when: u32) -> bool {
     let place = Place::new();
     let log = place.path("log");
@@ -118,13 +119,13 @@ fn killed_while_it_opens(count: u64, signal: Signal, call: &str, when: u32) -> b
     true
 }
 
-/// LMDB sets up its lock file in the first process, and others wait for it there: see `lockfile` in the store.
+/// LMDB initialises its lock file in the first process, and the others wait for it: see `lockfile` in the store.
 #[test]
-fn one_that_is_killed_while_it_opens_a_log_does_no_harm() {
-    // The newest commit is on the first meta page, on the second; there is none.
+fn a_process_killed_while_it_opens_a_log_does_no_harm() {
+    // The newest commit is on the first meta page, on the second meta page, and there is no commit.
     for (count, signal) in [(2, Signal::SIGKILL), (3, Signal::SIGTERM), (0, Signal::SIGKILL)] {
         let mut moments = 0;
-        // Its second lseek is in a commit, where the others wait for a lock that is not one of files.
+        // Only the first lseek: the second is inside a commit, where the others wait for LMDB's mutex and not for a file lock.
         let calls = [("openat", 9), ("pread64", 9), ("fcntl", 9), ("mmap", 9), ("fstatfs", 9), ("ftruncate", 9), ("lseek", 1)];
         for (call, most) in calls {
             moments += (1..=most).take_while(|when| killed_while_it_opens(count, signal, call, *when)).count();
@@ -143,8 +144,8 @@ fn a_data_file_that_is_replaced_under_a_watcher_is_not_written() {
     (3..20).for_each(|n| append(&newer, format!("{n}\n")));
     let mut watching = Run::new(&log).args(["watch"]).spawn();
     watching.line();
-    // As a backup is restored: LMDB's lock file still counts the transactions of the old one.
-    fs::rename(newer.join("data.mdb"), log.join("data.mdb")).expect("it is replaced");
+    // As when a backup is restored. LMDB's lock file still has the transaction numbers of the old data file.
+    fs::rename(newer.join("data.mdb"), log.join("data.mdb")).expect("the data file is replaced");
     let refused = Run::new(&log).args(["append", "--ack"]).stdin("20\n").stdout("").stderr_has("files were removed or replaced");
     refused.stderr_has("end all of them").status(1);
     watching.signal(Signal::SIGTERM);
@@ -153,7 +154,7 @@ fn a_data_file_that_is_replaced_under_a_watcher_is_not_written() {
     assert_eq!(read(&log).lines().count(), 21);
 }
 
-/// An appender that takes no more lines: the files of its log are others now.
+/// Sends a line to an appender whose log files were removed or replaced: it must end with an error and acknowledge nothing.
 fn assert_refused(mut appending: Running, line: &str) {
     appending.send(line);
     let ended = appending.wait();
@@ -168,7 +169,7 @@ fn a_lock_file_that_is_removed_under_a_writer_loses_nothing() {
     let mut first = Run::new(&log).args(["append", "--ack"]).spawn();
     first.send("1\n");
     assert_eq!(first.line(), "{\"peer\":\"a\",\"seq\":1}\n");
-    fs::remove_file(log.join("lock.mdb")).expect("it is there");
+    fs::remove_file(log.join("lock.mdb")).expect("it exists");
     append(&log, "2\n");
     assert_refused(first, "3\n");
     append(&log, "3\n");
@@ -178,7 +179,7 @@ fn a_lock_file_that_is_removed_under_a_writer_loses_nothing() {
 }
 
 #[test]
-fn nothing_is_acknowledged_that_goes_to_a_file_which_nobody_can_open() {
+fn appends_to_a_removed_or_replaced_data_file_are_not_acknowledged() {
     for removed in [true, false] {
         let place = Place::new();
         let (log, other) = (place.log("a"), place.log("b"));
@@ -186,15 +187,15 @@ fn nothing_is_acknowledged_that_goes_to_a_file_which_nobody_can_open() {
         appending.send("1\n");
         appending.line();
         if removed {
-            fs::remove_dir_all(&log).expect("it is there");
+            fs::remove_dir_all(&log).expect("it exists");
         } else {
-            fs::rename(other.join("data.mdb"), log.join("data.mdb")).expect("it is replaced");
+            fs::rename(other.join("data.mdb"), log.join("data.mdb")).expect("the data file is replaced");
         }
         assert_refused(appending, "2\n");
     }
 }
 
-/// What a reader saw is kept for it. Killed ones must not make the data file grow for as long as somebody writes.
+/// LMDB keeps the pages that a reader may still use. Killed readers must not make the data file grow during later writes.
 #[test]
 fn killed_readers_do_not_make_the_data_file_grow() {
     let place = Place::new();
@@ -207,7 +208,7 @@ fn killed_readers_do_not_make_the_data_file_grow() {
     };
     commit();
     for _ in 0..40 {
-        // It fills its pipe, and so is in the middle of its read.
+        // Its stdout pipe is full, so it is killed in the middle of its read transaction.
         let mut reading = Run::new(&log).args(["read"]).spawn();
         reading.line();
         reading.signal(Signal::SIGKILL);
@@ -216,19 +217,19 @@ fn killed_readers_do_not_make_the_data_file_grow() {
     let before = length();
     (0..400).for_each(|_| commit());
     let grown = length() - before;
-    // A page or so a commit that is kept: six and more of them otherwise.
+    // If pages of killed readers are kept, each commit takes six or more new pages; otherwise about one.
     assert!(grown < 5 << 20, "{grown}");
 }
 
 #[test]
-fn the_names_of_a_new_log_are_durable_before_others_see_it() {
+fn the_directories_of_a_new_log_are_synced_before_its_first_commit() {
     let place = Place::new();
     let (log, trace) = (place.path("new/log"), place.path("trace"));
     let strace = Run::program("strace").args(["-f", "-qq", "-e", "trace=fsync,fdatasync", "-o"]).args([&trace]);
     strace.args([SCUTTLEUP, "--log"]).args([&log]).args(["init"]).success();
     let trace = fs::read_to_string(trace).expect("a trace");
     let calls: Vec<&str> = trace.lines().filter_map(|line| line.split([' ', '(']).find(|word| word.ends_with("sync"))).collect();
-    // The log, the new directory and that in which it is; then the commit that makes the tables.
+    // fsync of the log directory, of the new parent directory and of its parent; then the commit that creates the tables.
     let (commit, names) = calls.split_last().expect("calls");
     assert!(*commit == "fdatasync" && names.len() >= 3 && names.iter().all(|call| *call == "fsync"), "{trace}");
 }

@@ -1,4 +1,4 @@
-//! Signals that come when there is nothing to stop any more, or more than once.
+//! Signals that arrive after the end of a session, or more than once.
 
 use nix::sys::signal::Signal;
 
@@ -7,7 +7,7 @@ use crate::replicate::await_entries;
 use crate::wiring::two_logs;
 
 #[test]
-fn a_signal_after_the_end_of_a_session_changes_nothing_of_it() {
+fn a_signal_after_the_end_of_a_session_changes_nothing() {
     let place = Place::new();
     let (a, b) = two_logs(&place);
     let command = ["sh", "-c", "\"$0\" -q --log \"$1\" replicate; kill -TERM $PPID; exec sleep 1000", SCUTTLEUP];
@@ -15,9 +15,9 @@ fn a_signal_after_the_end_of_a_session_changes_nothing_of_it() {
     run.stderr("scuttleup: synced with b: sent 1 (1 durable there), received 2\n").success();
 }
 
-/// timeout(1) sends its signal to the command, and then to all of its group, the command included.
+/// timeout(1) sends its signal to the command and then to its process group, which includes the command.
 #[test]
-fn a_signal_that_comes_twice_at_once_is_one() {
+fn a_signal_that_is_sent_twice_at_once_counts_once() {
     let place = Place::new();
     let (a, b) = two_logs(&place);
     for _ in 0..20 {
