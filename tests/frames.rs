@@ -1,4 +1,5 @@
-//! The original's wire once more, written from its description alone, and a session that a test holds the other end of.
+//! A second implementation of the original's wire, written from its description only, and a session in which the test is the
+//! remote.
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -15,7 +16,7 @@ pub const SYNC: u64 = 1;
 pub const PUSH: u64 = 2;
 pub const PULL: u64 = 3;
 
-/// A frame's meaning.
+/// A decoded frame.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Frame {
     Handshake { id: String, heads: Vec<(String, u64)>, mode: u64 },
@@ -32,17 +33,17 @@ pub fn varint(mut value: u64) -> Vec<u8> {
     out
 }
 
-/// A field of bytes.
+/// A field with bytes.
 pub fn bytes_field(number: u64, bytes: impl AsRef<[u8]>) -> Vec<u8> {
     [&varint(number << 3 | 2)[..], &varint(bytes.as_ref().len() as u64), bytes.as_ref()].concat()
 }
 
-/// A field of a number.
+/// A field with a number.
 pub fn number_field(number: u64, value: u64) -> Vec<u8> {
     [varint(number << 3), varint(value)].concat()
 }
 
-/// A body with its length before it.
+/// A body, preceded by its length.
 pub fn frame(body: impl AsRef<[u8]>) -> Vec<u8> {
     [&varint(body.as_ref().len() as u64)[..], body.as_ref()].concat()
 }
@@ -60,7 +61,7 @@ pub fn change(peer: impl AsRef<[u8]>, seq: u64, entry: impl AsRef<[u8]>) -> Vec<
     frame([bytes_field(1, peer), number_field(2, seq), bytes_field(3, entry)].concat())
 }
 
-/// Takes a varint off the front; `None` when there is none that is whole.
+/// Takes a varint from the front; `None` when it is incomplete.
 pub fn take_varint(bytes: &mut &[u8]) -> Option<u64> {
     let length = bytes.iter().position(|byte| byte & 0x80 == 0)? + 1;
     let (varint, rest) = bytes.split_at(length);
@@ -68,20 +69,20 @@ pub fn take_varint(bytes: &mut &[u8]) -> Option<u64> {
     Some(varint.iter().rev().fold(0, |value, byte| value << 7 | u64::from(byte & 0x7f)))
 }
 
-/// Takes so many bytes off the front; `None` when there are not as many.
+/// Takes `length` bytes from the front; `None` when there are fewer.
 pub fn take<'a>(bytes: &mut &'a [u8], length: u64) -> Option<&'a [u8]> {
     let (taken, rest) = bytes.split_at_checked(usize::try_from(length).ok()?)?;
     *bytes = rest;
     Some(taken)
 }
 
-/// The fields of a message: number, value of a number, bytes.
+/// The fields of a message: field number, value or length, bytes.
 fn fields(mut body: &[u8]) -> Vec<(u64, u64, &[u8])> {
     let mut fields = Vec::new();
     while !body.is_empty() {
         let tag = take_varint(&mut body).expect("a tag");
         let number = take_varint(&mut body).expect("a number or a length");
-        let bytes = if tag & 7 == 2 { take(&mut body, number).expect("as many bytes") } else { &[] };
+        let bytes = if tag & 7 == 2 { take(&mut body, number).expect("the bytes of a field") } else { &[] };
         assert!(matches!(tag & 7, 0 | 2), "wire type of tag {tag}");
         fields.push((tag >> 3, number, bytes));
     }
@@ -125,10 +126,10 @@ impl Frame {
     }
 }
 
-/// What offers the native wire, and is three empty frames on the original's.
+/// The offer of the native wire. On the original's wire it is three empty frames.
 pub const PREAMBLE: &[u8] = b"\x80\x80\x80\0\x80\x80\0\0";
 
-/// Takes the next whole frame off the front of a stream; it must be canonical.
+/// Takes the next complete frame from the front of a stream; its encoding must be canonical.
 fn take_frame(stream: &mut &[u8], first: bool) -> Option<Frame> {
     if first && let Some(rest) = stream.strip_prefix(PREAMBLE) {
         *stream = rest;
@@ -140,22 +141,22 @@ fn take_frame(stream: &mut &[u8], first: bool) -> Option<Frame> {
     let length = take_varint(&mut rest)?;
     let body = take(&mut rest, length)?;
     let frame = Frame::decode(body, first);
-    assert!(stream.starts_with(&frame.encode()), "{frame:?} is not written in the canonical way");
+    assert!(stream.starts_with(&frame.encode()), "the encoding of {frame:?} is not canonical");
     *stream = rest;
     Some(frame)
 }
 
-/// A whole stream as its frames; nothing may be left over.
+/// Decodes a complete stream; no bytes may remain.
 pub fn decode(mut stream: &[u8]) -> Vec<Frame> {
     let mut frames = Vec::new();
     while let Some(frame) = take_frame(&mut stream, frames.is_empty()) {
         frames.push(frame);
     }
-    assert!(stream.is_empty(), "{} bytes are left over", stream.len());
+    assert!(stream.is_empty(), "{} bytes remain", stream.len());
     frames
 }
 
-/// A `replicate` of which the test is the other side. Its output is read only when the test asks for a frame.
+/// A session of `replicate` in which the test is the remote. Its output is read only when the test asks for it.
 pub struct Session {
     run: Running,
     output: Option<File>,
@@ -177,10 +178,10 @@ impl Session {
     }
 
     pub fn send(&mut self, bytes: impl AsRef<[u8]>) {
-        self.input.write_all(bytes.as_ref()).expect("it reads its stdin");
+        self.input.write_all(bytes.as_ref()).expect("the process reads its stdin");
     }
 
-    /// As [`Session::send`], but it may end before it has read all.
+    /// As [`Session::send`], but the process may end before it has read everything.
     pub fn send_some(&mut self, bytes: impl AsRef<[u8]>) {
         self.input.write_all(bytes.as_ref()).ok();
     }
@@ -207,14 +208,14 @@ impl Session {
         let output = self.output.as_mut().expect("not dropped yet");
         let mut fds = [PollFd::new(output.as_fd(), PollFlags::POLLIN)];
         let timeout = PollTimeout::try_from(Duration::from_secs(60)).expect("a short time");
-        assert_ne!(poll(&mut fds, timeout), Ok(0), "nothing came");
+        assert_ne!(poll(&mut fds, timeout), Ok(0), "no output");
         let mut part = [0; 1 << 16];
         let count = output.read(&mut part).expect("a pipe can be read");
         self.buffer.extend_from_slice(&part[..count]);
         count > 0
     }
 
-    /// Waits for the next `count` bytes, whatever they are, but for a nonce; fewer at the end of the stream.
+    /// Waits for the next `count` bytes, with the nonce of a HELLO set to 0; fewer at the end of the stream.
     pub fn bytes(&mut self, count: usize) -> Vec<u8> {
         while self.buffer.len() < count && self.read() {}
         let count = count.min(self.buffer.len());
@@ -223,17 +224,17 @@ impl Session {
         bytes
     }
 
-    /// All frames to the end of the stream.
+    /// All frames until the end of the stream.
     pub fn frames(&mut self) -> Vec<Frame> {
         std::iter::from_fn(|| self.frame()).collect()
     }
 
-    /// Reads no more, for ever.
+    /// Closes the output of the process.
     pub fn drop_output(&mut self) {
         self.output = None;
     }
 
-    /// Ends the stream to it, reads what it still sends, and waits for its end.
+    /// Closes the input of the process, reads its remaining frames, and waits for its end.
     pub fn close(self) -> (Vec<Frame>, Ended) {
         let greeted = self.greeted;
         let (rest, ended) = self.end();
@@ -244,7 +245,7 @@ impl Session {
         (frames, ended)
     }
 
-    /// As [`Session::close`], whatever it still sends.
+    /// As [`Session::close`], but returns the remaining output as bytes.
     pub fn end(self) -> (Vec<u8>, Ended) {
         let Self { mut run, output, input, buffer: mut rest, .. } = self;
         drop(input);
@@ -254,7 +255,7 @@ impl Session {
         (rest, run.wait())
     }
 
-    /// Waits for its end, the stream to it still open.
+    /// Waits for the end of the process with its input still open.
     pub fn wait(mut self) -> Ended {
         let ended = self.run.wait();
         drop(self.input);

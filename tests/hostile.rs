@@ -1,4 +1,4 @@
-//! Input that is meant to crash, to fill memory or to corrupt a log.
+//! Input on the original's wire that is meant to crash the program, to fill its memory or to corrupt a log.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -12,7 +12,7 @@ use crate::frames::{Frame, SYNC, Session, bytes_field, change, digest, frame, ha
 use crate::harness::{Place, Run, heads, shell};
 use crate::replicate::append;
 
-/// Numbers that look random and are the same in every run (splitmix64).
+/// Pseudo-random numbers, the same in every run (splitmix64).
 pub struct Random(pub u64);
 
 impl Random {
@@ -40,13 +40,13 @@ fn log(place: &Place) -> (PathBuf, Vec<String>) {
     (log, heads)
 }
 
-/// With no more memory than a command may take: 64 MiB that can be written to, mapped files aside.
+/// `replicate` with the memory limit of a command: 64 MiB of writable memory, without mapped files.
 pub fn bounded(log: &Path, stream: &[u8]) -> Run {
     shell("ulimit -d 65536; exec \"$scuttleup\" --log \"$log\" replicate").env("log", log).stdin(stream)
 }
 
 #[test]
-fn lengths_that_nobody_has() {
+fn huge_frame_lengths() {
     let place = Place::new();
     let (log, before) = log(&place);
     let start = handshake("y", &[("p", 1)], SYNC);
@@ -55,17 +55,17 @@ fn lengths_that_nobody_has() {
             println!("{length} bytes");
             let body =
                 [bytes_field(1, "p"), number_field(2, 1), varint(3 << 3 | 2), varint(length - 20), vec![b'e'; 100_000]].concat();
-            // The end in the middle of a handshake is a cut, if that could be one.
+            // A handshake of a valid length that ends early is a cut session.
             let code = if bits <= 32 { 3 } else { 7 };
             bounded(&log, &[varint(length), bytes_field(1, "y")].concat()).status(code);
             let ended = bounded(&log, &[start.clone(), varint(length), body].concat()).end();
-            // Over the limit it is refused at its length, whatever comes of it.
+            // A frame over the limit is refused at its length, before its content arrives.
             let code = if bits > 26 { 7 } else { 3 };
             assert_eq!(ended.status.code(), Some(code), "{}", ended.printed.stderr);
             assert_eq!(heads(&log), before);
         }
     }
-    // In a handshake, an id or a digest that nobody has.
+    // An id or a digest of impossible length in a handshake.
     for field in [1, 2] {
         let stream = [varint(200 << 20), varint(field << 3 | 2), varint(100 << 20), vec![0; 100_000]].concat();
         bounded(&log, &stream).stderr_has("a peer id that is far too long").status(7);
@@ -74,18 +74,18 @@ fn lengths_that_nobody_has() {
         bounded(&log, endless).status(7);
         bounded(&log, &[&start, endless].concat()).status(7);
     }
-    // Empty frames without end are none of these: they mean nothing.
+    // Empty frames are allowed in any number: they have no meaning.
     bounded(&log, &[&[0; 1 << 20][..], &handshake("y", &[], SYNC), &[0; 1 << 20]].concat()).success();
     assert_eq!(heads(&log), before);
 }
 
-/// In this process, so that there can be many.
+/// A session in the process of the test, which is fast enough for many sessions.
 pub fn replicate_with(log: &Log, input: File, once: bool) -> scuttleup::Result<scuttleup::Outcome> {
     let null = File::options().write(true).open("/dev/null").expect("/dev/null");
     replicate(log, input, null, Options { once, ..Options::default() }, &|_| ())
 }
 
-/// A megabyte of random bytes, at once or after a good handshake.
+/// 1 MiB of random bytes, at the start or after a valid handshake.
 #[test]
 fn random_bytes_of_a_thousand_seeds() {
     let place = Place::new();
@@ -97,7 +97,7 @@ fn random_bytes_of_a_thousand_seeds() {
         let opening = if seed % 2 == 0 { Vec::new() } else { handshake("y", &[("p", 9)], SYNC) };
         let outcome = thread::scope(|threads| {
             threads.spawn(move || {
-                // It may leave early.
+                // The session may end before it has read everything.
                 to.write_all(&opening).and_then(|()| (0..64).try_for_each(|_| to.write_all(&random.bytes(1 << 14)))).ok();
             });
             replicate_with(&log, File::from(std::os::fd::OwnedFd::from(input)), false)
@@ -126,9 +126,9 @@ fn random_bytes_through_the_binary() {
     assert_eq!(heads(&log), before);
 }
 
-/// A good stream with some of its bits turned: whatever comes of it, every feed stays whole.
+/// A valid stream with some flipped bits: with any outcome, every feed stays without gaps.
 #[test]
-fn streams_with_turned_bits() {
+fn streams_with_flipped_bits() {
     let place = Place::new();
     let path = place.log("x");
     let log = Log::open(&path).expect("a log");
@@ -155,14 +155,14 @@ fn streams_with_turned_bits() {
     assert!(feeds.len() >= 3, "{feeds:?}");
 }
 
-/// The most memory it has had so far, in KiB.
+/// The peak memory of a session so far, in KiB.
 pub fn peak_kib(session: &Session) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", session.run().pid())).expect("it lives");
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("a line of it");
+    let status = std::fs::read_to_string(format!("/proc/{}/status", session.run().pid())).expect("the process is running");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("a VmHWM line");
     line.trim().trim_end_matches(" kB").parse().expect("a number")
 }
 
-/// It takes a million digests, answers, and stays small.
+/// A session reads a million digests, answers, and uses at most 64 MiB.
 fn a_million_digests(name: impl Fn(usize) -> String) {
     let place = Place::new();
     let (log, before) = log(&place);
@@ -170,7 +170,7 @@ fn a_million_digests(name: impl Fn(usize) -> String) {
     let mut session = Session::open(&log, &[]);
     session.send(frame([bytes_field(1, "y"), digests].concat()));
     assert_eq!(session.frame(), Some(Frame::handshake("x", &[("x", 1)], SYNC)));
-    // It has read them all, for it knows what we lack.
+    // It has read all digests: it sends the entry that the digests lack.
     assert_eq!(session.frame(), Some(Frame::change("x", 1, "\"x1\"")));
     let peak = peak_kib(&session);
     assert_eq!(session.close().1.status.code(), Some(3));
@@ -188,9 +188,9 @@ fn a_million_digests_of_one_feed() {
     a_million_digests(|_| "p".into());
 }
 
-/// One more than the most: what it names is not kept for ever.
+/// One digest more than the limit is refused.
 #[test]
-fn digests_without_end() {
+fn more_digests_than_the_limit() {
     let place = Place::new();
     let (log, before) = log(&place);
     let digests = digest("p", 5).repeat((1 << 21) + 1);

@@ -1,4 +1,4 @@
-//! Input on the native wire that is meant to crash, to fill memory or to corrupt a log.
+//! Input on the native wire that is meant to crash the program, to fill its memory or to corrupt a log.
 
 use std::fs::File;
 use std::io::Write;
@@ -12,14 +12,14 @@ use crate::hostile::{Random, bounded, peak_kib, replicate_with};
 use crate::native_frames::{self as native, HEADS, chain_of, error, feed, fork, head, hello, run, synced, typed};
 use crate::native_refused::{good, line, log, opening, root, x1};
 
-/// A whole session but for its last frame, which waits for the other side's.
+/// The bytes of a remote in a complete session, without its FIN.
 fn session() -> Vec<u8> {
     let second = run(0, 2, &["g2"], chain_of("g", &["g1", "g2"]));
     [opening(), good(), second, synced()].concat()
 }
 
 #[test]
-fn the_end_at_every_byte() {
+fn input_that_ends_at_every_byte() {
     let (stream, one) = (session(), opening().len() + good().len());
     let two = stream.len() - synced().len();
     for length in 0..=stream.len() {
@@ -34,7 +34,7 @@ fn the_end_at_every_byte() {
 }
 
 #[test]
-fn lengths_that_nobody_has() {
+fn huge_frame_lengths() {
     let place = Place::new();
     let log = log(&place);
     for opening in [PREAMBLE.to_vec(), opening()] {
@@ -46,13 +46,13 @@ fn lengths_that_nobody_has() {
         for endless in [[0x80; 1 << 16], [0xff; 1 << 16]] {
             bounded(&log, &[&opening[..], &endless].concat()).status(7);
         }
-        // Empty frames mean nothing.
+        // Empty frames have no meaning.
         bounded(&log, &[&opening[..], &[0; 1 << 20]].concat()).status(3);
     }
     assert_eq!(heads(&log), [line("x", 1)]);
 }
 
-/// A megabyte of random bytes after the preamble, or after a good opening.
+/// 1 MiB of random bytes after the preamble, or after a valid opening.
 #[test]
 fn random_bytes_of_many_seeds() {
     let place = Place::new();
@@ -64,7 +64,7 @@ fn random_bytes_of_many_seeds() {
         let opening = if seed % 2 == 0 { PREAMBLE.to_vec() } else { opening() };
         let outcome = thread::scope(|threads| {
             threads.spawn(move || {
-                // It may leave early.
+                // The session may end before it has read everything.
                 to.write_all(&opening).and_then(|()| (0..64).try_for_each(|_| to.write_all(&random.bytes(1 << 14)))).ok();
             });
             replicate_with(&log, File::from(std::os::fd::OwnedFd::from(input)), seed % 3 == 0)
@@ -93,10 +93,10 @@ fn random_bytes_through_the_binary() {
     assert_eq!(heads(&log), [line("x", 1)]);
 }
 
-/// A good session with some of its bits turned: whatever comes of it, what is stored of g is what was sent, for the chain
-/// is checked; other feeds may be named by the turned bits.
+/// A valid session with some flipped bits: with any outcome, the stored entries of g are those that were sent, because the
+/// chain is checked. The flipped bits may create other feeds.
 #[test]
-fn sessions_with_turned_bits() {
+fn sessions_with_flipped_bits() {
     let stream = session();
     let place = Place::new();
     for seed in 0..500 {
@@ -110,13 +110,13 @@ fn sessions_with_turned_bits() {
         let log = Log::create(&path, None).expect("a log");
         replicate_with(&log, File::open(place.file("stream", &turned)).expect("a file"), true).ok();
         for seq in 1..=log.heads().expect("heads").get("g") {
-            let chain = log.reader().chain_at("g", seq).expect("a chain").expect("it is here");
+            let chain = log.reader().chain_at("g", seq).expect("a chain").expect("a known seq");
             assert_eq!(chain.0, chain_of("g", &["g1", "g2"][..seq as usize]), "seed {seed}");
         }
     }
 }
 
-/// Heads take more room than their bytes.
+/// Decoded heads take more memory than their bytes on the wire.
 #[test]
 fn a_frame_of_a_million_heads() {
     let place = Place::new();
@@ -127,7 +127,7 @@ fn a_frame_of_a_million_heads() {
 }
 
 #[test]
-fn names_without_end() {
+fn more_feed_names_than_the_limit() {
     let place = Place::new();
     let log = log(&place);
     let feeds: Vec<u8> = (0..200_000).flat_map(|handle| feed(handle, &format!("{handle:0255}"))).collect();
@@ -148,7 +148,7 @@ fn heads_of_a_million_feeds() {
     session.send(native::heads(&[], true));
     let x = run(0, 1, &["\"x1\""], x1());
     let said = [PREAMBLE, &hello("x", SYNC, true, root()), &native::heads(&[("x", 1, x1())], true), &feed(0, "x"), &x].concat();
-    // It has read them all, for it knows what we lack.
+    // It has read all heads: it sends the entry that the heads lack.
     assert_eq!(session.bytes(said.len()), said);
     let peak = peak_kib(&session);
     assert_eq!(session.end().1.status.code(), Some(3));
@@ -162,7 +162,7 @@ fn more_than_10_000_stopped_feeds_end_the_session() {
         let lines: String = feeds.clone().map(|feed| format!("{{\"peer\":\"{feed}\",\"seq\":1,\"entry\":1}}\n")).collect();
         let rows: Vec<Vec<u8>> = feeds.clone().map(|feed| head(&feed, 1, 7)).collect();
         let native: Vec<u8> = rows.chunks(1000).flat_map(|rows| typed(HEADS, rows.concat())).collect();
-        // On the original's wire they are stopped by a gap.
+        // On the original's wire a gap stops each feed.
         let changes: Vec<u8> = feeds.flat_map(|feed| change(format!("g{feed}"), 2, "1")).collect();
         (
             lines,
@@ -183,9 +183,9 @@ fn more_than_10_000_stopped_feeds_end_the_session() {
     }
 }
 
-/// Each of them is answered with more than it is long.
+/// The answer to each FORK is longer than the FORK.
 #[test]
-fn forks_whose_answers_nobody_reads() {
+fn forks_with_unread_answers() {
     let place = Place::new();
     let log = log(&place);
     let lines: String = (2..=20).map(|n| format!("{n}\n")).collect();
@@ -198,7 +198,7 @@ fn forks_whose_answers_nobody_reads() {
     assert!(ended.printed.stderr.contains("forks whose answers nobody reads"), "{}", ended.printed.stderr);
 }
 
-/// A fork that is known before all heads have come: nothing of the feed is awaited.
+/// A fork that is found before all heads have arrived: no entries of the feed are expected any more.
 #[test]
 fn a_fork_in_the_middle_of_the_heads() {
     let place = Place::new();
@@ -206,7 +206,7 @@ fn a_fork_in_the_middle_of_the_heads() {
     let mut session = Session::open(&log, &["--json"]);
     let heads_of_x = native::heads(&[("x", 3, 1)], false);
     session.send([PREAMBLE, &hello("y", SYNC, false, 7), &heads_of_x, &fork("x", &[(1, 1)])].concat());
-    // It answers, and so has stopped the feed.
+    // The answer shows that the feed is stopped.
     let said = [PREAMBLE, &hello("x", SYNC, true, root()), &native::heads(&[("x", 1, x1())], true), &fork("x", &[(1, x1())])];
     session.bytes(said.concat().len());
     session.send([native::heads(&[], true), error("enough")].concat());

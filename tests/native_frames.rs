@@ -1,4 +1,4 @@
-//! The native wire once more, written from scuttleup-protocol(5) alone.
+//! A second implementation of the native wire, written from scuttleup-protocol(5) only.
 
 use xxhash_rust::xxh3::{xxh3_64, xxh3_128};
 
@@ -13,23 +13,23 @@ pub const FORK: u8 = 6;
 pub const SYNCED: u8 = 7;
 pub const ERROR: u8 = 8;
 pub const FIN: u8 = 9;
-/// No type: an empty frame has none.
+/// An empty frame, which has no type.
 pub const HEARTBEAT: u8 = 0;
 
-/// The longest entry that is taken unless the caller says otherwise.
+/// The default limit of the length of an entry.
 const ENTRY_BYTES_MAX: u64 = 64 << 20;
 
-/// A frame of a type.
+/// A frame of the given type.
 pub fn typed(kind: u8, message: impl AsRef<[u8]>) -> Vec<u8> {
     frame([&[kind], message.as_ref()].concat())
 }
 
-/// A chain or a root.
+/// A field with a chain or a root.
 pub fn chain_field(number: u64, chain: u128) -> Vec<u8> {
     bytes_field(number, chain.to_le_bytes())
 }
 
-/// A chain with one more entry, of this hash and length.
+/// The chain after one more entry with this hash and length.
 pub fn next_chain(chain: u128, hash: u64, length: u64) -> u128 {
     xxh3_128(&[&chain.to_le_bytes()[..], &hash.to_le_bytes(), &length.to_le_bytes()].concat())
 }
@@ -41,7 +41,7 @@ pub fn chain_of(peer: &str, entries: &[&str]) -> u128 {
         .fold(xxh3_128(peer.as_bytes()), |chain, entry| next_chain(chain, xxh3_64(entry.as_bytes()), entry.len() as u64))
 }
 
-/// The root of a log with these feeds: id, head and chain.
+/// The root of a log with these feeds: peer, head and chain.
 pub fn root(feeds: &[(&str, u32, u128)]) -> u128 {
     feeds.iter().fold(0, |root, (peer, seq, chain)| {
         root.wrapping_add(xxh3_128(&[peer.as_bytes(), &seq.to_le_bytes(), &chain.to_le_bytes()].concat()))
@@ -52,7 +52,7 @@ pub fn hello(id: &str, mode: u64, live: bool, root: u128) -> Vec<u8> {
     hello_with(id, mode, live, root, ENTRY_BYTES_MAX)
 }
 
-/// The HELLO of a one-shot side that takes entries up to so many bytes.
+/// The HELLO of a one-shot session that accepts entries of at most `entry_bytes_max` bytes.
 pub fn hello_taking(id: &str, entry_bytes_max: u64) -> Vec<u8> {
     hello_with(id, 1, false, 7, entry_bytes_max)
 }
@@ -63,7 +63,7 @@ fn hello_with(id: &str, mode: u64, live: bool, root: u128, entry_bytes_max: u64)
     typed(HELLO, [who.concat(), rest.concat()].concat())
 }
 
-/// The types of the whole frames of a stream; an empty frame is a [`HEARTBEAT`].
+/// The types of the complete frames of a stream; an empty frame is a [`HEARTBEAT`].
 pub fn kinds(stream: &[u8]) -> Vec<u8> {
     let (mut rest, mut kinds) = (stream.strip_prefix(PREAMBLE).unwrap_or_default(), Vec::new());
     while let Some(frame) = take_varint(&mut rest).and_then(|length| take(&mut rest, length)) {
@@ -72,7 +72,7 @@ pub fn kinds(stream: &[u8]) -> Vec<u8> {
     kinds
 }
 
-/// Takes the nonce, which nobody can foresee, out of a HELLO at the front, or after a preamble: then it is 0.
+/// Sets the random nonce of a HELLO to 0. The HELLO is at the start of `bytes` or after a preamble.
 pub fn forget_nonce(bytes: &mut [u8]) {
     let start = if bytes.starts_with(PREAMBLE) { PREAMBLE.len() } else { 0 };
     if let [length, HELLO, 0x08, 1, ..] = bytes[start..]
@@ -82,7 +82,7 @@ pub fn forget_nonce(bytes: &mut [u8]) {
     }
 }
 
-/// One head of a HEADS.
+/// One head in a HEADS frame.
 pub fn head(peer: &str, seq: u32, chain: u128) -> Vec<u8> {
     bytes_field(1, [bytes_field(1, peer), number_field(2, u64::from(seq)), chain_field(3, chain)].concat())
 }
@@ -96,7 +96,7 @@ pub fn feed(handle: u64, peer: &str) -> Vec<u8> {
     typed(FEED, [number_field(1, handle), bytes_field(2, peer)].concat())
 }
 
-/// A RUN in which `chain` says what the receiver must find.
+/// A RUN; `chain` is the chain of the feed after it.
 pub fn run(handle: u64, first: u64, entries: &[impl AsRef<[u8]>], chain: u128) -> Vec<u8> {
     let entries: Vec<u8> = entries.iter().flat_map(|entry| bytes_field(3, entry)).collect();
     typed(RUN, [number_field(1, handle), number_field(2, first), entries, chain_field(5, chain)].concat())

@@ -1,4 +1,4 @@
-//! The native wire, frame by frame: what a side must refuse, what it must take, and what is stored then.
+//! The native wire, frame by frame: which frames a log refuses, which it accepts, and what it stores then.
 
 use std::path::{Path, PathBuf};
 
@@ -22,18 +22,18 @@ pub fn root() -> u128 {
     native::root(&[("x", 1, x1())])
 }
 
-/// Its chain.
+/// The chain of that entry.
 pub fn x1() -> u128 {
     chain_of("x", &["\"x1\""])
 }
 
-/// Up to the end of the opening: y knows all that x has, and holds two entries of g.
+/// The opening of remote y: it holds the entry of x, and two entries of g.
 pub fn opening() -> Vec<u8> {
     let g = chain_of("g", &["g1", "g2"]);
     [PREAMBLE, &hello("y", SYNC, false, 7), &native::heads(&[("g", 2, g), ("x", 1, x1())], true)].concat()
 }
 
-/// The first of them.
+/// A run with the first entry of g.
 pub fn good() -> Vec<u8> {
     [feed(0, "g"), run(0, 1, &["g1"], chain_of("g", &["g1"]))].concat()
 }
@@ -46,35 +46,35 @@ pub fn line(peer: &str, seq: u64) -> String {
     format!("{{\"peer\":\"{peer}\",\"seq\":{seq}}}")
 }
 
-/// It must end with an error and one message; of the stream, `stored` entries of g and nothing else.
-fn refused(what: &str, stream: impl AsRef<[u8]>, stored: u64, args: &[&str], code: i32) -> Printed {
+/// The session must end with exit code `code` and one message; `stored` entries of g and no other entries must be stored.
+fn refused(case: &str, stream: impl AsRef<[u8]>, stored: u64, args: &[&str], code: i32) -> Printed {
     let place = Place::new();
     let log = log(&place);
-    println!("{what}");
+    println!("{case}");
     let printed = Run::new(&log).args(["replicate"]).args(args).stdin(&stream).status(code);
     let g = (stored > 0).then(|| line("g", stored));
     assert_eq!(heads(&log), g.into_iter().chain([line("x", 1)]).collect::<Vec<_>>());
     assert_eq!(printed.stderr.lines().count(), 1, "{}", printed.stderr);
     assert!(printed.stdout.starts_with(PREAMBLE));
-    // It says why.
+    // It sends its message to the remote in an ERROR frame.
     let said = printed.stderr.trim().strip_prefix("scuttleup: ").expect("a message").as_bytes();
     assert!(code == 3 || printed.stdout.windows(said.len()).any(|part| part == said), "{}", printed.stderr);
     printed
 }
 
-/// After the preamble, after the opening, or after the first good run.
+/// Each case must be refused after the bytes `before`, of which `stored` entries of g are stored.
 fn all_refused(before: &[u8], stored: u64, cases: &[(&str, Vec<u8>)]) {
-    for (what, bad) in cases {
+    for (case, bad) in cases {
         let rest = run(0, 2, &["g2"], chain_of("g", &["g1", "g2"]));
         let stream = [before, bad, &rest].concat();
-        refused(what, &stream, stored, &["--once"], 7);
-        // It is refused by itself, not with what follows.
-        refused(what, [before, bad].concat(), stored, &[], 7);
+        refused(case, &stream, stored, &["--once"], 7);
+        // The bad frame alone is refused too, without the frame after it.
+        refused(case, [before, bad].concat(), stored, &[], 7);
     }
 }
 
 #[test]
-fn what_comes_before_hello() {
+fn frames_before_hello_are_refused() {
     let chain = chain_of("g", &["g1"]);
     let cases = [
         ("HEADS", native::heads(&[], true)),
@@ -90,7 +90,7 @@ fn what_comes_before_hello() {
 }
 
 #[test]
-fn hellos_that_are_none() {
+fn invalid_hello_frames() {
     let (version, id, root) = (number_field(1, 1), bytes_field(2, "y"), chain_field(5, 7));
     let cases = [
         ("no version", [&id[..], &root].concat()),
@@ -103,15 +103,15 @@ fn hellos_that_are_none() {
         ("a root of 15 bytes", [&version[..], &id, &bytes_field(5, [0; 15])].concat()),
         ("a root of 17 bytes", [&version[..], &id, &bytes_field(5, [0; 17])].concat()),
         ("a root that is a number", [&version[..], &id, &number_field(5, 7)].concat()),
-        ("a field that is cut", [&version[..], &id, &root, b"\x21\x01"].concat()),
+        ("a truncated field", [&version[..], &id, &root, b"\x21\x01"].concat()),
         ("a group", [&version[..], &id, &root, b"\x23\x24"].concat()),
     ];
-    all_refused(PREAMBLE, 0, &cases.map(|(what, body)| (what, typed(HELLO, body))));
+    all_refused(PREAMBLE, 0, &cases.map(|(case, body)| (case, typed(HELLO, body))));
     all_refused(&[PREAMBLE, &hello("y", SYNC, false, 7)].concat(), 0, &[("a second HELLO", hello("y", SYNC, false, 7))]);
 }
 
 #[test]
-fn heads_that_are_none() {
+fn invalid_heads_frames() {
     let chain = chain_field(3, 1);
     let many: Vec<(&str, u32, u128)> = vec![("p", 1, 1); 1025];
     let head_of = |fields: &[&[u8]]| typed(HEADS, bytes_field(1, fields.concat()));
@@ -130,7 +130,7 @@ fn heads_that_are_none() {
 }
 
 #[test]
-fn feeds_that_are_none() {
+fn invalid_feed_frames() {
     let cases = [
         ("a handle that is not the next one", feed(2, "p")),
         ("a handle given before", feed(0, "p")),
@@ -143,12 +143,12 @@ fn feeds_that_are_none() {
 }
 
 #[test]
-fn runs_that_are_none() {
+fn invalid_run_frames() {
     let (handle, first, entry, chain) =
         (number_field(1, 0), number_field(2, 2), bytes_field(3, "g2"), chain_of("g", &["g1", "g2"]));
     let after = chain_field(5, chain);
-    let hole = |chain| chain_field(5, native::next_chain(chain, u64::from_le_bytes(*b"12345678"), 2));
-    let (one, two) = (hole(chain_of("g", &["g1"])), hole(chain));
+    let deleted_after = |chain| chain_field(5, native::next_chain(chain, u64::from_le_bytes(*b"12345678"), 2));
+    let (one, two) = (deleted_after(chain_of("g", &["g1"])), deleted_after(chain));
     let deleted = |nth: u64| bytes_field(4, [number_field(1, nth), b"\x1112345678".to_vec(), number_field(3, 2)].concat());
     let no_hash = bytes_field(4, [number_field(1, 0), number_field(3, 2)].concat());
     let too_much = bytes_field(4, [number_field(1, 0), b"\x1112345678".to_vec(), number_field(3, 1 << 32)].concat());
@@ -167,12 +167,12 @@ fn runs_that_are_none() {
         ("no chain", run_of(&[&handle, &first, &entry])),
         ("a chain of 15 bytes", run_of(&[&handle, &first, &entry, &bytes_field(5, [0; 15])])),
         ("a gap", run(0, 3, &["g3"], chain_of("g", &["g1", "g2", "g3"]))),
-        ("a deleted entry that it has not got", run_of(&[&handle, &first, &entry, &deleted(1), &after])),
+        ("a deleted entry beyond the run", run_of(&[&handle, &first, &entry, &deleted(1), &after])),
         ("a deleted entry twice", run_of(&[&handle, &first, &entry, &deleted(0), &deleted(0), &one])),
-        ("deleted entries that fall", run_of(&[&handle, &first, &entry, &entry, &deleted(1), &deleted(0), &two])),
+        ("deleted entries in descending order", run_of(&[&handle, &first, &entry, &entry, &deleted(1), &deleted(0), &two])),
         ("a deleted entry without a hash", run_of(&[&handle, &first, &entry, &no_hash, &after])),
         ("a deleted entry of 4 GiB", run_of(&[&handle, &first, &entry, &too_much, &after])),
-        ("an entry that is cut", run_of(&[&handle, &first, b"\x1a\x05g2"])),
+        ("a truncated entry", run_of(&[&handle, &first, b"\x1a\x05g2"])),
     ];
     all_refused(&[opening(), good()].concat(), 1, &cases);
     let early = [PREAMBLE, &hello("y", SYNC, false, 7)].concat();
@@ -185,36 +185,37 @@ fn runs_that_are_none() {
     all_refused(&named, 0, &cases);
 }
 
-/// Where the head is not 0 the feeds may differ already, which only the other side could tell: it is asked, and has gone.
+/// The log has entries of the feed, so a wrong chain may be a fork. The log asks the remote with FORK, but the remote has
+/// ended.
 #[test]
-fn a_run_that_does_not_go_on_from_the_head() {
+fn a_run_that_does_not_continue_from_the_head() {
     let chain = chain_of("g", &["g1", "g2"]);
     let asked = fork("g", &[(1, chain_of("g", &["g1"]))]);
     let cases = [
         ("another chain", run(0, 2, &["g2"], chain ^ 1)),
         ("the chain of other bytes", run(0, 2, &["G2"], chain)),
-        ("what is known, and another chain", run(0, 1, &["g1", "g2"], chain ^ 1 << 127)),
+        ("a known entry and another chain", run(0, 1, &["g1", "g2"], chain ^ 1 << 127)),
     ];
-    for (what, bad) in cases {
+    for (case, bad) in cases {
         let rest = run(0, 2, &["g2"], chain);
-        let printed = refused(what, [opening(), good(), bad, rest].concat(), 1, &["--once"], 3);
-        assert!(printed.stdout.windows(asked.len()).any(|part| part == asked), "{what}: it did not ask");
+        let printed = refused(case, [opening(), good(), bad, rest].concat(), 1, &["--once"], 3);
+        assert!(printed.stdout.windows(asked.len()).any(|part| part == asked), "{case}: no FORK was sent");
     }
 }
 
 #[test]
-fn the_rest_that_is_none() {
+fn other_invalid_frames() {
     let opened = [opening(), good()].concat();
     let points = vec![(1, 1); 65];
     let cases = [
-        ("an ACK of what was not sent", ack(0, 1)),
+        ("an ACK of an entry that was not sent", ack(0, 1)),
         ("an ACK of 33 bits", typed(ACK, number_field(2, 1 << 32))),
-        ("a FORK of nobody", typed(FORK, bytes_field(2, [number_field(1, 1), chain_field(2, 1)].concat()))),
+        ("a FORK without a peer", typed(FORK, bytes_field(2, [number_field(1, 1), chain_field(2, 1)].concat()))),
         ("a FORK without a chain", typed(FORK, [bytes_field(1, "g"), bytes_field(2, number_field(1, 1))].concat())),
         ("a FORK of 65 points", fork("g", &points)),
         ("a FIN of too few", fin(0, 0)),
         ("a FIN of too many", fin(2, 0)),
-        ("a FIN that is cut", typed(FIN, b"\x08")),
+        ("a truncated FIN", typed(FIN, b"\x08")),
         ("the type 0", typed(0, "")),
         ("the type 10", typed(10, "")),
         ("the type 127", typed(127, "?")),
@@ -235,17 +236,17 @@ fn an_entry_over_the_limit() {
 }
 
 #[test]
-fn the_modes_decide_what_comes_in() {
+fn the_modes_decide_which_entries_are_accepted() {
     let stream = [opening(), good()].concat();
-    let printed = refused("to a side that pushes", &stream, 0, &["--mode", "push"], 6);
+    let printed = refused("to a log that pushes", &stream, 0, &["--mode", "push"], 6);
     assert!(printed.stderr.contains("this side only pushes"), "{}", printed.stderr);
     let pull = [PREAMBLE, &hello("y", PULL, false, 7), &native::heads(&[], true), &good()].concat();
-    refused("from a side that pulls", &pull, 0, &[], 7);
+    refused("from a remote that pulls", &pull, 0, &[], 7);
 }
 
-/// What later versions may add is passed over; a good session goes on to its end, whatever pieces it comes in.
+/// Unknown frames and fields, which later versions may add, are skipped; the session is complete for any chunk length.
 #[test]
-fn what_is_no_mistake() {
+fn unknown_frames_and_fields_are_skipped() {
     let later = |kind| [typed(kind, vec![0xff; 300]), frame([kind])].concat();
     let fields = b"\xc0\x07\x01\xca\x07\x01z\xc1\x0712345678\xcd\x071234".to_vec();
     let who =
@@ -271,10 +272,10 @@ fn what_is_no_mistake() {
         opening.chunks(chunk).for_each(|part| session.send(part));
         let said = [PREAMBLE, &hello("x", SYNC, false, root()), &native::heads(&[("x", 1, x1())], true)].concat();
         assert_eq!(session.bytes(said.len()), said);
-        // Nobody sends entries before it knows what the other side has.
+        // A remote does not send entries before it has received all heads.
         entries.chunks(chunk).for_each(|part| session.send(part));
         let mut last = [synced(), ack(0, 2), fin(0, 2)].concat();
-        // The commit may be faster.
+        // ACK and SYNCED may come in either order.
         let mut rest = session.bytes(last.len());
         last.sort_unstable();
         rest.sort_unstable();
@@ -286,7 +287,7 @@ fn what_is_no_mistake() {
     }
 }
 
-/// Another version of x is there: its feed is stopped, and what still comes of it is counted and not stored.
+/// The remote has a fork of x: the feed is stopped, and later entries of it are counted but not stored.
 #[test]
 fn entries_of_a_stopped_feed_are_counted() {
     for (sent, code) in [(2, 4), (0, 7)] {
@@ -300,7 +301,7 @@ fn entries_of_a_stopped_feed_are_counted() {
     }
 }
 
-/// The question whose answer is its own repetition shows that nothing else was to be said before.
+/// A FORK that the log answers with the same FORK shows that the log sent nothing else before.
 #[test]
 fn fin_waits_for_all_acknowledgements() {
     let place = Place::new();
@@ -318,9 +319,9 @@ fn fin_waits_for_all_acknowledgements() {
     assert_eq!((rest, ended.status.code()), (Vec::new(), Some(0)), "{}", ended.printed.stderr);
 }
 
-/// We have said FIN, as all is done; without the other side's it is a cut stream all the same.
+/// The log has sent its FIN. Without the FIN of the remote, the session counts as cut.
 #[test]
-fn a_stream_that_ends_without_the_other_fin_is_cut() {
+fn a_stream_that_ends_without_the_fin_of_the_remote_is_cut() {
     for length in 0..fin(0, 0).len() {
         let place = Place::new();
         let mut session = Session::open(&log(&place), &["--once"]);
@@ -334,7 +335,7 @@ fn a_stream_that_ends_without_the_other_fin_is_cut() {
 }
 
 #[test]
-fn what_the_other_side_ends_for_is_said() {
+fn the_error_text_of_the_remote_is_printed() {
     let place = Place::new();
     let log = log(&place);
     let text = "disk \u{1b}[31mfull\r\n\u{9b}2J\u{7f}";

@@ -1,4 +1,4 @@
-//! Which wire a session is on: who says what first, and what the first bytes decide.
+//! Negotiation of the wire: what each process sends first, and how the first bytes select the wire.
 
 use std::path::Path;
 
@@ -22,12 +22,12 @@ fn root() -> u128 {
     native_frames::root(&[("x", 1, native_frames::chain_of("x", &["\"x1\""]))])
 }
 
-/// An original peer's part of a session.
+/// The bytes that an original sends in a session.
 fn original() -> Vec<u8> {
     [handshake("y", &[("p", 1)], SYNC), change("p", 1, "e")].concat()
 }
 
-/// What `x` says to it.
+/// The bytes that log `x` sends to it.
 fn answer() -> Vec<u8> {
     [handshake("x", &[("x", 1)], SYNC), change("x", 1, "\"x1\"")].concat()
 }
@@ -37,13 +37,13 @@ fn once(log: &Path, wire: &str, stream: impl AsRef<[u8]>) -> Run {
 }
 
 #[test]
-fn golden_bytes_of_the_first_words() {
+fn golden_bytes_of_the_opening() {
     let place = Place::new();
     let log = log(&place);
     for wire in ["auto", "native"] {
         let mut session = Session::open(&log, &["--once", "--wire", wire]);
         assert_eq!(session.bytes(8), PREAMBLE);
-        // Nothing was said before it: no Handshake, which the other side would take for a frame.
+        // No Handshake was sent with the preamble: a remote on the native wire would read it as a frame.
         session.send(PREAMBLE);
         let greeting = hello("x", SYNC, false, root());
         assert_eq!(session.bytes(greeting.len()), greeting);
@@ -54,7 +54,7 @@ fn golden_bytes_of_the_first_words() {
         let (rest, ended) = session.end();
         assert_eq!((rest, ended.status.code()), (Vec::new(), Some(0)), "{}", ended.printed.stderr);
     }
-    // With this one the Handshake comes at once, and alone.
+    // With --wire original the Handshake is sent at once, without a preamble.
     let mut session = Session::open(&log, &["--once", "--wire", "original"]);
     let greeting = handshake("x", &[("x", 1)], SYNC);
     assert_eq!(session.bytes(greeting.len()), greeting);
@@ -63,8 +63,8 @@ fn golden_bytes_of_the_first_words() {
     assert_eq!((rest, ended.status.code()), (Vec::new(), Some(0)), "{}", ended.printed.stderr);
 }
 
-/// It says the same, however the bytes come; `last` is sent after that.
-fn in_all_pieces(stream: &[u8], said: &[u8], last: &[u8]) {
+/// Sends `stream` in chunks of several lengths: the answer must be `said` each time. Then sends `last`.
+fn assert_answer_to_chunks(stream: &[u8], said: &[u8], last: &[u8]) {
     for chunk in [1, 2, 3, 7, 8, 9, stream.len()] {
         let place = Place::new();
         let log = log(&place);
@@ -84,11 +84,11 @@ fn in_all_pieces(stream: &[u8], said: &[u8], last: &[u8]) {
 fn a_preamble_in_pieces() {
     let stream = [PREAMBLE, &hello("y", SYNC, false, root()), &synced()].concat();
     let said = [hello("x", SYNC, false, root()), synced(), fin(0, 0)].concat();
-    in_all_pieces(&stream, &said, &fin(0, 0));
+    assert_answer_to_chunks(&stream, &said, &fin(0, 0));
 }
 
 #[test]
-fn what_is_nearly_a_preamble_is_the_original() {
+fn an_incomplete_preamble_selects_the_original_wire() {
     let openings: [&[u8]; 7] = [
         b"",
         b"\0",
@@ -96,22 +96,22 @@ fn what_is_nearly_a_preamble_is_the_original() {
         &PREAMBLE[..4],
         &PREAMBLE[..7],
         b"\x80\x80\x80\0\x80\x80\0\x80\0",
-        // Only the first bytes are one.
+        // A preamble that is not at the start.
         b"\0\x80\x80\x80\0\x80\x80\0\0",
     ];
     for opening in openings {
         println!("{opening:?}");
-        in_all_pieces(&[opening, &original()].concat(), &answer(), b"");
+        assert_answer_to_chunks(&[opening, &original()].concat(), &answer(), b"");
     }
 }
 
-/// Lengths whose first bytes are those of the preamble.
+/// The length of the Handshake begins with the same bytes as the preamble.
 #[test]
-fn a_long_handshake_is_no_preamble() {
+fn a_long_handshake_is_not_a_preamble() {
     for length in [128, 16_384, 2 << 20] {
         let id = bytes_field(1, "y");
         let rest = length - id.len();
-        let pad = (1..8).map(|prefix| bytes_field(9, vec![0; rest - prefix])).find(|pad| pad.len() == rest).expect("one fits");
+        let pad = (1..8).map(|prefix| bytes_field(9, vec![0; rest - prefix])).find(|pad| pad.len() == rest).expect("it fits");
         let opening = frame([id, pad].concat());
         assert!(PREAMBLE.starts_with(&opening[..1]));
         let place = Place::new();
@@ -123,7 +123,7 @@ fn a_long_handshake_is_no_preamble() {
 }
 
 #[test]
-fn the_end_before_the_wire_is_known() {
+fn input_that_ends_before_the_wire_is_known() {
     let place = Place::new();
     let log = log(&place);
     for wire in ["auto", "native"] {
@@ -147,7 +147,7 @@ fn only_the_native_wire_refuses_the_original() {
     assert_eq!(heads(&log), [HEAD]);
 }
 
-/// What two of them do, each with its own --wire: the wire, and how each ends.
+/// Two logs, each with its own --wire: the selected wire and the exit codes.
 #[test]
 fn every_pair_of_wires() {
     let cases = [

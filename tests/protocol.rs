@@ -1,4 +1,4 @@
-//! The original's wire, byte for byte: what is written, what is taken, what is refused.
+//! The original's wire, byte for byte: what is sent, what is accepted, what is refused.
 
 use std::path::Path;
 
@@ -23,7 +23,8 @@ fn once(log: &Path, stream: impl AsRef<[u8]>) -> Run {
     Run::new(log).args(["replicate", "--once"]).stdin(stream)
 }
 
-/// What it says to a stream; the same on both, but for the preamble of who knows both wires.
+/// The bytes that `replicate` sends in answer to a stream. They are the same with --wire auto and --wire original, except for
+/// the preamble.
 fn said(log: &Path, stream: impl AsRef<[u8]>, code: i32) -> Vec<u8> {
     let auto = once(log, &stream).status(code).stdout;
     let original = once(log, &stream).args(["--wire", "original"]).status(code).stdout;
@@ -43,7 +44,7 @@ fn golden_bytes_out() {
     let second = b"\x0d\x0a\x05alice\x10\x02\x1a\x02a2";
     let them = b"\x07\x0a\x03bob\x18\x01";
     assert_eq!(said(&alice, them, 0), [HANDSHAKE, CHANGE, second].concat());
-    // Only what is above the other's head.
+    // Only entries above the head of the remote are sent.
     assert_eq!(said(&alice, handshake("bob", &[("alice", 1)], SYNC), 0), [HANDSHAKE, second].concat());
     assert_eq!(said(&alice, handshake("bob", &[("alice", 9)], SYNC), 3), HANDSHAKE);
 }
@@ -86,9 +87,9 @@ fn one_byte_at_a_time() {
     assert_eq!(heads(&log), [head("alice", 2), head("z", 1)]);
 }
 
-/// What other writers may do, and we never do.
+/// Valid encodings that `replicate` itself never sends.
 #[test]
-fn what_is_no_mistake() {
+fn unusual_encodings_are_accepted() {
     let unknown = b"\x20\x05\x29\x31\x32\x33\x34\x35\x36\x37\x38\x32\x01z\x3d\x31\x32\x33\x34\xf8\x07\x01".to_vec();
     let (id, peer, seq, entry) = (bytes_field(1, "y"), bytes_field(1, "p"), number_field(2, 1), bytes_field(3, "e"));
     let overlong = |bytes: &[u8]| [&[bytes.len() as u8 | 0x80, 0x80, 0x80, 0x00][..], bytes].concat();
@@ -124,7 +125,7 @@ fn what_is_no_mistake() {
     }
 }
 
-/// It must end with an error, and nothing of the stream be stored.
+/// The session must end with an error, and no entry of the stream may be stored.
 fn refused(stream: &[u8]) -> Printed {
     let place = Place::new();
     let (log, before) = log(&place);
@@ -136,7 +137,7 @@ fn refused(stream: &[u8]) -> Printed {
 }
 
 #[test]
-fn handshakes_that_are_none() {
+fn invalid_handshakes() {
     let long = "i".repeat(256);
     let handshakes = [
         ("no id", number_field(3, SYNC)),
@@ -145,23 +146,23 @@ fn handshakes_that_are_none() {
         ("an id of 256 bytes", bytes_field(1, &long)),
         ("a digest without a seq", [bytes_field(1, "y"), bytes_field(2, bytes_field(1, "p"))].concat()),
         ("a digest without a peer", [bytes_field(1, "y"), bytes_field(2, number_field(2, 1))].concat()),
-        ("a digest of no peer", [bytes_field(1, "y"), digest("", 1)].concat()),
+        ("a digest of an empty peer", [bytes_field(1, "y"), digest("", 1)].concat()),
         ("a digest that is not UTF-8", [bytes_field(1, "y"), digest(b"\xc3", 1)].concat()),
         ("a digest of a long peer", [bytes_field(1, "y"), digest(&long, 1)].concat()),
         ("a seq of 33 bits", [bytes_field(1, "y"), digest("p", 1 << 32)].concat()),
         ("a digest longer than the message", [bytes_field(1, "y"), b"\x12\x05\x0a\x01p".to_vec()].concat()),
         ("a group", [bytes_field(1, "y"), b"\x23\x24".to_vec()].concat()),
-        ("a field that is cut", [bytes_field(1, "y"), b"\x21\x01\x02".to_vec()].concat()),
-        ("a number that is cut", [bytes_field(1, "y"), b"\x18\x80".to_vec()].concat()),
+        ("a truncated field", [bytes_field(1, "y"), b"\x21\x01\x02".to_vec()].concat()),
+        ("a truncated number", [bytes_field(1, "y"), b"\x18\x80".to_vec()].concat()),
         ("a number of 11 bytes", [bytes_field(1, "y"), [&[0x18][..], &[0x80; 10], &[0]].concat()].concat()),
     ];
-    for (what, body) in handshakes {
-        println!("{what}");
+    for (case, body) in handshakes {
+        println!("{case}");
         refused(&frame(body));
     }
 }
 
-/// What came before is stored, the bad change and what follows is not.
+/// The change before the bad change is stored; the bad change and the change after it are not.
 fn refused_after_one(bad: &[u8], args: &[&str]) -> Printed {
     let place = Place::new();
     let (log, _) = log(&place);
@@ -173,7 +174,7 @@ fn refused_after_one(bad: &[u8], args: &[&str]) -> Printed {
 }
 
 #[test]
-fn changes_that_are_none() {
+fn invalid_changes() {
     let long = "i".repeat(256);
     let (peer, seq, entry) = (bytes_field(1, "p"), number_field(2, 1), bytes_field(3, "e"));
     let changes = [
@@ -195,19 +196,19 @@ fn changes_that_are_none() {
         ("wire type 6", frame([&peer[..], &seq, &entry, b"\x26"].concat())),
         ("wire type 7", frame([&peer[..], &seq, &entry, b"\x27"].concat())),
         ("field 0", frame([&peer[..], &seq, &entry, b"\x00\x01"].concat())),
-        ("a tag that is cut", frame([&peer[..], &seq, &entry, b"\x80"].concat())),
+        ("a truncated tag", frame([&peer[..], &seq, &entry, b"\x80"].concat())),
         ("a number of 65 bits", frame([&peer[..], b"\x10\xff\xff\xff\xff\xff\xff\xff\xff\xff\x02", &entry].concat())),
         ("a length of 65 bits", [0xff; 10].to_vec()),
     ];
-    for (what, change) in changes {
-        println!("{what}");
+    for (case, change) in changes {
+        println!("{case}");
         refused_after_one(&change, &[]);
         refused_after_one(&change, &["--once", "--mode", "pull"]);
     }
 }
 
 #[test]
-fn an_id_of_255_bytes_is_one() {
+fn an_id_of_255_bytes_is_valid() {
     let place = Place::new();
     let (log, _) = log(&place);
     let long = "i".repeat(255);
@@ -226,7 +227,7 @@ fn an_entry_over_the_limit() {
 }
 
 #[test]
-fn the_end_inside_a_frame() {
+fn input_that_ends_inside_a_frame() {
     let third = change("p", 1, "e");
     for length in 1..third.len() {
         let place = Place::new();
@@ -243,9 +244,9 @@ fn the_end_inside_a_frame() {
     }
 }
 
-/// All that was announced is there: the cut alone tells that the other side had more to say.
+/// All announced entries have arrived: only the incomplete frame shows that the remote had more to send.
 #[test]
-fn the_end_inside_a_frame_that_was_not_announced() {
+fn input_that_ends_inside_a_frame_that_was_not_announced() {
     let second = change("p", 2, "e");
     for length in 1..second.len() {
         let place = Place::new();
@@ -259,7 +260,7 @@ fn the_end_inside_a_frame_that_was_not_announced() {
 }
 
 #[test]
-fn what_is_another_protocol_is_quoted() {
+fn text_of_another_protocol_is_quoted() {
     let texts: [(&[u8], &str); 7] = [
         (b"hi\n", "the other side said: hi\n"),
         (b"\r\nWelcome to \x1b[1mhost\xe2\x80\xa6\r\nmore\n", "the other side said: Welcome to \\u{1b}[1mhost\u{2026}\n"),
@@ -282,8 +283,8 @@ fn what_is_another_protocol_is_quoted() {
 }
 
 #[test]
-fn the_local_mode_decides_what_comes_in() {
-    // Whatever the other side says that it is.
+fn the_local_mode_decides_what_is_accepted() {
+    // The mode of the remote makes no difference.
     for theirs in [SYNC, PUSH, PULL] {
         let place = Place::new();
         let (log, before) = log(&place);
@@ -295,7 +296,7 @@ fn the_local_mode_decides_what_comes_in() {
 }
 
 #[test]
-fn the_local_mode_decides_what_goes_out() {
+fn the_local_mode_decides_what_is_sent() {
     for (ours, number) in [("sync", SYNC), ("push", PUSH), ("pull", PULL)] {
         for theirs in [SYNC, PUSH, PULL] {
             let place = Place::new();
@@ -316,7 +317,7 @@ fn the_local_mode_decides_what_goes_out() {
 fn digests_that_name_a_feed_twice() {
     let place = Place::new();
     let (log, before) = log(&place);
-    // The last one counts.
+    // The last digest counts.
     let printed = said(&log, handshake("y", &[("x", 1), ("x", 0)], SYNC), 0);
     assert_eq!(printed, [handshake("x", &[("x", 1)], SYNC), change("x", 1, "\"x1\"")].concat());
     let printed = said(&log, handshake("y", &[("x", 0), ("x", 1)], SYNC), 0);
@@ -324,9 +325,9 @@ fn digests_that_name_a_feed_twice() {
     assert_eq!(heads(&log), before);
 }
 
-/// A log put back from an old copy: the others know more of its feed than itself.
+/// A log restored from an old copy: the remote holds more entries of the local feed than the log itself.
 #[test]
-fn our_own_feed_known_better_elsewhere() {
+fn a_remote_that_holds_more_of_the_local_feed() {
     let place = Place::new();
     let (log, before) = log(&place);
     once(&log, handshake("y", &[("x", 3)], SYNC)).stderr_has("0 of 2 received").status(3);
