@@ -1,4 +1,4 @@
-//! Two of ours on the native wire, through the real program: what is said at the end, cuts, crashes, forks, silence.
+//! Sessions of two real processes on the native wire: reports, cuts, crashes, forks, timeouts.
 
 mod crash;
 mod cut;
@@ -25,12 +25,12 @@ fn replicate(log: &Path, args: &[&str]) -> Run {
     Run::new(log).args(["replicate"]).args(args)
 }
 
-/// The words of a COMMAND that replicates another log.
+/// The arguments for a COMMAND that replicates another log.
 pub fn with_log(log: &Path) -> [&str; 5] {
     ["--", SCUTTLEUP, "--log", log.to_str().expect("UTF-8"), "replicate"]
 }
 
-/// How a session of `replicate --json` went: its one object.
+/// The JSON object that `replicate --json` printed for its session.
 fn report(ended: &Ended) -> Value {
     let stderr = &ended.printed.stderr;
     let objects: Vec<&str> = stderr.lines().filter(|line| line.starts_with('{')).collect();
@@ -40,7 +40,7 @@ fn report(ended: &Ended) -> Value {
     report
 }
 
-/// One of its numbers; the wire was not known yet where it has none.
+/// A number of a report. It may be null if the wire is null: then the session ended before the wire was known, and this is 0.
 fn number(report: &Value, field: &str) -> u64 {
     if report["wire"].is_null() && report[field].is_null() {
         return 0;
@@ -48,7 +48,7 @@ fn number(report: &Value, field: &str) -> u64 {
     report[field].as_u64().unwrap_or_else(|| panic!("no number {field} in {report}"))
 }
 
-/// One session of two logs, once, to its end, which must have these codes; and how it went for each.
+/// Runs a one-shot session of two logs, checks the exit codes, and returns both reports.
 fn once(a: &Path, b: &Path, codes: (i32, i32)) -> (Value, Value) {
     let ended = join(a, &["--once", "--json"], b, &["--once", "--json"]);
     let said = format!("a: {}b: {}", ended.0.printed.stderr, ended.1.printed.stderr);
@@ -56,11 +56,11 @@ fn once(a: &Path, b: &Path, codes: (i32, i32)) -> (Value, Value) {
     (report(&ended.0), report(&ended.1))
 }
 
-/// Change lines of `feeds` feeds, `count` of them all in all, in a mixed order; each is text of `bytes` bytes or more.
+/// `count` change lines of `feeds` feeds in a mixed order; each entry is text of at least `bytes` bytes.
 fn mixed(prefix: &str, feeds: usize, count: usize, bytes: usize) -> String {
     let (mut lines, mut heads, mut state) = (String::new(), vec![0; feeds], 1u64);
     for n in 0..count {
-        // Not the same number of entries in a row, nor the same feeds.
+        // A pseudo-random order, so that the runs of a feed have different lengths.
         state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
         let feed = (state >> 33) as usize % feeds;
         heads[feed] += 1;
@@ -75,7 +75,7 @@ fn write(log: &Path, lines: &str) {
     Run::new(log).args(["write"]).stdin(lines).success();
 }
 
-/// What a log holds, in its order of arrival, without the offsets.
+/// The change lines of a log in order of arrival, without the offsets.
 pub fn order(log: &Path) -> Vec<String> {
     let printed = Run::new(log).args(["read"]).success();
     printed.lines().iter().map(|line| line.split_once(',').expect("fields").1.to_owned()).collect()
@@ -86,7 +86,7 @@ fn copy(from: &Path, to: &Path) {
     shell("cp -r \"$FROM\" \"$TO\"").env("FROM", from).env("TO", to).success();
 }
 
-/// The heads of a log that are marked as forked.
+/// The peers whose feeds are marked as forked.
 fn forked(log: &Path) -> Vec<String> {
     let printed = Run::new(log).args(["heads"]).success();
     let forked = printed.json().into_iter().filter(|head| head["fork"] == true);
@@ -98,8 +98,8 @@ fn id(log: &Path) -> String {
     Run::new(log).args(["id"]).success().text().trim().to_owned()
 }
 
-/// Two that speak with each other through the test, which lets no more than so many bytes through from the first to the
-/// second, and back, and then cuts that direction.
+/// A session whose bytes pass through the test. The test passes at most `there` bytes from a to b and at most `back` bytes
+/// from b to a, and then cuts that direction.
 struct Cut {
     a: Running,
     b: Running,
@@ -117,19 +117,19 @@ impl Cut {
         Self { a, b, there, back }
     }
 
-    /// Waits for the end of both; the last two say whether a byte was held back in that direction.
+    /// Waits for the end of both processes. The last two values tell for each direction whether it was cut.
     fn wait(mut self) -> (Ended, Ended, bool, bool) {
         let (a, b) = (self.a.wait(), self.b.wait());
-        let ended = |thread: JoinHandle<bool>| thread.join().expect("it does not panic");
+        let ended = |thread: JoinHandle<bool>| thread.join().expect("the thread does not panic");
         (a, b, ended(self.there), ended(self.back))
     }
 }
 
-/// Carries no more than so many bytes; true if there were more.
+/// Copies at most `bytes` bytes; returns true if there were more.
 fn carry(mut from: PipeReader, mut to: PipeWriter, mut bytes: u64) -> bool {
     let mut part = vec![0; 1 << 16];
     loop {
-        // A single byte more than may pass, to see whether there is one.
+        // Reads one byte more than may pass, to detect whether there are more.
         let room = usize::try_from(bytes).unwrap_or(usize::MAX).saturating_add(1).min(part.len());
         let count = from.read(&mut part[..room]).expect("a pipe can be read");
         let passes = (count as u64).min(bytes) as usize;
@@ -143,7 +143,7 @@ fn carry(mut from: PipeReader, mut to: PipeWriter, mut bytes: u64) -> bool {
     }
 }
 
-/// A log that holds this much in a mixed order, and another one with an entry of its own.
+/// Log a with `count` entries of several feeds in a mixed order, and an empty log b.
 fn full_and_empty(place: &Place, count: usize, bytes: usize) -> (std::path::PathBuf, std::path::PathBuf) {
     let (a, b) = (place.log("a"), place.log("b"));
     write(&a, &mixed("p", 7, count, bytes));

@@ -1,4 +1,4 @@
-//! A receiver that dies: what the sender called durable is there.
+//! A receiver that is killed or whose disk fails: the entries that the sender reports as durable are stored.
 
 use std::io::{PipeReader, PipeWriter, Read, Write};
 use std::sync::mpsc::{Receiver, channel};
@@ -11,19 +11,20 @@ use crate::native_frames::{ACK, kinds};
 
 use super::{Cut, full_and_empty, number, once, order, replicate, report};
 
-/// Of the sender, after the receiver has died; and what the receiver holds.
+/// Checks the report of the sender after the receiver has died. Returns the number of entries that the sender reports as
+/// durable, and the number of entries that the receiver holds.
 fn check(place: &Place, ended: &crate::harness::Ended, said: &str) -> (u64, u64) {
     assert_eq!(ended.status.code(), Some(3), "{said}: {}", ended.printed.stderr);
     let report = report(ended);
     let (all, got) = (order(&place.path("a")), order(&place.path("b")));
-    assert!(all.starts_with(&got), "{said}: what came is not what was first");
+    assert!(all.starts_with(&got), "{said}: the received entries are not the first ones");
     let durable = number(&report, "durable");
-    assert!(durable <= got.len() as u64, "{said}: {durable} called durable, {} are there", got.len());
+    assert!(durable <= got.len() as u64, "{said}: {durable} reported as durable, {} stored", got.len());
     assert!(number(&report, "sent") >= durable, "{said}: {report}");
     (durable, got.len() as u64)
 }
 
-/// Carries what the receiver says; tells when it has said the first ACK.
+/// Copies the output of the receiver; sends a message on the channel once it contains an ACK.
 fn carry_acks(mut from: PipeReader, mut to: PipeWriter) -> Receiver<()> {
     let (tell, told) = channel();
     thread::spawn(move || {
@@ -41,11 +42,11 @@ fn carry_acks(mut from: PipeReader, mut to: PipeWriter) -> Receiver<()> {
     told
 }
 
-/// Bytes from the sender; these are waited for until something of them is acknowledged.
+/// After this many bytes from the sender, the test waits for an ACK before it kills the receiver.
 const LAST: u64 = 3_000_000;
 
 #[test]
-fn what_was_called_durable_survives_a_kill_at_any_moment() {
+fn entries_reported_as_durable_survive_a_kill_at_any_moment() {
     let (mut durables, mut rounds) = (0, 0);
     for at in [1, 60_000, 300_000, 700_000, 1_200_000, 2_000_000, LAST] {
         let place = Place::new();
@@ -55,7 +56,7 @@ fn what_was_called_durable_survives_a_kill_at_any_moment() {
         let mut sender = replicate(&a, &["--once", "--json"]).spawn_on(a_in.into(), a_out.into());
         let mut receiver = replicate(&b, &["--once"]).spawn_on(b_in.into(), b_out.into());
         let acked = carry_acks(from_b, to_a);
-        std::io::copy(&mut from_a.try_clone().expect("a pipe").take(at), &mut to_b).expect("both are there");
+        std::io::copy(&mut from_a.try_clone().expect("a pipe").take(at), &mut to_b).expect("both processes are running");
         if at == LAST {
             acked.recv().expect("an ACK comes");
         }
@@ -68,10 +69,10 @@ fn what_was_called_durable_survives_a_kill_at_any_moment() {
         once(&a, &b, (0, 0));
         assert_equal(&a, &b);
     }
-    assert!(rounds > 5 && durables > 0, "nothing was ever acknowledged");
+    assert!(rounds > 5 && durables > 0, "no entry was ever acknowledged");
 }
 
-/// The disk fails, late: until then there is time enough to acknowledge what is not on it.
+/// fdatasync fails after a delay: a receiver that acknowledges too early has time to do so.
 #[test]
 fn nothing_is_acknowledged_before_its_commit_is_on_disk() {
     for commit in [1, 2, 3] {
@@ -83,6 +84,6 @@ fn nothing_is_acknowledged_before_its_commit_is_on_disk() {
         let (ended, failed, ..) = Cut::new(replicate(&a, &["--once", "--json"]), receiver, u64::MAX, u64::MAX).wait();
         assert_eq!(failed.status.code(), Some(1), "{}", failed.printed.stderr);
         let (durable, got) = check(&place, &ended, &format!("commit {commit}"));
-        assert!(commit == 1 || durable > 0, "commit {commit}: {durable} durable, {got} there");
+        assert!(commit == 1 || durable > 0, "commit {commit}: {durable} durable, {got} stored");
     }
 }

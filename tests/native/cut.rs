@@ -1,4 +1,4 @@
-//! A link that is cut anywhere: never a success, and what came stays and is not sent again.
+//! A connection that is cut anywhere: the session never succeeds; received entries stay stored and are not sent again.
 
 use std::io::{Read, Write, pipe};
 use std::thread;
@@ -7,8 +7,8 @@ use crate::harness::{Place, append, assert_equal};
 
 use super::{Cut, full_and_empty, number, once, order, replicate, report};
 
-/// Cuts at all of the first bytes, which are the opening, then here and there.
-fn places() -> impl Iterator<Item = u64> {
+/// The byte counts after which to cut: every third byte of the opening, then at growing distances.
+fn cut_points() -> impl Iterator<Item = u64> {
     (0..64).step_by(3).chain((64..).scan(64u64, |at, _| {
         *at += *at / 5 + 7;
         Some(*at)
@@ -16,9 +16,9 @@ fn places() -> impl Iterator<Item = u64> {
 }
 
 #[test]
-fn cut_at_any_byte_it_is_incomplete_on_both_sides_and_goes_on_where_it_was() {
+fn a_session_that_is_cut_at_any_byte_is_resumed() {
     for to_receiver in [true, false] {
-        for at in places() {
+        for at in cut_points() {
             let place = Place::new();
             let (a, b) = full_and_empty(&place, 2500, 60);
             let (there, back) = if to_receiver { (at, u64::MAX) } else { (u64::MAX, at) };
@@ -31,17 +31,18 @@ fn cut_at_any_byte_it_is_incomplete_on_both_sides_and_goes_on_where_it_was() {
             }
             let said = format!("at {at}: a: {}b: {}", ended_a.printed.stderr, ended_b.printed.stderr);
             let (all, got) = (order(&a), order(&b));
-            // Who has both FINs may end, and rightly so; the other side cannot know.
+            // A process that has sent and received FIN is complete. The remote that lacks the last bytes cannot know this.
             let (lacking, other) = if to_receiver { (&ended_b, &ended_a) } else { (&ended_a, &ended_b) };
             assert_eq!(lacking.status.code(), Some(3), "{said}");
             assert!(other.status.code() == Some(3) || other.status.code() == Some(0) && got == all, "{said}");
             let sender = report(&ended_a);
             assert!(number(&sender, "durable") <= got.len() as u64, "{said}");
-            // Once it knows what is lacking over there, it counts every entry as sent or as unsent, and none that did not leave.
+            // Once the sender knows the heads of the receiver, it counts every missing entry as sent or as unsent. It does not
+            // count an entry as sent before its bytes are written.
             let (sent, unsent) = (number(&sender, "sent"), number(&sender, "unsent"));
             assert!(sent + unsent == all.len() as u64 || sent + unsent == 0, "{said}");
             assert!(sent * 60 <= number(&sender, "bytes_sent"), "{said}");
-            assert!(all.starts_with(&got), "{said}: what came is not what was first");
+            assert!(all.starts_with(&got), "{said}: the received entries are not the first ones");
             let (report_a, report_b) = once(&a, &b, (0, 0));
             let missing = (all.len() - got.len()) as u64;
             assert_eq!((number(&report_a, "sent"), number(&report_b, "received")), (missing, missing), "{said}");
@@ -51,7 +52,7 @@ fn cut_at_any_byte_it_is_incomplete_on_both_sides_and_goes_on_where_it_was() {
 }
 
 #[test]
-fn an_entry_that_was_damaged_on_the_way_is_refused() {
+fn an_entry_that_was_damaged_in_transit_is_refused() {
     for known in [0, 1] {
         let place = Place::new();
         let (a, b) = (place.log("a"), place.log("b"));
@@ -70,7 +71,7 @@ fn an_entry_that_was_damaged_on_the_way_is_refused() {
                 if let Some(at) = part[..count].windows(10).position(|bytes| bytes == b"this is it") {
                     part[at] ^= 1;
                 }
-                to_b.write_all(&part[..count]).expect("it is there");
+                to_b.write_all(&part[..count]).expect("the receiver is running");
             }
         });
         let (sent, refused) = (sender.wait(), receiver.wait());

@@ -1,4 +1,4 @@
-//! Forks: two logs with other bytes for the same entry of a feed, found at the opening.
+//! Forks that are found at the opening: two logs hold different bytes for the same entry of a feed.
 
 use std::io::pipe;
 use std::path::{Path, PathBuf};
@@ -15,7 +15,7 @@ fn lines(count: usize, word: &str) -> String {
     (0..count).map(|n| format!("\"{word} {n}\"\n")).collect()
 }
 
-/// Both must end with exit 4, and say where this feed forks.
+/// Both processes must exit with 4 and report the first forked entry of this feed.
 fn assert_fork(ended: &(Ended, Ended), peer: &str, seq: usize) {
     for ended in [&ended.0, &ended.1] {
         let said = &ended.printed.stderr;
@@ -25,7 +25,7 @@ fn assert_fork(ended: &(Ended, Ended), peer: &str, seq: usize) {
     }
 }
 
-/// The new id that a side says it has taken.
+/// The new id that a process reports for its log.
 fn new_id(ended: &Ended) -> Option<&str> {
     let (_, id) = ended.printed.stderr.split_once("goes to the new id ")?;
     id.lines().next()
@@ -35,7 +35,7 @@ fn session(a: &Path, b: &Path) -> (Ended, Ended) {
     join(a, &["--once"], b, &["--once"])
 }
 
-/// The entries of a feed as a log has them.
+/// The entries of a feed in a log.
 fn feed(log: &Path, peer: &str) -> Vec<Value> {
     let printed = Run::new(log).args(["read", "--peer", peer]).success();
     printed.json().into_iter().map(|change| change["entry"].clone()).collect()
@@ -50,7 +50,7 @@ fn copied(place: &Place, common: usize) -> (PathBuf, PathBuf) {
 }
 
 #[test]
-fn a_copied_log_that_was_appended_to_on_both_sides() {
+fn a_log_and_its_copy_with_different_appends() {
     let cases = [(0, 1, 1), (0, 3, 5000), (1, 1, 1), (5, 1, 2000), (2600, 2600, 3000), (5200, 1, 1), (1023, 2, 1), (1024, 1, 2)];
     for (common, more_a, more_b) in cases {
         let place = Place::new();
@@ -62,21 +62,21 @@ fn a_copied_log_that_was_appended_to_on_both_sides() {
         let before = (feed(&a, "a"), feed(&b, "a"));
         let ended = session(&a, &b);
         assert_fork(&ended, "a", common + 1);
-        // It was never merely behind.
+        // Neither log reports that it was only behind.
         assert!(!ended.0.printed.stderr.contains("was behind") && !ended.1.printed.stderr.contains("was behind"));
-        // Both versions stay, and the other feeds went on.
+        // Each log keeps its version of the feed, and the other feeds are replicated.
         assert_eq!((feed(&a, "a"), feed(&b, "a")), before);
         let rest = |log: &Path| heads(log).into_iter().filter(|head| !head.contains("\"a\"")).collect::<Vec<_>>();
         assert_eq!(rest(&a), ["{\"peer\":\"x\",\"seq\":1}", "{\"peer\":\"y\",\"seq\":2}"]);
         assert_eq!(rest(&a), rest(&b));
         assert_eq!((forked(&a), forked(&b)), (vec!["a".to_owned()], vec!["a".to_owned()]));
-        // It was the own feed of both.
+        // The feed was the local feed of both logs.
         let ids = (id(&a), id(&b));
         assert_eq!((new_id(&ended.0), new_id(&ended.1)), (Some(&*ids.0), Some(&*ids.1)));
         assert!(ids.0 != ids.1 && ids.0 != "a" && ids.1 != "a");
         append(&a, "\"after\"\n");
         append(&b, "\"after\"\n\"after\"\n");
-        // Told again, but nothing new is taken; and what was appended since replicates.
+        // The fork is reported again, but no log takes a new id again. Later entries are replicated.
         let ended = session(&a, &b);
         assert_fork(&ended, "a", common + 1);
         assert_eq!((new_id(&ended.0), new_id(&ended.1)), (None, None));
@@ -122,7 +122,7 @@ fn a_restored_backup_that_was_appended_to() {
         append(&backup, lines(after, "after"));
         let ended = session(&backup, &b);
         assert_fork(&ended, "a", 21);
-        // Only that log had it as its own.
+        // Only the restored log has this feed as its local feed.
         let new = new_id(&ended.0).expect("a new id");
         assert_eq!((new, new_id(&ended.1)), (&*id(&backup), None));
         append(&backup, "\"new\"\n");
@@ -133,7 +133,7 @@ fn a_restored_backup_that_was_appended_to() {
 }
 
 #[test]
-fn a_restored_backup_with_nothing_appended_since_takes_its_own_entries_back() {
+fn a_restored_backup_without_new_appends_receives_its_own_entries() {
     let place = Place::new();
     let (a, backup) = copied(&place, 20);
     let b = place.log("b");
@@ -154,8 +154,8 @@ fn a_restored_backup_with_nothing_appended_since_takes_its_own_entries_back() {
 }
 
 #[test]
-fn many_forks_and_one_feed_that_has_none() {
-    // More than the heads of one frame.
+fn many_forked_feeds_do_not_stop_other_feeds() {
+    // More feeds than the heads of one frame.
     let count = 300;
     let place = Place::new();
     let (a, b) = (place.log("a"), place.log("b"));
@@ -185,7 +185,7 @@ fn many_forks_and_one_feed_that_has_none() {
 }
 
 #[test]
-fn modes_see_forks_too_and_nothing_more_moves_than_they_let() {
+fn forks_are_found_in_every_pair_of_modes() {
     for mode_a in ["sync", "push", "pull"] {
         for mode_b in ["sync", "push", "pull"] {
             let place = Place::new();
@@ -204,9 +204,9 @@ fn modes_see_forks_too_and_nothing_more_moves_than_they_let() {
     }
 }
 
-/// A restored backup that cannot take back what it lacks of its own feed: the next append would fork.
+/// A restored backup that cannot receive the missing entries of its local feed: the next append would be a fork.
 #[test]
-fn who_is_behind_in_its_own_feed_and_only_pushes_is_warned() {
+fn a_log_that_is_behind_in_its_local_feed_and_cannot_receive_it_is_warned() {
     for wire in ["native", "original"] {
         for (mine, theirs) in [("push", "sync"), ("sync", "pull")] {
             let place = Place::new();
@@ -225,7 +225,7 @@ fn who_is_behind_in_its_own_feed_and_only_pushes_is_warned() {
 }
 
 #[test]
-fn the_library_calls_no_session_with_a_fork_complete() {
+fn a_session_with_a_fork_is_not_complete_in_the_library() {
     let place = Place::new();
     let (a, b) = (place.log("a"), place.log("b"));
     write(&a, "{\"peer\":\"x\",\"seq\":1,\"entry\":1}\n");
@@ -236,7 +236,7 @@ fn the_library_calls_no_session_with_a_fork_complete() {
     let outcomes = std::thread::scope(|threads| {
         let there = threads.spawn(|| scuttleup::replicate(&b, b_in, b_out, once, &|_| ()));
         let here = scuttleup::replicate(&a, a_in, a_out, once, &|_| ());
-        [here, there.join().expect("it does not panic")].map(|outcome| outcome.expect("no error"))
+        [here, there.join().expect("the thread does not panic")].map(|outcome| outcome.expect("no error"))
     });
     for outcome in outcomes {
         assert!(outcome.forks == 1 && !outcome.cut && !outcome.complete(), "{outcome:?}");

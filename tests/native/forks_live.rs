@@ -1,4 +1,4 @@
-//! Forks that arise while two logs are in a live session: the feed stops, the session goes on.
+//! Forks that arise during a live session: the feed stops, the session goes on.
 
 use std::io::{Read, Write, pipe};
 use std::os::fd::AsFd;
@@ -15,17 +15,18 @@ use crate::replicate::await_entries;
 
 use super::{copy, forked, id, once, replicate, write};
 
-/// Waits until a log knows that a feed has forked; what is no entry wakes nobody.
+/// Waits until a log has marked a feed as forked. It must poll: a mark sends no notification.
 fn await_fork(log: &Path, peer: &str) {
     for _ in 0..10_000 {
         if forked(log) == [peer] {
             return;
         }
     }
-    panic!("no fork of {peer} is found in {}", log.display());
+    panic!("{peer} is not marked as forked in {}", log.display());
 }
 
-/// Two live sides; what the first one says goes through the test, which tells when the second one has read `marker`.
+/// A live session of a and b. The output of a passes through the test, which sends a message on the channel once b has read
+/// `marker`.
 fn watched(a: &Path, b: &Path, marker: &'static [u8]) -> (Running, Running, Receiver<()>) {
     let ((mut from_a, a_out), (b_in, mut to_b)) = (pipe().expect("a pipe"), pipe().expect("a pipe"));
     let (a_in, b_out) = pipe().expect("a pipe");
@@ -36,7 +37,7 @@ fn watched(a: &Path, b: &Path, marker: &'static [u8]) -> (Running, Running, Rece
     thread::spawn(move || {
         let mut part = vec![0; 1 << 16];
         while let Ok(count @ 1..) = from_a.read(&mut part) {
-            to_b.write_all(&part[..count]).expect("it is there");
+            to_b.write_all(&part[..count]).expect("b is running");
             if part[..count].windows(marker.len()).any(|bytes| bytes == marker) {
                 let is_full = || poll(&mut [PollFd::new(b_reads.as_fd(), PollFlags::POLLIN)], PollTimeout::ZERO) != Ok(0);
                 while is_full() {
@@ -60,9 +61,9 @@ fn end(mut a: Running, mut b: Running) -> (Ended, Ended) {
     ended
 }
 
-/// A third log brings another version of a feed to each side, to the second one while the first one's is on its way.
+/// Each log gets another version of feed x from elsewhere: log b stores its version while the version of a is on its way to b.
 #[test]
-fn other_versions_of_a_feed_come_in_on_both_sides() {
+fn both_logs_get_different_versions_of_a_feed() {
     for ours in [1, 3, 2000] {
         let place = Place::new();
         let (a, b) = (place.log("a"), place.log("b"));
@@ -74,23 +75,23 @@ fn other_versions_of_a_feed_come_in_on_both_sides() {
         await_entries(&a, "b", 2);
         let x = PeerId::new("x").expect("an id");
         let log = Log::open(&b).expect("a log");
-        let mut writer = log.writer().expect("nobody else writes");
+        let mut writer = log.writer().expect("no other writer");
         write(&a, "{\"peer\":\"x\",\"seq\":2,\"entry\":\"here\"}\n");
-        seen.recv().expect("it comes through");
+        seen.recv().expect("b reads the marker");
         for seq in 2..2 + ours {
             let entry = Entry::new(b"\"there\"");
             writer.put(&x, Seq::new(seq).expect("a number"), entry, entry.tomb()).expect("it can be stored");
         }
         writer.commit().expect("a commit");
         if ours > 1 {
-            // It can read and send before it can store what has come: the other side gets the later entries first.
-            let blocked = log.writer().expect("nobody else writes");
+            // b can read and send, but cannot store while the test holds the write lock: a gets the later entries of b first.
+            let blocked = log.writer().expect("no other writer");
             await_fork(&a, "x");
             drop(blocked);
         }
         await_fork(&a, "x");
         await_fork(&b, "x");
-        // All else goes on.
+        // The other feeds go on.
         append(&a, "\"on\"\n");
         await_entries(&b, "a", 1);
         append(&b, "\"on\"\n");
@@ -103,21 +104,21 @@ fn other_versions_of_a_feed_come_in_on_both_sides() {
     }
 }
 
-/// A log and its copy are joined, in sync, and then appended to on both sides at once.
+/// A log and its copy are in a live session and in sync; then an entry is appended to each at the same time.
 #[test]
-fn a_log_and_its_copy_that_are_appended_to_on_both_sides_go_on_under_new_ids() {
+fn a_log_and_its_copy_go_on_under_new_ids_after_appends_to_both() {
     let place = Place::new();
     let (a, b) = (place.log("a"), place.path("copy"));
     append(&a, "1\n");
     copy(&a, &b);
     let (run_a, run_b, seen) = watched(&a, &b, b"here");
     let log = Log::open(&b).expect("a log");
-    let mut writer = log.writer().expect("nobody else writes");
-    // It appends for as long as the session lasts, and beyond the change of the id.
+    let mut writer = log.writer().expect("no other writer");
+    // This appender runs during the whole session, also after the log has taken a new id.
     let mut appending = Run::new(&a).args(["append", "--ack"]).spawn();
     appending.send("\"here\"\n");
     assert_eq!(appending.line(), "{\"peer\":\"a\",\"seq\":2}\n");
-    seen.recv().expect("it comes through");
+    seen.recv().expect("b reads the marker");
     let entry = Entry::new(b"\"there\"");
     assert_eq!(writer.append(entry, entry.tomb()).expect("it can be stored").get(), 2);
     writer.commit().expect("a commit");

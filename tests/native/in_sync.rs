@@ -1,4 +1,4 @@
-//! Two logs that hold the same say so in a few bytes.
+//! A session of two equal logs takes only a few bytes.
 
 use serde_json::Value;
 
@@ -6,7 +6,7 @@ use crate::harness::{Place, append, assert_equal};
 
 use super::{mixed, number, once, write};
 
-/// Both sides have moved nothing, in less than 1 KB in all.
+/// Neither log sent or received an entry, and the session took less than 1 KB in total.
 fn assert_small(reports: &(Value, Value)) {
     let (a, b) = reports;
     assert_eq!([a, b].map(|report| number(report, "sent") + number(report, "received")), [0, 0], "{a} {b}");
@@ -33,7 +33,7 @@ fn a_hundred_thousand_feeds() {
     write(&b, &(0..100_000).rev().map(line).collect::<String>());
     assert_equal(&a, &b);
     assert_small(&once(&a, &b, (0, 0)));
-    // One entry more, and it is found among all of them, in a session that says all heads.
+    // One new entry is found among all feeds, in a session that sends all heads.
     append(&a, "1\n");
     let (report_a, report_b) = once(&a, &b, (0, 0));
     assert_eq!((number(&report_a, "sent"), number(&report_b, "sent")), (1, 0));
@@ -48,7 +48,7 @@ fn the_same_entries_in_another_order() {
     write(&a, &(ours.clone() + &theirs));
     write(&b, &(theirs + &ours));
     assert_small(&once(&a, &b, (0, 0)));
-    // The same by a detour over a third log.
+    // The same through a third log.
     once(&b, &c, (0, 0));
     assert_small(&once(&c, &a, (0, 0)));
 }

@@ -1,4 +1,4 @@
-//! All pairs of modes, once and live; what is said at the end; deleted and over-long entries.
+//! All pairs of modes, one-shot and live; the closing line and the report; deleted and overlong entries.
 
 use std::time::Instant;
 
@@ -15,7 +15,7 @@ fn moves(from: &str, to: &str) -> bool {
     from != "pull" && to != "push"
 }
 
-/// Two logs, a with two entries, of which one is deleted, and b with three.
+/// Two logs: a with two entries, one of them deleted, and b with three entries.
 fn two_logs(place: &Place) -> (std::path::PathBuf, std::path::PathBuf) {
     let (a, b) = (place.log("a"), place.log("b"));
     append(&a, "\"a1\"\n\"a2\"\n");
@@ -25,7 +25,7 @@ fn two_logs(place: &Place) -> (std::path::PathBuf, std::path::PathBuf) {
 }
 
 #[test]
-fn nine_pairs_of_modes_with_one_or_both_sides_once() {
+fn nine_pairs_of_modes_with_one_or_both_logs_once() {
     for (mode_a, mode_b) in MODES.iter().flat_map(|a| MODES.map(|b| (*a, b))) {
         for (once_a, once_b) in [(true, true), (true, false), (false, true)] {
             let place = Place::new();
@@ -59,7 +59,7 @@ fn nine_pairs_of_modes_with_one_or_both_sides_once() {
 }
 
 #[test]
-fn a_session_is_live_only_if_both_sides_are() {
+fn a_session_is_live_only_if_both_logs_are() {
     let place = Place::new();
     let (a, b) = two_logs(&place);
     let (mut run_a, mut run_b) = replicate(&a, &["--json"]).spawn_joined(replicate(&b, &["--json"]));
@@ -75,14 +75,14 @@ fn a_session_is_live_only_if_both_sides_are() {
     let stopped = report(&ended_a);
     let counts = ["exit", "sent", "received"].map(|name| number(&stopped, name));
     assert_eq!((&stopped["complete"], counts), (&false.into(), [143, 3, 4]), "{stopped}");
-    // It cannot know whether there was more to come.
+    // Log b cannot know whether a had more entries to send.
     let report = report(&ended_b);
     assert_eq!((number(&report, "exit"), number(&report, "sent"), number(&report, "received")), (3, 4, 3), "{report}");
     assert_equal(&a, &b);
 }
 
 #[test]
-fn a_session_that_a_signal_ends_says_what_moved() {
+fn a_session_that_a_signal_ends_reports_its_counts() {
     let place = Place::new();
     let (a, b) = two_logs(&place);
     for (quiet, received) in [(&[][..], 3), (&["-q"], 0)] {
@@ -97,7 +97,7 @@ fn a_session_that_a_signal_ends_says_what_moved() {
             assert_eq!(ended.printed.stderr, "");
             continue;
         }
-        // The acknowledgement may still be on its way.
+        // The last ACK may not have arrived yet, so the number of durable entries is not fixed.
         let (sent, rest) = ended.printed.stderr.split_once(" (").expect("counts");
         assert_eq!(sent, "scuttleup: stopped: sent 2");
         assert!(rest.ends_with(" durable there) to b, received 3\n"), "{rest}");
@@ -105,7 +105,7 @@ fn a_session_that_a_signal_ends_says_what_moved() {
 }
 
 #[test]
-fn the_closing_line_says_what_moved_and_is_not_said_when_quiet() {
+fn the_closing_line_reports_the_counts_and_is_not_printed_when_quiet() {
     let place = Place::new();
     let (a, b) = (place.log("a"), place.log("ID"));
     append(&a, (0..12).map(|n| format!("{n}\n")).collect::<String>());
@@ -122,7 +122,7 @@ fn the_closing_line_says_what_moved_and_is_not_said_when_quiet() {
 }
 
 #[test]
-fn deleted_entries_travel_as_hash_and_length() {
+fn deleted_entries_are_sent_as_hash_and_length() {
     let place = Place::new();
     let (a, b) = (place.log("a"), place.log("b"));
     append(&a, (0..3000).map(|n| format!("\"secret {n}\"\n")).collect::<String>());
@@ -133,7 +133,7 @@ fn deleted_entries_travel_as_hash_and_length() {
     assert_eq!(number(&report_a, "durable"), 3000);
     assert_equal(&a, &b);
     assert_eq!(read(&a), read(&b));
-    // Deleted later, it stays what it is over there.
+    // An entry that is deleted after it was sent keeps its bytes in the other log.
     Run::new(&a).args(["del", "a", "7"]).success();
     assert_eq!(root(&a), root(&b));
     let (report_a, _) = once(&a, &b, (0, 0));
@@ -165,7 +165,7 @@ fn an_entry_that_is_too_long_stops_its_feed_and_no_other() {
     let counts = |ended, names: [&str; 3]| names.map(|name| number(&report(ended), name));
     assert_eq!(counts(&again.0, ["sent", "unsent", "gaps"]), [0, 2, 1]);
     assert_eq!(counts(&again.1, ["received", "missing", "gaps"]), [0, 2, 0]);
-    // Told once a session, and no fork: with room it goes on.
+    // The message is printed once in a session. With a larger limit the feed goes on.
     assert_eq!(ended.0.printed.stderr.matches("is longer").count(), 1);
     let (report_a, _) = once(&a, &b, (0, 0));
     assert_eq!(number(&report_a, "sent"), 2);

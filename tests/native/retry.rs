@@ -1,4 +1,4 @@
-//! `--retry` runs COMMAND again and again until it comes through.
+//! `--retry`: runs COMMAND repeatedly until a session is complete.
 
 use std::path::Path;
 
@@ -8,14 +8,14 @@ use crate::harness::{Place, Run, append, assert_equal, shell};
 
 use super::{copy, replicate, report, write};
 
-/// A COMMAND that notes each time it is run, and then does what `line` says.
-fn noting(place: &Place, run: Run, line: &str) -> Run {
+/// A COMMAND that adds a line to the file `runs` each time it is run, and then runs `line`.
+fn with_counted_command(place: &Place, run: Run, line: &str) -> Run {
     let script = format!("echo run >> \"$RUNS\"; {line}");
     run.args(["--", "bash", "-c", &script]).env("RUNS", place.path("runs")).env("SCUTTLEUP", crate::harness::SCUTTLEUP)
 }
 
 fn runs(place: &Place) -> usize {
-    std::fs::read_to_string(place.path("runs")).expect("it was run").lines().count()
+    std::fs::read_to_string(place.path("runs")).expect("COMMAND was run").lines().count()
 }
 
 fn two_logs(place: &Place) -> (std::path::PathBuf, std::path::PathBuf) {
@@ -30,7 +30,7 @@ fn a_command_that_fails_twice() {
     let place = Place::new();
     let (a, b) = two_logs(&place);
     let fails = "[ $(wc -l < \"$RUNS\") -gt 2 ] || exit 255; exec \"$SCUTTLEUP\" -q --log \"$B\" replicate";
-    let run = noting(&place, replicate(&a, &["--once", "--retry"]), fails).env("B", &b);
+    let run = with_counted_command(&place, replicate(&a, &["--once", "--retry"]), fails).env("B", &b);
     let ended = "scuttleup: the other side ended before it said anything (bash ended with exit status: 255): run it again\n";
     let said = format!(
         "{ended}scuttleup: trying again in 1 second\n{ended}scuttleup: trying again in 2 seconds\n\
@@ -51,11 +51,11 @@ fn a_session_that_is_cut_is_tried_again_after_a_pause() {
     let trace = place.path("trace");
     let strace = Run::program("strace").args(["-f", "-qq", "-e", "trace=poll,ppoll", "-o"]).args([&trace]);
     let run = strace.args([crate::harness::SCUTTLEUP, "--log"]).args([&a]).args(["replicate", "--once", "--retry"]);
-    noting(&place, run, cut).env("B", &b).stderr_has("trying again in 1 second\n").success();
+    with_counted_command(&place, run, cut).env("B", &b).stderr_has("trying again in 1 second\n").success();
     assert_eq!(runs(&place), 2);
     assert_equal(&a, &b);
     let trace = std::fs::read_to_string(trace).expect("a trace");
-    // The end of a call can be on a line of its own, when another process called something meanwhile.
+    // The result of a call is on a separate line if another process made a call meanwhile.
     let paused = trace.lines().skip_while(|line| !line.contains("poll(") || !line.contains("1000"));
     assert!(paused.into_iter().any(|line| line.contains("= 0 (Timeout)")), "no pause: {trace}");
 }
@@ -74,13 +74,13 @@ fn a_signal_ends_the_pause() {
 }
 
 fn assert_not_retried(place: &Place, run: Run, line: &str, code: i32) {
-    let ended = noting(place, run, line).end();
+    let ended = with_counted_command(place, run, line).end();
     assert_eq!(ended.status.code(), Some(code), "{}", ended.printed.stderr);
     assert_eq!(runs(place), 1, "{}", ended.printed.stderr);
 }
 
 #[test]
-fn what_another_try_would_not_mend_is_not_tried_again() {
+fn permanent_failures_are_not_retried() {
     let server = |log: &Path, args: &str| format!("exec \"$SCUTTLEUP\" -q --log '{}' replicate {args}", log.display());
     let retry = |log: &Path, args: &[&str]| replicate(log, &["--once", "--retry"]).args(args);
     let place = Place::new();
@@ -100,27 +100,27 @@ fn what_another_try_would_not_mend_is_not_tried_again() {
     assert_not_retried(&place, retry(&a, &[]), &server(&b, ""), 0);
 }
 
-/// All other feeds go on.
+/// The other feeds can still be replicated.
 #[test]
 fn a_session_with_a_fork_that_is_cut_is_tried_again() {
     let place = Place::new();
     let (a, b) = two_logs(&place);
     write(&a, "{\"peer\":\"x\",\"seq\":1,\"entry\":1}\n");
     write(&b, "{\"peer\":\"x\",\"seq\":1,\"entry\":2}\n");
-    // The first session ends once the fork is known.
+    // The first session is cut once the fork is reported.
     let cut = "[ $(wc -l < \"$RUNS\") -gt 1 ] && exec \"$SCUTTLEUP\" -q --log \"$B\" replicate --once; \
                exec \"$SCUTTLEUP\" --log \"$B\" replicate 2> >(grep -m 1 fork > /dev/null; kill $$)";
-    let run = noting(&place, replicate(&a, &["--retry"]), cut).env("B", &b);
+    let run = with_counted_command(&place, replicate(&a, &["--retry"]), cut).env("B", &b);
     let printed = run.stderr_has("trying again in 1 second\n").status(4);
     assert_eq!(runs(&place), 2, "{}", printed.stderr);
 }
 
 #[test]
-fn it_needs_a_command() {
+fn retry_needs_a_command() {
     let place = Place::new();
     let (a, _) = two_logs(&place);
     replicate(&a, &["--retry"]).stderr_has("COMMAND").status(2);
-    // As it is with a variable that is empty.
+    // As with an empty shell variable.
     replicate(&a, &["--once", "--"]).stderr_has("there is no COMMAND after --").status(2);
 }
 
@@ -129,7 +129,7 @@ fn each_try_is_reported() {
     let place = Place::new();
     let (a, b) = two_logs(&place);
     let fails = "[ $(wc -l < \"$RUNS\") -gt 1 ] || exit 1; exec \"$SCUTTLEUP\" -q --log \"$B\" replicate";
-    let run = noting(&place, Run::new(&a).args(["-q", "replicate", "--json", "--once", "--retry"]), fails);
+    let run = with_counted_command(&place, Run::new(&a).args(["-q", "replicate", "--json", "--once", "--retry"]), fails);
     let mut ended = run.env("B", &b).end();
     let stderr = std::mem::take(&mut ended.printed.stderr);
     let (first, rest) = stderr.split_once('\n').expect("two lines");
