@@ -1,14 +1,14 @@
-//! A live side that only pushes.
+//! A live session with --mode push.
 
 use crate::harness::{Place, Run, SCUTTLEUP};
 
 #[test]
-fn a_live_push_goes_on_after_the_other_side_has_ended_its_output() {
+fn a_live_push_goes_on_after_the_remote_has_ended_its_output() {
     let place = Place::new();
     let (a, b) = (place.log("a"), place.log("b"));
     let append = |entry: &str| Run::new(&a).args(["append"]).stdin(entry).success();
     append("1");
-    // The other side may not send to one that pushes, and so ends its output at once; that does not end ours.
+    // The remote may not send to a log that pushes, so it ends its output at once. The local output must go on.
     let b_log = b.to_str().expect("UTF-8");
     let session =
         Run::new(&a).args(["-q", "replicate", "--mode", "push", "--", SCUTTLEUP, "-q", "--log", b_log, "replicate"]).spawn();

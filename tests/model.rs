@@ -1,4 +1,4 @@
-//! Random operations on three logs, against a model that fits in one's head.
+//! Random operations on three logs, compared with a simple model.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -12,10 +12,11 @@ const MODES: [&str; 3] = ["sync", "push", "pull"];
 const SEEDS: u64 = 30;
 const STEPS: usize = 25;
 
-/// Feed → its entries, `None` for a deleted one.
+/// The entries of each feed; `None` is a deleted entry.
 type Model = BTreeMap<&'static str, Vec<Option<String>>>;
 
-/// One direction of a session on the native wire: deleted entries travel, too.
+/// One direction of a session on the native wire, which also sends deleted entries. Returns the receiver after it, the number
+/// of sent entries, and whether the receiver lacks entries.
 fn native_flow(from: &Model, to: &Model) -> (Model, u64, bool) {
     let (mut after, mut sent) = (to.clone(), 0);
     for (peer, entries) in from {
@@ -28,15 +29,15 @@ fn native_flow(from: &Model, to: &Model) -> (Model, u64, bool) {
     (after, sent, false)
 }
 
-/// The same on the original's wire: what the receiver holds then, how many were sent, and whether it misses something, of
-/// which the sender knows as well.
+/// The same on the original's wire, which does not send deleted entries. If the receiver lacks entries, the sender knows it
+/// too.
 fn flow(from: &Model, to: &Model) -> (Model, u64, bool) {
     let (mut after, mut sent, mut missing) = (to.clone(), 0, false);
     for (peer, entries) in from {
         let head = to.get(peer).map_or(0, Vec::len);
         let above = entries.get(head..).unwrap_or_default();
         sent += above.iter().filter(|entry| entry.is_some()).count() as u64;
-        // What follows a deleted entry is sent, but cannot be stored.
+        // The entries after a deleted entry are sent, but the receiver cannot store them.
         let whole: Vec<_> = above.iter().take_while(|entry| entry.is_some()).cloned().collect();
         missing |= whole.len() < above.len();
         if !whole.is_empty() {
@@ -46,7 +47,7 @@ fn flow(from: &Model, to: &Model) -> (Model, u64, bool) {
     (after, sent, missing)
 }
 
-/// The log as it is, deleted entries as "deleted".
+/// The entries of each feed of a log; a deleted entry is "deleted".
 fn held(log: &Path) -> BTreeMap<String, Vec<String>> {
     let mut held: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for line in Run::new(log).args(["read", "--text"]).success().json() {
@@ -129,7 +130,7 @@ impl World {
         step
     }
 
-    /// `read | write` copies deleted entries, too.
+    /// `read | write` also copies deleted entries.
     fn copy(&mut self) -> String {
         let (from, to) = self.two();
         let line = shell("\"$scuttleup\" --log \"$from\" read | \"$scuttleup\" --log \"$to\" write");
@@ -150,7 +151,7 @@ impl World {
 }
 
 fn random_operations(seed: u64) {
-    // Shown if it fails.
+    // The output is shown only if the test fails.
     println!("seed {seed}");
     let place = Place::new();
     let paths = LOGS.map(|id| place.log(id));
@@ -168,7 +169,7 @@ fn random_operations(seed: u64) {
     }
     let roots: BTreeSet<_> = world.paths.iter().map(|path| root(path)).collect();
     let heads: BTreeSet<_> = world.models.iter().map(heads_of).collect();
-    assert_eq!(roots.len(), heads.len(), "equal heads, equal roots: after {steps:#?}");
+    assert_eq!(roots.len(), heads.len(), "equal heads must have equal roots: after {steps:#?}");
 }
 
 #[test]

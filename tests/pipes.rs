@@ -1,4 +1,4 @@
-//! Pipes that are full, slow or stuck: no deadlock, and nothing else on the log waits for them.
+//! Full, slow or stalled pipes: no deadlock, and no other process on the log waits for them.
 
 use std::fs::File;
 use std::io::{PipeReader, Read, Write, pipe};
@@ -16,7 +16,7 @@ use crate::frames::{Frame, PULL, SYNC, Session, change, decode, handshake};
 use crate::harness::{Place, Run, assert_equal, heads, shell};
 use crate::replicate::{append, await_entries};
 
-/// Appends so many entries of 64 KiB, which differ.
+/// Appends `count` different entries of 64 KiB.
 fn fill(place: &Place, log: &Path, count: usize) {
     let lines: String = (0..count).map(|n| format!("{n} {}\n", "x".repeat(65_530))).collect();
     let path = place.file("lines", lines);
@@ -24,7 +24,8 @@ fn fill(place: &Place, log: &Path, count: usize) {
     append.env("log", log).env("lines", path).success();
 }
 
-/// A pipe of 4 KiB that stays as small, because the far end is not given away: what comes in is carried over.
+/// Two pipes of 4 KiB; a thread copies from the first to the second. `replicate` enlarges the pipe that it reads, so the second
+/// pipe becomes larger. The first pipe stays small, because the test keeps its read end.
 fn small_pipe() -> (PipeReader, std::io::PipeWriter) {
     let ((mut from, to_small), (out, mut to)) = (pipe().expect("a pipe"), pipe().expect("a pipe"));
     for end in [from.as_fd(), out.as_fd()] {
@@ -34,7 +35,7 @@ fn small_pipe() -> (PipeReader, std::io::PipeWriter) {
     (out, to_small)
 }
 
-/// 200 MB each way, with no more memory than a command may take: 64 MiB that can be written to, mapped files aside.
+/// 200 MB in each direction, with the memory limit of a command: 64 MiB of writable memory, without mapped files.
 fn two_full_small_pipes(wire: &str) {
     let place = Place::new();
     let (a, b) = (place.log("a"), place.log("b"));
@@ -61,7 +62,7 @@ fn two_full_small_pipes_on_the_wire_of_the_original() {
     two_full_small_pipes("original");
 }
 
-/// A session whose other side has greeted and does not read on.
+/// A session whose remote has sent its handshake and does not read any more.
 fn stalled(place: &Place, args: &[&str]) -> (PathBuf, Session) {
     let log = place.log("a");
     fill(place, &log, 100);
@@ -81,7 +82,7 @@ fn append_goes_on_beside_a_stalled_reader() {
         assert_eq!(appender.line(), format!("{{\"peer\":\"a\",\"seq\":{seq}}}\n"));
     }
     appender.finish();
-    // It reads again, and everything comes.
+    // The remote reads again and receives everything.
     let (frames, ended) = session.close();
     let seqs: Vec<u64> = frames.iter().map(|frame| if let Frame::Change { seq, .. } = frame { *seq } else { 0 }).collect();
     assert_eq!((seqs, ended.status.code()), ((1..=110).collect(), Some(0)), "{}", ended.printed.stderr);
@@ -101,37 +102,37 @@ fn a_signal_ends_a_stalled_session() {
 }
 
 #[test]
-fn a_signal_while_a_commit_waits_loses_nothing_that_came() {
+fn a_signal_while_a_commit_waits_loses_no_received_entry() {
     let place = Place::new();
     let path = place.log("a");
     let log = Log::open(&path).expect("a log");
-    let writer = log.writer().expect("nobody else writes");
+    let writer = log.writer().expect("no other writer");
     let mut session = Session::open(&path, &[]);
     session.send(handshake("y", &[("y", 2100)], SYNC));
-    // The first one makes a batch full, which waits for us; what comes after it waits for the first batch.
+    // The first entry fills a batch, which waits for the write lock of the test; later entries wait for the first batch.
     session.send(change("y", 1, vec![b'e'; 4 << 20]));
     session.send((2..=2100).flat_map(|seq| change("y", seq, [b'e'; 1000])).collect::<Vec<_>>());
     session.run().signal(Signal::SIGTERM);
     drop(writer);
     assert_eq!(session.wait().status.code(), Some(143));
-    // All was taken from us; what was not read yet is no more than a pipe holds.
+    // The session has read all entries except for the content of the pipe.
     let stored = log.heads().expect("heads").get("y");
     assert!(stored > 1000, "{stored}");
 }
 
 #[test]
-fn a_signal_ends_a_session_that_has_not_begun() {
+fn a_signal_ends_a_session_before_the_handshake_is_complete() {
     let place = Place::new();
     let mut session = Session::open(&place.log("a"), &["--wire", "original"]);
     session.frame();
-    // In the middle of the other side's handshake.
+    // In the middle of the handshake of the remote.
     session.send([20, 10]);
     session.run().signal(Signal::SIGTERM);
     assert_eq!(session.wait().status.code(), Some(143));
 }
 
 #[test]
-fn a_peer_that_only_sends() {
+fn a_remote_that_only_sends() {
     let place = Place::new();
     let (log, mut session) = stalled(&place, &[]);
     let entry = vec![b'e'; 65_536];
@@ -146,15 +147,15 @@ fn a_peer_that_only_sends() {
     assert!(ended.printed.stderr.contains("600 of 600 received"), "{}", ended.printed.stderr);
 }
 
-/// Its entry is half there for as long as it likes.
+/// The remote has sent half of an entry and pauses.
 #[test]
-fn append_goes_on_beside_a_peer_that_stalls_inside_an_entry() {
+fn append_goes_on_beside_a_remote_that_stalls_inside_an_entry() {
     let place = Place::new();
     let log = place.log("a");
     let mut session = Session::open(&log, &[]);
     let half = change("y", 2, vec![b'e'; 100_000]);
     session.send([&handshake("y", &[("y", 2)], SYNC)[..], &change("y", 1, "1"), &half[..50_000]].concat());
-    // What was whole is stored although no more comes.
+    // The complete entry is stored although the next one is incomplete.
     await_entries(&log, "y", 1);
     append(&log, "1\n");
     session.send(&half[50_000..]);
@@ -164,9 +165,9 @@ fn append_goes_on_beside_a_peer_that_stalls_inside_an_entry() {
     assert_eq!(ended.status.code(), Some(0), "{}", ended.printed.stderr);
 }
 
-/// The other side goes away while nothing moves, and says nothing: the session ends without a turn of the processor.
+/// The remote closes both pipes while no entry is sent. The session must end, although it has nothing to write.
 #[test]
-fn a_live_session_ends_when_the_reader_goes_away() {
+fn a_live_session_ends_when_the_remote_goes_away() {
     let place = Place::new();
     let log = place.log("a");
     append(&log, "1\n");
@@ -179,7 +180,7 @@ fn a_live_session_ends_when_the_reader_goes_away() {
     assert_eq!(ended.status.code(), Some(0), "{}", ended.printed.stderr);
 }
 
-/// As under inetd or `socat EXEC`, where stdin and stdout are one socket: it is still ended half by half.
+/// As under inetd or `socat EXEC`, where stdin and stdout are the same socket: each direction is still closed separately.
 #[test]
 fn one_socket_for_both_directions() {
     let place = Place::new();
@@ -188,19 +189,19 @@ fn one_socket_for_both_directions() {
     let stdin = OwnedFd::from(theirs);
     let stdout = stdin.try_clone().expect("a descriptor");
     let run = Run::new(&log).args(["replicate", "--mode", "pull"]).spawn_on(stdin.into(), stdout.into());
-    (&socket).write_all(&handshake("y", &[], SYNC)).expect("it reads");
-    // A side that only pulls ends its output at once, while it goes on reading.
+    (&socket).write_all(&handshake("y", &[], SYNC)).expect("the process reads its stdin");
+    // A log that only pulls ends its output at once, but continues to read.
     socket.set_read_timeout(Some(Duration::from_secs(60))).expect("a timeout");
     let mut said = Vec::new();
     (&socket).read_to_end(&mut said).expect("its output ends");
     assert_eq!(decode(&said), [Frame::handshake("a", &[], PULL)]);
-    (&socket).write_all(&change("y", 1, "1")).expect("it still reads");
+    (&socket).write_all(&change("y", 1, "1")).expect("the process still reads its stdin");
     drop(socket);
     assert_eq!(run.finish().status.code(), Some(0));
     assert_eq!(heads(&log), ["{\"peer\":\"y\",\"seq\":1}"]);
 }
 
-/// From a regular file, whole, in one go.
+/// Stdin is a regular file.
 #[test]
 fn a_stream_from_a_file() {
     let place = Place::new();

@@ -1,4 +1,4 @@
-//! What moves between two logs and what does not, and what is said about it.
+//! `replicate` between two logs: which entries are sent, which are not, and which messages are printed.
 
 use std::path::{Path, PathBuf};
 
@@ -9,7 +9,7 @@ use crate::harness::{Ended, Place, Run, Running, assert_equal, heads};
 
 const MODES: [&str; 3] = ["sync", "push", "pull"];
 
-/// Appends these lines.
+/// Appends lines; each line is a JSON value.
 pub fn append(log: &Path, lines: &str) {
     Run::new(log).args(["append"]).stdin(lines).success();
 }
@@ -18,7 +18,7 @@ fn head(peer: &str, seq: u64) -> String {
     format!("{{\"peer\":\"{peer}\",\"seq\":{seq}}}")
 }
 
-/// Two logs, a with one entry and b with two.
+/// Two logs: a with one entry and b with two.
 fn two_logs(place: &Place) -> (PathBuf, PathBuf) {
     let (a, b) = (place.log("a"), place.log("b"));
     append(&a, "\"a1\"\n");
@@ -30,7 +30,7 @@ fn replicate(log: &Path, args: &[&str]) -> Run {
     Run::new(log).args(["replicate"]).args(args)
 }
 
-/// One session of two logs to its end.
+/// Runs one session of two logs to its end.
 pub fn join(a: &Path, a_args: &[&str], b: &Path, b_args: &[&str]) -> (Ended, Ended) {
     let (mut a, mut b) = replicate(a, a_args).spawn_joined(replicate(b, b_args));
     (a.wait(), b.wait())
@@ -42,7 +42,7 @@ fn assert_codes(ended: &(Ended, Ended), codes: (i32, i32)) {
     assert_eq!((a.status.code(), b.status.code()), (Some(codes.0), Some(codes.1)), "{said}");
 }
 
-/// Whether entries of a side of the first mode go to one of the second.
+/// Whether a process with mode `from` sends entries to a process with mode `to`.
 fn moves(from: &str, to: &str) -> bool {
     from != "pull" && to != "push"
 }
@@ -76,7 +76,7 @@ fn once_pair(wire: &str, mode_a: &str, mode_b: &str) {
     assert_eq!(ended.1.printed.stderr, note("a", to_a, to_b), "{mode_a} with {mode_b}");
 }
 
-/// Waits until the log holds so many entries of a feed.
+/// Waits until the log holds `count` entries of a feed.
 pub fn await_entries(log: &Path, peer: &str, count: usize) {
     let mut follow = Run::new(log).args(["read", "--live", "--no-entry", "--peer", peer]).spawn();
     for _ in 0..count {
@@ -84,7 +84,7 @@ pub fn await_entries(log: &Path, peer: &str, count: usize) {
     }
 }
 
-/// One pair, live: what was there moves, and what is appended later, in the directions that there are.
+/// One pair of modes, live: existing entries and later entries are sent in the directions that the modes allow.
 fn live_pair(mode_a: &str, mode_b: &str) {
     live_pair_on("native", mode_a, mode_b);
     live_pair_on("original", mode_a, mode_b);
@@ -110,7 +110,7 @@ fn live_pair_on(wire: &str, mode_a: &str, mode_b: &str) {
         run_a.signal(Signal::SIGTERM);
     }
     let ended = (run_a.wait(), run_b.wait());
-    // Only the native wire shows that it was no end that both wanted.
+    // Only the native wire shows that the end was not agreed by both.
     let other = if live && wire == "native" { 3 } else { 0 };
     assert_codes(&ended, (if live { 143 } else { 0 }, other));
     assert_eq!(heads(&a).contains(&head("b", 3)), to_a, "{mode_a} with {mode_b}");
@@ -178,7 +178,7 @@ fn once_against_live_ends_in_every_mode() {
 }
 
 #[test]
-fn quiet_says_nothing_when_all_is_well() {
+fn quiet_prints_nothing_on_success() {
     let place = Place::new();
     let (a, b) = two_logs(&place);
     let ended = join(&a, &["--once", "-q"], &b, &["--once", "-q"]);
@@ -188,7 +188,7 @@ fn quiet_says_nothing_when_all_is_well() {
 }
 
 #[test]
-fn a_log_is_made_by_replicating_into_it() {
+fn replicate_creates_a_log() {
     let place = Place::new();
     let (a, b) = (place.log("a"), place.path("new"));
     append(&a, "1\n2\n");
@@ -197,7 +197,7 @@ fn a_log_is_made_by_replicating_into_it() {
 }
 
 #[test]
-fn every_kind_of_bytes_arrives_as_it_was() {
+fn every_kind_of_bytes_arrives_unchanged() {
     let place = Place::new();
     let (a, b) = (place.log("a"), place.log("b"));
     let all: Vec<u8> = (0..=255).collect();
@@ -208,7 +208,6 @@ fn every_kind_of_bytes_arrives_as_it_was() {
     }
     assert_codes(&join(&a, &["--once"], &b, &["--once"]), (0, 0));
     assert_equal(&a, &b);
-    // An empty stdin is an entry of no bytes.
     for (seq, entry) in (1..).zip(entries) {
         let printed = Run::new(&b).args(["entry", "--raw", "a", &format!("{seq}")]).success();
         assert!(printed.stdout == entry, "entry {seq}, {} bytes", entry.len());
@@ -228,7 +227,7 @@ fn feeds_pass_through_a_third_log() {
 }
 
 #[test]
-fn a_cut_session_goes_on_where_it_was() {
+fn a_cut_session_is_resumed() {
     let place = Place::new();
     let (a, b) = (place.log("a"), place.log("b"));
     append(&a, "1\n2\n3\n4\n5\n");
@@ -236,7 +235,7 @@ fn a_cut_session_goes_on_where_it_was() {
     let printed = replicate(&b, &["--once"]).stdin(&cut).stderr_has("2 of 5 received; run it again").status(3);
     assert_eq!(printed.stderr.lines().count(), 1, "{}", printed.stderr);
     assert_eq!(heads(&b), [head("a", 2)]);
-    // In the middle of an entry, too.
+    // The same for a cut in the middle of an entry.
     let third = change("a", 3, "3");
     let cut = [handshake("a", &[("a", 5)], SYNC), third[..third.len() - 1].to_vec()].concat();
     replicate(&b, &[]).stdin(&cut).stderr_has("0 of 3 received; run it again").status(3);
@@ -246,7 +245,7 @@ fn a_cut_session_goes_on_where_it_was() {
 }
 
 #[test]
-fn what_could_not_be_sent_is_counted() {
+fn unsent_entries_are_counted() {
     let place = Place::new();
     let a = place.log("a");
     let line = format!("\"{}\"\n", "x".repeat(1000));
@@ -261,16 +260,16 @@ fn what_could_not_be_sent_is_counted() {
 }
 
 #[test]
-fn a_side_that_never_speaks_is_named() {
+fn a_remote_that_sends_nothing_is_reported() {
     let place = Place::new();
     let a = place.log("a");
     replicate(&a, &["--once"]).stderr_has("the other side ended before it said anything").status(3);
     replicate(&a, &[]).stderr_has("the other side ended before it said anything").status(3);
 }
 
-/// Empty frames mean nothing: it was cut off before its first word.
+/// Empty frames have no meaning: the remote ended before its handshake.
 #[test]
-fn a_side_that_says_only_empty_frames_is_named() {
+fn a_remote_that_sends_only_empty_frames_is_reported() {
     let place = Place::new();
     replicate(&place.log("a"), &[]).stdin([0, 0, 0]).stderr_has("the other side ended before it said anything").status(3);
 }
@@ -291,14 +290,14 @@ fn a_fork_stops_its_feed_and_no_other() {
     assert_eq!(ended.stderr.matches("fork").count(), 1, "{}", ended.stderr);
     assert_eq!(heads(&b), [head("f", 1), head("g", 2)]);
     Run::new(&b).args(["entry", "--raw", "f", "1"]).stdout("one").success();
-    // The same bytes again are no fork.
+    // The same bytes again are not a fork.
     replicate(&b, &["--once"])
         .stdin([handshake("a", &[], SYNC), change("f", 1, "one"), change("f", 2, "two")].concat())
         .success();
     assert_eq!(heads(&b), [head("f", 2), head("g", 2)]);
 }
 
-/// What comes into a feed after a fork of it would go on from other entries over there.
+/// The remote has other entries in this feed: later local entries would not continue them.
 #[test]
 fn nothing_more_is_sent_of_a_feed_that_has_forked() {
     let place = Place::new();
@@ -337,7 +336,7 @@ fn a_gap_stops_its_feed_and_no_other() {
 }
 
 #[test]
-fn deleted_entries_do_not_travel_on_the_wire_of_the_original() {
+fn deleted_entries_are_not_sent_on_the_wire_of_the_original() {
     let once = &["--once", "--wire", "original"];
     let place = Place::new();
     let (a, b) = two_logs(&place);
@@ -345,27 +344,27 @@ fn deleted_entries_do_not_travel_on_the_wire_of_the_original() {
     append(&a, "\"a2\"\n\"a3\"\n");
     assert_codes(&join(&a, once, &b, once), (0, 0));
     Run::new(&a).args(["del", "a", "2"]).success();
-    // Whoever has it keeps it, and it does not come back.
+    // A log that holds the entry keeps it, and does not send it back.
     assert_codes(&join(&a, once, &b, once), (0, 0));
     assert_equal(&a, &b);
     Run::new(&a).args(["entry", "a", "2"]).status(1);
     Run::new(&b).args(["entry", "--raw", "a", "2"]).stdout("\"a2\"").success();
-    // Whoever has not gets a gap there; the other feeds go on.
+    // A log without the entry gets a gap there; its other feeds go on.
     let ended = join(&a, once, &c, once);
     assert_codes(&ended, (3, 3));
     assert!(ended.0.printed.stderr.contains("entry 2 of a was deleted here"), "{}", ended.0.printed.stderr);
     assert!(ended.1.printed.stderr.contains("gap: the other side sent entry 3 of a after 1"), "{}", ended.1.printed.stderr);
     assert_eq!(heads(&c), [head("a", 1), head("b", 2)]);
-    // And from one that has it, all of it.
+    // A session with a log that holds the entry fills the gap.
     assert_codes(&join(&b, once, &c, once), (0, 0));
     assert_equal(&b, &c);
-    // Who accepts gaps is content with leaving some, too.
+    // With --accept-gaps, a deleted entry that is not sent is not an error for the sender either.
     let (d, accepts) = (place.log("d"), &["--once", "--wire", "original", "--accept-gaps"]);
     assert_codes(&join(&a, accepts, &d, accepts), (0, 0));
 }
 
 #[test]
-fn a_deleted_last_entry_is_missed() {
+fn a_deleted_last_entry_is_reported_as_missing() {
     let place = Place::new();
     let (a, b) = two_logs(&place);
     Run::new(&b).args(["del", "b", "2"]).success();
@@ -384,7 +383,7 @@ fn push_and_pull_send_their_handshake_and_end_at_once() {
     for (mode, number, theirs) in [("pull", PULL, SYNC), ("pull", PULL, PULL), ("push", PUSH, PUSH), ("sync", SYNC, PUSH)] {
         let mut session = Session::open(&a, &["--mode", mode]);
         session.send(handshake("x", &[], theirs));
-        // Its stream ends although ours is open.
+        // Its output ends although its input is still open.
         assert_eq!(session.frames(), [Frame::handshake("a", &[("a", 1)], number)], "{mode}");
         let (rest, ended) = session.close();
         assert_eq!((rest, ended.status.code()), (vec![], Some(0)), "{mode}: {}", ended.printed.stderr);

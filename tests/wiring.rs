@@ -1,4 +1,4 @@
-//! Two logs through everything that joins two programs: pipes, a command, ssh, sockets; and three of them live.
+//! Two logs connected by pipes, a command, ssh and sockets; and three logs in live sessions.
 
 use std::net::TcpListener;
 use std::os::fd::OwnedFd;
@@ -19,7 +19,7 @@ pub fn two_logs(place: &Place) -> (PathBuf, PathBuf) {
     (a, b)
 }
 
-/// Shell with `$a`, `$b` and more set.
+/// Runs a line of bash with `$a`, `$b` and `$dir` set.
 fn shell_with(place: &Place, line: &str) -> Run {
     shell(line).env("a", place.path("a")).env("b", place.path("b")).env("dir", place.path(""))
 }
@@ -49,11 +49,12 @@ fn a_command() {
     let (a, b) = two_logs(&place);
     let command = ["replicate", "--once", "--", SCUTTLEUP, "--log", b.to_str().expect("UTF-8"), "replicate"];
     let printed = Run::new(&a).args(command).stderr_has("synced with b: sent 1 (1 durable there), received 2").success();
-    assert_eq!(printed.stdout, b"", "nothing of ours on stdout");
+    assert_eq!(printed.stdout, b"", "output on stdout");
     assert_equal(&a, &b);
 }
 
-/// LMDB's lock on a file is gone once any descriptor of it is closed; and a COMMAND must not get hold of the log at all.
+/// A COMMAND must not have access to the log. Also, a process loses LMDB's file lock when it closes any descriptor of the
+/// file.
 #[test]
 fn a_command_gets_no_descriptor_of_the_log() {
     let place = Place::new();
@@ -79,7 +80,7 @@ fn a_command_in_every_mode() {
 }
 
 #[test]
-fn a_live_command_ends_with_us() {
+fn a_live_command_ends_with_replicate() {
     let place = Place::new();
     let (a, b) = two_logs(&place);
     let command = ["replicate", "--", SCUTTLEUP, "--log", b.to_str().expect("UTF-8"), "replicate"];
@@ -88,13 +89,13 @@ fn a_live_command_ends_with_us() {
     append(&b, "3\n");
     await_entries(&a, "b", 3);
     live.signal(Signal::SIGTERM);
-    // Its stderr ends, and so the command has ended, which has it, too.
+    // The command shares this stderr: it ends only when the command has ended.
     assert_eq!(live.wait().status.code(), Some(143));
     assert_equal(&a, &b);
 }
 
 #[test]
-fn commands_that_do_not_work() {
+fn commands_that_fail() {
     let place = Place::new();
     let (a, _) = two_logs(&place);
     let before = heads(&a);
@@ -103,13 +104,13 @@ fn commands_that_do_not_work() {
     run(&["false"]).stderr_has("the other side ended before it said anything").status(3);
     run(&["true"]).stderr_has("the other side ended before it said anything").status(3);
     run(&["sh", "-c", "exit 255"]).stderr_has("the other side ended before it said anything").status(3);
-    // So a shell says, here or over there, that it does not find what it is to run, or may not run it.
+    // With these exit codes a local or remote shell reports that it did not find a command, or may not run it.
     run(&["sh", "-c", "nonexistent"]).stderr_has("sh ended with exit status: 127: what it was to run is not there").status(1);
     run(&["sh", "-c", "exit 126"]).stderr_has("check COMMAND, and the PATH where it looks").status(1);
     run(&["echo", "bash: scuttleup: command not found"])
         .stderr_has("the other side said: bash: scuttleup: command not found")
         .status(7);
-    // It would go on for ever.
+    // These commands would run without end.
     for yes in [&["yes", "no such host"][..], &["sh", "-c", "yes no such host; exit $?"]] {
         let printed = run(yes).stderr_has("the other side said: no such host").status(7);
         assert!(!printed.stderr.contains("ended with"), "{}", printed.stderr);
@@ -117,9 +118,9 @@ fn commands_that_do_not_work() {
     assert_eq!(heads(&a), before);
 }
 
-/// It is given the time to say why.
+/// The command gets time to print the reason.
 #[test]
-fn a_command_that_does_not_speak_the_protocol_says_its_last_words() {
+fn a_command_that_does_not_speak_the_protocol_can_print_its_reason() {
     let place = Place::new();
     let (a, _) = two_logs(&place);
     let command = ["sh", "-c", "echo Login incorrect; cat >/dev/null; echo these are its last words >&2; exit 5"];
@@ -130,9 +131,9 @@ fn a_command_that_does_not_speak_the_protocol_says_its_last_words() {
     }
 }
 
-/// The words of one who is not complete do not speak of an end that was none.
+/// The closing line does not say that the remote ended early: the session itself was complete.
 #[test]
-fn a_command_that_ends_badly_after_a_whole_session_is_named() {
+fn a_command_that_fails_after_a_complete_session_is_reported() {
     let place = Place::new();
     let (a, b) = two_logs(&place);
     let command = ["sh", "-c", "\"$0\" -q --log \"$1\" replicate --wire original; exit 9", SCUTTLEUP];
@@ -141,7 +142,7 @@ fn a_command_that_ends_badly_after_a_whole_session_is_named() {
 }
 
 #[test]
-fn a_command_that_echoes_us_is_no_other_log() {
+fn a_command_that_echoes_its_input_is_not_another_log() {
     let place = Place::new();
     let (a, _) = two_logs(&place);
     let before = heads(&a);
@@ -149,13 +150,13 @@ fn a_command_that_echoes_us_is_no_other_log() {
     for args in [&["--once"][..], &["--once", "--wire", "native"], &[]] {
         Run::new(&a).args(["replicate"]).args(args).args(["--", "cat"]).stderr_has(said).status(7);
     }
-    // The original's wire cannot tell: nothing is claimed on it.
+    // The original's wire cannot detect an echo. The session is complete and prints only a warning.
     let run = Run::new(&a).args(["replicate", "--once", "--wire", "original", "--", "cat"]);
     run.stderr_has("the other side has the same id, a").success();
     assert_eq!(heads(&a), before);
 }
 
-/// sshd on a port of its own, started for each connection, which may do one thing only.
+/// An sshd on a free port, started for each connection. Its key may run one forced command only.
 struct Sshd {
     client: Vec<String>,
 }
@@ -175,8 +176,8 @@ impl Sshd {
             authorized.display()
         );
         let config = place.file("sshd_config", config);
-        // sshd wants it and does not make it.
-        std::fs::create_dir_all("/run/sshd").expect("/run/sshd, without which sshd does not start (scripts/test makes it)");
+        // sshd needs this directory and does not create it.
+        std::fs::create_dir_all("/run/sshd").expect("/run/sshd, which sshd needs (scripts/test creates it)");
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let port = listener.local_addr().expect("an address").port();
         thread::spawn(move || {
@@ -186,7 +187,7 @@ impl Sshd {
                 sshd.args(["-i", "-e", "-f"]).arg(&config).stdin(Stdio::from(OwnedFd::from(stream)));
                 sshd.stdout(Stdio::from(OwnedFd::from(output)));
                 let mut child = sshd.spawn().expect("sshd (scripts/test installs it)");
-                // The socket is then held by it alone, and closes with it.
+                // Closes the copies of the socket in the test, so that the socket closes when sshd ends.
                 drop(sshd);
                 thread::spawn(move || child.wait());
             }
@@ -213,7 +214,7 @@ fn ssh_once() {
     for mode in ["pull", "push", "sync"] {
         append(&a, "1\n");
         append(&b, "1\n");
-        // What is asked for is ignored: the key may do one thing only.
+        // sshd ignores the requested command and runs the forced command.
         let printed =
             Run::new(&a).args(["replicate", "--once", "--mode", mode, "--"]).args(&sshd.client).args(["rm", "-rf"]).success();
         assert!(printed.stderr.contains("synced with b"), "{mode}: {}", printed.stderr);
@@ -238,18 +239,18 @@ fn ssh_live() {
 }
 
 #[test]
-fn ssh_that_refuses_is_said() {
+fn ssh_with_another_forced_command_is_reported() {
     let place = Place::new();
     let (a, b) = two_logs(&place);
     let sshd = Sshd::new(&place, &forced(&b, "heads"));
-    // It prints NDJSON where we expect a handshake.
+    // The forced command prints NDJSON instead of a handshake.
     let run = Run::new(&a).args(["replicate", "--once", "--"]).args(&sshd.client).stderr_has("the other side said: {");
     run.status(7);
 }
 
-/// A listening socat, which gives its program one socket for both directions; its first lines tell where.
+/// A listening socat, whose child has one socket as stdin and stdout. Returns the run and the address.
 fn socat(place: &Place, listen: &str, args: &str) -> (Running, String) {
-    // The shell in between makes its stderr the stream of lines that the test reads.
+    // The shell redirects stderr of socat to stdout, because the test can read only stdout line by line.
     let line = format!("exec socat -t 60 -d -d {listen} EXEC:\"'$scuttleup' --log '$b' replicate {args}\" 2>&1 </dev/null");
     let mut server = shell_with(place, &line).spawn();
     let listening = loop {
@@ -285,7 +286,7 @@ fn socat_over_a_unix_socket() {
     assert_equal(&a, &b);
 }
 
-/// Two live sides, what they say to each other copied into files.
+/// A live session whose bytes in both directions are copied to files.
 fn tapped(place: &Place) -> Running {
     let line = "cd \"$dir\"; mkfifo back; \"$scuttleup\" --log a replicate --wire original <back | tee from-a | \
                 \"$scuttleup\" --log b replicate --wire original | tee from-b >back";
@@ -293,7 +294,7 @@ fn tapped(place: &Place) -> Running {
 }
 
 fn changes(place: &Place, name: &str) -> Vec<(String, u64)> {
-    let frames = decode(&std::fs::read(place.path(name)).expect("a tap"));
+    let frames = decode(&std::fs::read(place.path(name)).expect("the recorded bytes"));
     let changes = frames.into_iter().skip(1).map(|frame| match frame {
         Frame::Change { peer, seq, .. } => (peer, seq),
         Frame::Handshake { .. } => panic!("a second handshake"),
@@ -302,12 +303,12 @@ fn changes(place: &Place, name: &str) -> Vec<(String, u64)> {
 }
 
 #[test]
-fn nothing_is_echoed() {
+fn no_entry_is_sent_back_to_its_sender() {
     let place = Place::new();
     let (a, b) = two_logs(&place);
     let mut session = tapped(&place);
     let feed = |count: u64| (2..=count).map(|n| format!("{n}\n")).collect::<Vec<_>>();
-    // Line by line on both sides at once, while a watcher looks on.
+    // Appends to both logs at the same time, line by line, and waits for the entries in the other log.
     thread::scope(|threads| {
         for (log, peer, other, first) in [(&a, "a", &b, 1), (&b, "b", &a, 2)] {
             threads.spawn(move || {
@@ -318,7 +319,7 @@ fn nothing_is_echoed() {
             });
         }
     });
-    // One end gone ends all of it.
+    // The end of one process ends the whole pipeline.
     let pids = shell("pgrep -P \"$parent\"").env("parent", session.pid().to_string()).success();
     let first = pids.lines()[0].to_owned();
     Run::program("kill").args([first]).success();
@@ -379,7 +380,7 @@ fn append_and_watch_go_on_beside_a_session() {
 }
 
 #[test]
-fn two_one_shot_sides_with_much_to_say() {
+fn two_one_shot_logs_with_many_entries_each() {
     let place = Place::new();
     let (a, b) = (place.log("a"), place.log("b"));
     let lines = format!("\"{}\"\n", "x".repeat(200)).repeat(50_000);
