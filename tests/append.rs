@@ -1,4 +1,4 @@
-//! `append`: what becomes an entry, what does not, and when it is acknowledged.
+//! `append`: which input becomes an entry, which does not, and when an entry is acknowledged.
 
 use crate::harness::{Place, Run, append, heads, read};
 
@@ -38,7 +38,7 @@ fn text_lines_are_kept_as_they_are() {
 }
 
 #[test]
-fn nul_ends_an_entry_with_0() {
+fn with_option_0_a_nul_ends_an_entry() {
     let place = Place::new();
     let log = place.log("alice");
     Run::new(&log).args(["append", "-0"]).stdin("1\0\n2 \0\0[\n3]\0").success();
@@ -69,7 +69,7 @@ fn raw_takes_the_whole_of_stdin_as_one_entry() {
 }
 
 #[test]
-fn no_input_is_no_entry() {
+fn empty_input_appends_nothing() {
     let place = Place::new();
     let log = place.log("alice");
     for options in [&[][..], &["--text"], &["-0"], &["--raw", "-0"]] {
@@ -79,13 +79,13 @@ fn no_input_is_no_entry() {
 }
 
 #[test]
-fn each_entry_is_acknowledged_with_its_number_once_it_is_stored() {
+fn each_entry_is_acknowledged_with_its_seq_once_it_is_stored() {
     let place = Place::new();
     let log = place.log("alice");
     append(&log, "0");
     let mut appending = Run::new(&log).args(["append", "--ack"]).spawn();
     for seq in 2..=20 {
-        // Blank lines get no number and no answer.
+        // Blank lines get no seq and no acknowledgement.
         appending.send(format!("\n{seq}\n"));
         assert_eq!(appending.line(), format!("{{\"peer\":\"alice\",\"seq\":{seq}}}\n"));
         Run::new(&log).args(["entry", "alice", &seq.to_string(), "--raw"]).stdout(seq.to_string()).success();
@@ -95,7 +95,7 @@ fn each_entry_is_acknowledged_with_its_number_once_it_is_stored() {
 }
 
 #[test]
-fn a_line_without_an_end_is_an_entry_once_the_input_ends() {
+fn a_last_line_without_a_newline_is_an_entry() {
     let place = Place::new();
     let log = place.log("alice");
     let mut appending = Run::new(&log).args(["append", "--ack"]).spawn();
@@ -107,11 +107,11 @@ fn a_line_without_an_end_is_an_entry_once_the_input_ends() {
     Run::new(&log).args(["entry", "alice", "2", "--raw"]).stdout("[2,3]").success();
 }
 
-/// Options, input, how many entries are stored, what is said.
+/// Options, input, number of stored entries, message.
 type BadInput<'a> = (&'a [&'a str], &'a [u8], usize, &'a str);
 
 #[test]
-fn bad_input_is_named_by_its_line_and_what_came_before_it_is_stored() {
+fn bad_input_is_reported_with_its_line_and_earlier_entries_are_stored() {
     let deep = [b"1\n", &b"[".repeat(129)[..], &b"]".repeat(129), b"\n2\n"].concat();
     let cases: [BadInput<'_>; 11] = [
         (&[], b"1\n2\nnot json\n4\n", 2, "line 3: not JSON: "),
@@ -138,7 +138,7 @@ fn bad_input_is_named_by_its_line_and_what_came_before_it_is_stored() {
 }
 
 #[test]
-fn a_bad_line_after_a_hundred_thousand_good_ones_is_named_and_they_are_stored() {
+fn a_bad_line_after_100_000_good_lines_is_reported_and_they_are_stored() {
     let place = Place::new();
     let log = place.log("alice");
     let mut input: String = (1..=100_000).map(|n| format!("{n}\n")).collect();
@@ -149,7 +149,7 @@ fn a_bad_line_after_a_hundred_thousand_good_ones_is_named_and_they_are_stored() 
 }
 
 #[test]
-fn a_reader_of_acknowledgements_that_has_gone_ends_it_quietly() {
+fn append_ends_quietly_when_its_stdout_is_closed() {
     let place = Place::new();
     let log = place.log("alice");
     let lines: String = (1..=50_000).map(|n| format!("{n}\n")).collect();
@@ -163,7 +163,7 @@ fn a_reader_of_acknowledgements_that_has_gone_ends_it_quietly() {
 }
 
 #[test]
-fn append_makes_the_log_on_first_use_with_a_random_id() {
+fn append_creates_the_log_on_first_use_with_a_random_id() {
     let place = Place::new();
     let ids = ["x", "deep/down/y"].map(|name| {
         let log = place.path(name);

@@ -1,4 +1,4 @@
-//! Any bytes are stored and given back byte for byte, as one line of clean output each.
+//! Entries of any bytes are stored and returned byte for byte; each is one output line without control characters.
 
 use std::path::Path;
 
@@ -6,8 +6,8 @@ use scuttleup::PeerId;
 
 use crate::harness::{Place, Run, append, assert_equal, read, shell};
 
-/// Appends `bytes` as one entry, and checks that each way out gives them back.
-fn keeps(log: &Path, other: &Path, bytes: &[u8]) -> String {
+/// Appends `bytes` as one entry and checks that each output form returns them. Returns the change line.
+fn check_round_trip(log: &Path, other: &Path, bytes: &[u8]) -> String {
     let ack = Run::new(log).args(["append", "--raw", "--ack", "--entry-bytes-max", "134217728"]).stdin(bytes).success();
     let seq = ack.json()[0]["seq"].to_string();
     let raw = Run::new(log).args(["entry", "alice", &seq, "--raw"]).success().stdout;
@@ -17,10 +17,10 @@ fn keeps(log: &Path, other: &Path, bytes: &[u8]) -> String {
         let printed = Run::new(log).args(["read", "-n", "1"]).args(options).success();
         assert_eq!(printed.lines().len(), 1);
         assert_eq!(printed.stdout.last(), Some(&b'\n'));
-        // Nothing that a terminal would obey.
+        // No control characters: a terminal would execute them.
         let controls = printed.text().trim_end_matches('\n').chars().filter(char::is_ascii_control).count();
         assert_eq!(controls, 0, "{options:?}");
-        // A line is enough to rebuild the entry in another log.
+        // The change line alone restores the entry in another log.
         Run::new(other).args(["write", "--entry-bytes-max", "134217728"]).stdin(&printed.stdout).stdout("").success();
         line = printed.text().to_owned();
     }
@@ -29,13 +29,13 @@ fn keeps(log: &Path, other: &Path, bytes: &[u8]) -> String {
     line
 }
 
-/// The payload key of a change line.
+/// The payload key of a change line: entry, text or base64.
 fn key(line: &str) -> &str {
     line.split('"').nth(9).unwrap_or_default()
 }
 
 #[test]
-fn every_kind_of_bytes_comes_back() {
+fn every_kind_of_bytes_is_returned_exactly() {
     let place = Place::new();
     let (log, other) = (place.log("alice"), place.log("bob"));
     let all: Vec<u8> = (0..=255).collect();
@@ -69,13 +69,13 @@ fn every_kind_of_bytes_comes_back() {
         (&almost_deep, "entry"),
     ];
     for (bytes, expected) in cases {
-        let line = keeps(&log, &other, bytes);
+        let line = check_round_trip(&log, &other, bytes);
         assert_eq!(key(&line), expected, "{}", String::from_utf8_lossy(&bytes[..bytes.len().min(80)]));
     }
     assert_equal_feed(&log, &other);
 }
 
-/// The feed of alice is the same in both.
+/// Asserts that two logs print the same change lines and hold the same entries.
 fn assert_equal_feed(log: &Path, other: &Path) {
     assert_eq!(read(log), read(other));
     assert_equal(log, other);
@@ -93,32 +93,32 @@ fn c1_controls_in_text_and_names_are_escaped() {
     assert_eq!(read(&log), expected);
     let heads = "{\"peer\":\"a\\u001b\\u009b\\u007f\\n\",\"seq\":1}\n{\"peer\":\"alice\",\"seq\":1,\"own\":true}\n";
     Run::new(&log).args(["heads"]).stdout(heads).success();
-    // In a diagnostic, too.
+    // Also in error messages.
     let printed = Run::new(&log).args(["entry", "a\u{1b}\u{9b}\n", "9"]).stdout("").status(1);
     assert!(!printed.stderr.trim_end_matches('\n').contains(char::is_control), "{:?}", printed.stderr);
-    // Whatever it names: here a directory and a command.
+    // Also when the message names a directory or a command.
     let named = place.path("no\u{1b}[31m\u{9b}\nlog");
     let printed = Run::new(&named).args(["read"]).stdout("").stderr_has("no\\u{1b}[31m\\u{9b}\\nlog").status(1);
     assert_eq!(printed.stderr.matches('\n').count(), 1, "{:?}", printed.stderr);
     Run::new(&log).args(["replicate", "--", "no\u{1b}\n"]).stderr_has("scuttleup: no\\u{1b}\\n cannot be run").status(1);
-    // And where a program prints an id.
+    // Also in the library, when an id is displayed.
     let peer = PeerId::new("a\u{1b}\u{9b}\n\u{e9}").expect("an id");
     assert_eq!(peer.to_string(), "a\\u{1b}\\u{9b}\\n\u{e9}");
 }
 
 #[test]
-fn sixteen_mebibytes_come_back() {
+fn sixteen_mebibytes_are_returned_exactly() {
     let place = Place::new();
     let (log, other) = (place.log("alice"), place.log("bob"));
     let binary: Vec<u8> = (0u32..16 << 20).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
-    assert_eq!(key(&keeps(&log, &other, &binary)), "base64");
+    assert_eq!(key(&check_round_trip(&log, &other, &binary)), "base64");
     let json = [b"\"", &b"x".repeat((16 << 20) - 2)[..], b"\""].concat();
-    assert_eq!(key(&keeps(&log, &other, &json)), "entry");
+    assert_eq!(key(&check_round_trip(&log, &other, &json)), "entry");
     assert_equal_feed(&log, &other);
 }
 
 #[test]
-fn an_entry_of_the_limit_is_taken_and_one_byte_more_is_not() {
+fn an_entry_at_the_limit_is_accepted_and_one_byte_more_is_not() {
     let place = Place::new();
     let log = place.log("alice");
     let limit = ["append", "--entry-bytes-max", "5"];
@@ -146,7 +146,7 @@ fn an_entry_of_the_limit_is_taken_and_one_byte_more_is_not() {
 fn the_default_limit_is_64_mebibytes() {
     let place = Place::new();
     let log = place.log("alice");
-    // Not through a pipe of the test: 64 MiB of it would have to be held here, too.
+    // A shell produces the 64 MiB, so that they are not in the memory of the test.
     let raw =
         |bytes: u32| shell(&format!("head -c {bytes} /dev/zero | $scuttleup --log \"$LOG\" append --raw --ack")).env("LOG", &log);
     raw(64 << 20).stdout("{\"peer\":\"alice\",\"seq\":1}\n").stderr("").success();
@@ -156,11 +156,11 @@ fn the_default_limit_is_64_mebibytes() {
 }
 
 #[test]
-fn an_endless_line_is_refused_without_being_held() {
+fn an_endless_line_is_refused_without_keeping_it_in_memory() {
     let place = Place::new();
     let log = place.log("alice");
     append(&log, "1\n");
-    // 1 GiB of address space holds the limit of 1 MiB many times, the line not once.
+    // 1 GiB of address space: many times the limit of 1 MiB, and less than the line of 2 GiB.
     shell("ulimit -v 1048576; { echo 2; yes | tr -d '\\n' | head -c 2147483648; } | $scuttleup --log \"$LOG\" append --entry-bytes-max 1048576")
         .env("LOG", &log)
         .stderr_has("line 2: an entry of ")

@@ -1,4 +1,4 @@
-//! Many processes at once on one log, with no daemon and nobody polling.
+//! Many processes on one log at the same time, without a daemon and without polling.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -27,7 +27,7 @@ fn eight_appenders_fifty_watchers_and_two_replications_at_once() {
             Run::new(&log).args(words).spawn()
         })
         .collect();
-    // The replications carry entries of the others here, too.
+    // The replications also bring entries of the other logs to log a.
     for other in &others {
         append(other, "\"theirs\"\n");
     }
@@ -45,12 +45,12 @@ fn eight_appenders_fifty_watchers_and_two_replications_at_once() {
     for appender in appenders {
         assert_eq!(appender.finish().status.code(), Some(0));
     }
-    // Each number was given once, and each watcher prints all there is, in one order.
+    // Each seq is acknowledged once, and each watcher prints all entries in the same order.
     assert_eq!(acknowledged.keys().copied().collect::<Vec<_>>(), (2..=1 + (APPENDERS * EACH) as u64).collect::<Vec<_>>());
     let all = 1 + APPENDERS * EACH + others.len();
     let seen: Vec<String> = watchers.iter_mut().map(|watcher| (0..all).map(|_| watcher.line()).collect()).collect();
     let stored = read(&log);
-    assert!(seen.iter().all(|seen| *seen == stored), "a watcher saw something else than what is stored");
+    assert!(seen.iter().all(|seen| *seen == stored), "a watcher printed other lines than `read`");
     for line in stored.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).expect("JSON")) {
         if let Some(entry) = line["seq"].as_u64().filter(|_| line["peer"] == "a").and_then(|seq| acknowledged.get(&seq)) {
             assert_eq!(line["entry"], entry.as_str());
@@ -68,7 +68,7 @@ fn eight_appenders_fifty_watchers_and_two_replications_at_once() {
 }
 
 #[test]
-fn eight_processes_make_one_log() {
+fn eight_processes_create_one_log() {
     let place = Place::new();
     for round in 0..10 {
         let log = place.path(&format!("log{round}"));
@@ -91,7 +91,7 @@ fn eight_processes_make_one_log() {
 }
 
 #[test]
-fn the_last_ones_are_as_many_as_asked_for_while_others_append() {
+fn option_n_prints_exactly_n_entries_while_another_process_appends() {
     let place = Place::new();
     let log = place.log("a");
     append(&log, (0..30_000).map(|n| format!("{n}\n")).collect::<String>());
@@ -104,11 +104,11 @@ fn the_last_ones_are_as_many_as_asked_for_while_others_append() {
     }
     appending.signal(Signal::SIGTERM);
     assert_eq!(appending.wait().status.code(), Some(143));
-    writing.join().expect("it ends");
+    writing.join().expect("the thread ends");
 }
 
 #[test]
-fn only_one_of_eight_inits_makes_the_log() {
+fn only_one_of_eight_inits_creates_the_log() {
     let place = Place::new();
     let log = place.path("log");
     let inits: Vec<Running> = (0..8).map(|n| Run::new(&log).args(["init", "--id", &format!("id{n}")]).spawn()).collect();
@@ -120,7 +120,7 @@ fn only_one_of_eight_inits_makes_the_log() {
 }
 
 #[test]
-fn appends_deletions_and_copies_at_once_leave_a_whole_log() {
+fn appends_deletions_and_copies_at_once_leave_a_consistent_log() {
     let place = Place::new();
     let (log, copy) = (place.log("a"), place.log("b"));
     append(&log, (0..2000).map(|n| format!("{n}\n")).collect::<String>());
@@ -142,13 +142,13 @@ fn appends_deletions_and_copies_at_once_leave_a_whole_log() {
     assert_ne!(root(&log), "0".repeat(32));
 }
 
-/// The lines of a trace of `strace`, without those before the first that has `from` in it.
+/// The lines of a trace of `strace` after the first line that contains `from`.
 fn trace_after(trace: &str, from: &str) -> Vec<String> {
     trace.lines().skip_while(|line| !line.contains(from)).skip(1).map(str::to_owned).collect()
 }
 
 #[test]
-fn who_waits_sleeps_until_something_happens() {
+fn a_waiting_process_sleeps_until_an_event() {
     let place = Place::new();
     let (log, trace) = (place.log("a"), place.path("trace"));
     append(&log, "\"event-1\"\n");
@@ -160,7 +160,7 @@ fn who_waits_sleeps_until_something_happens() {
             waiting.send("3\n");
         }
         waiting.line();
-        // Time passes meanwhile.
+        // These runs on another log take some time.
         for n in 0..20 {
             append(&place.path("other"), n.to_string());
         }
@@ -170,9 +170,9 @@ fn who_waits_sleeps_until_something_happens() {
             append(&log, "\"event-2\"\n");
         }
         waiting.line();
-        // A signal to strace would not end what it runs.
+        // The signal goes to the traced process: a signal to strace would not end it.
         let pid = fs::read_to_string(&trace).expect("the trace").split(' ').next().and_then(|pid| pid.parse().ok());
-        kill(Pid::from_raw(pid.expect("a pid")), Signal::SIGTERM).expect("it is there");
+        kill(Pid::from_raw(pid.expect("a pid")), Signal::SIGTERM).expect("the process exists");
         assert_eq!(waiting.wait().status.code(), Some(143));
         let text = fs::read_to_string(&trace).expect("the trace");
         let between = trace_after(&text, &first.replace('"', "\\\""));
@@ -180,13 +180,13 @@ fn who_waits_sleeps_until_something_happens() {
         let waits = |line: &&String| ["poll", "select", "epoll", "sleep", "futex"].iter().any(|call| line.contains(call));
         let finite: Vec<&String> = between[..end].iter().filter(waits).filter(|line| is_finite(line)).collect();
         assert!(finite.is_empty(), "{finite:#?}");
-        // What it takes to print one line, however long the wait was.
+        // The number of calls that print one line does not depend on the length of the wait.
         assert!(end < 60, "{end} system calls between two events: {between:#?}");
     }
 }
 
-/// Whether a traced call waits for a time, neither for ever nor not at all. The line of a call that another thread
-/// interrupted ends in `<unfinished ...>` instead of `) = `; what it returned is on a line of its own (`poll resumed>`).
+/// Whether a traced call waits with a finite timeout that is not 0. The line of a call that another thread interrupted ends
+/// in `<unfinished ...>` instead of `) = `; its result is on a separate line (`poll resumed>`).
 fn is_finite(line: &str) -> bool {
     let call = line.split(" = ").next().unwrap_or_default().trim_end_matches("<unfinished ...>").trim_end().trim_end_matches(')');
     let timeout = call.rsplit(", ").next().unwrap_or_default();
@@ -196,7 +196,7 @@ fn is_finite(line: &str) -> bool {
 }
 
 #[test]
-fn a_traced_call_that_waits_for_a_time_is_told_from_the_others() {
+fn traced_calls_with_a_finite_timeout_are_recognised() {
     let head = "10075 poll([{fd=0, events=POLLIN}], 1, ";
     for (rest, finite) in [
         ("0) = 0 (Timeout)", false),

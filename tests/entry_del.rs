@@ -1,4 +1,4 @@
-//! `entry` and `del`: one entry, and forgetting it.
+//! `entry` and `del`: print one entry, and delete one entry.
 
 use crate::harness::{Place, Run, append, assert_equal, heads, read, root};
 
@@ -17,7 +17,7 @@ fn entry_prints_its_change_line_or_its_exact_bytes() {
 }
 
 #[test]
-fn what_is_not_here_is_exit_1() {
+fn a_missing_entry_or_log_is_exit_1() {
     let place = Place::new();
     let log = place.log("alice");
     append(&log, "1\n");
@@ -40,7 +40,7 @@ fn what_is_not_here_is_exit_1() {
 }
 
 #[test]
-fn a_deleted_entry_keeps_its_place_hash_and_length() {
+fn a_deleted_entry_keeps_its_seq_offset_hash_and_length() {
     let place = Place::new();
     let log = place.log("alice");
     append(&log, "{\"a\":1}\n2\n");
@@ -60,7 +60,7 @@ fn a_deleted_entry_keeps_its_place_hash_and_length() {
 }
 
 #[test]
-fn the_last_entry_can_be_deleted_and_its_number_is_not_given_again() {
+fn the_last_entry_can_be_deleted_and_its_seq_is_not_used_again() {
     let place = Place::new();
     let log = place.log("alice");
     append(&log, "1\n2\n");
@@ -74,7 +74,7 @@ fn the_last_entry_can_be_deleted_and_its_number_is_not_given_again() {
 fn entries_of_any_length_can_be_deleted() {
     let place = Place::new();
     let log = place.log("alice");
-    // A tomb is longer than the first ones and shorter than the others; the last one has pages of its own.
+    // A tombstone is longer than the first entries and shorter than the others; the last entry has overflow pages.
     let lengths = [0usize, 1, 11, 12, 13, 5000, 3_000_000];
     for length in lengths {
         Run::new(&log).args(["append", "--raw"]).stdin("x".repeat(length)).success();
@@ -97,12 +97,12 @@ fn an_entry_of_another_peer_can_be_deleted() {
     Run::new(&bob).args(["write"]).stdin(read(&alice)).success();
     Run::new(&bob).args(["del", "alice", "1"]).success();
     assert_eq!(read(&bob), DELETED);
-    // Neither log has more than the other: they are equal.
+    // Neither log holds an entry that the other lacks: their heads and roots are equal.
     assert_equal(&alice, &bob);
 }
 
 #[test]
-fn what_was_deleted_here_never_comes_back() {
+fn a_deleted_entry_never_comes_back() {
     let place = Place::new();
     let (alice, bob) = (place.log("alice"), place.log("bob"));
     append(&alice, "{\"a\":1}\n");
@@ -118,7 +118,7 @@ fn what_was_deleted_here_never_comes_back() {
     Run::new(&alice).args(words).success();
     let third = "{\"offset\":3,\"peer\":\"alice\",\"seq\":3,\"entry\":3}\n";
     assert_eq!(read(&bob), format!("{DELETED}{last}{third}"));
-    // And the deletion does not take the bytes of another log away.
+    // A deleted entry does not delete the bytes of this entry in another log.
     Run::new(&alice).args(["write"]).stdin(read(&bob)).stderr("").success();
     Run::new(&alice).args(["entry", "alice", "1", "--raw"]).stdout("{\"a\":1}").success();
 }

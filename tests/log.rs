@@ -1,4 +1,4 @@
-//! `init`, `id`, `heads`, `info`, and which log is meant.
+//! `init`, `id`, `heads`, `info`, and the choice of the log directory.
 
 use std::os::unix::fs::PermissionsExt;
 
@@ -7,23 +7,23 @@ use scuttleup::{Entry, Log, PeerId, Seq};
 use crate::harness::{Place, Run, append, heads, root};
 
 #[test]
-fn init_makes_an_empty_log_with_its_id() {
+fn init_creates_an_empty_log_with_its_id() {
     let place = Place::new();
     let log = place.path("x/y");
     let note = format!("scuttleup: made the log {} with the id alice é\n", log.display());
     Run::new(&log).args(["init", "--id", "alice é"]).stdout("").stderr(&note).success();
     Run::new(&log).args(["id"]).stdout("alice é\n").stderr("").success();
     assert_eq!(heads(&log), Vec::<String>::new());
-    // Only its owner may look into it.
-    assert_eq!(log.metadata().expect("it is there").permissions().mode() & 0o777, 0o700);
+    // Only the owner has access.
+    assert_eq!(log.metadata().expect("it exists").permissions().mode() & 0o777, 0o700);
     for file in std::fs::read_dir(&log).expect("a directory") {
         let file = file.expect("a file");
-        assert_eq!(file.metadata().expect("it is there").permissions().mode() & 0o777, 0o600, "{:?}", file.path());
+        assert_eq!(file.metadata().expect("it exists").permissions().mode() & 0o777, 0o600, "{:?}", file.path());
     }
 }
 
 #[test]
-fn init_never_touches_a_log_that_is_there() {
+fn init_never_changes_an_existing_log() {
     let place = Place::new();
     let log = place.log("alice");
     append(&log, "1\n");
@@ -49,7 +49,7 @@ fn ids_are_1_to_255_bytes_without_control_characters() {
 }
 
 #[test]
-fn heads_are_sorted_and_mark_the_own_feed() {
+fn heads_are_sorted_and_mark_the_local_feed() {
     let place = Place::new();
     let log = place.log("m");
     let lines: String = ["z", "a", "é"].map(|peer| format!("{{\"peer\":\"{peer}\",\"seq\":1,\"entry\":1}}\n")).concat();
@@ -64,26 +64,26 @@ fn heads_are_sorted_and_mark_the_own_feed() {
 fn a_log_that_takes_a_new_id_begins_a_new_feed_and_keeps_the_old_one() {
     let place = Place::new();
     let path = place.log("old");
-    // An appender that has the log open all the while.
+    // An appender that has the log open during the whole test.
     let mut appending = Run::new(&path).args(["append", "--ack"]).spawn();
     appending.send("1\n");
     assert_eq!(appending.line(), "{\"peer\":\"old\",\"seq\":1}\n");
     let log = Log::open(&path).expect("a log");
     let before = log.state().expect("a state");
 
-    // What is not committed has not happened.
+    // A new id that is not committed has no effect.
     log.writer().and_then(|mut writer| writer.renew_id()).expect("a new id");
     assert_eq!(log.own_id_now().expect("an id").as_str(), "old");
     let mut writer = log.writer().expect("a writer");
-    let (dropped, id) = (writer.renew_id().expect("a new id"), writer.renew_id().expect("another"));
+    let (dropped, id) = (writer.renew_id().expect("a new id"), writer.renew_id().expect("a second new id"));
     assert!(dropped != id && writer.own_id().expect("an id") == id && id.as_str().len() == 32, "{id}");
     assert_eq!(writer.commit().expect("a commit").new, 0);
     let mut writer = log.writer().expect("a writer");
-    writer.mark_fork(log.id(), Seq::new(1).expect("no 0")).expect("a mark");
+    writer.mark_fork(log.id(), Seq::new(1).expect("not 0")).expect("a mark");
     writer.commit().expect("a commit");
     assert_eq!((log.state().expect("a state"), log.id().as_str()), (before, "old"));
     assert_eq!((log.own_id_now().expect("an id"), log.info().expect("info").id), (id.clone(), id.clone()));
-    // An empty feed is none.
+    // The new feed is empty, so it has no head.
     Run::new(&path).args(["id"]).stdout(format!("{id}\n")).success();
     Run::new(&path).args(["heads"]).stdout("{\"peer\":\"old\",\"seq\":1,\"fork\":true}\n").stderr("").success();
 
@@ -96,7 +96,7 @@ fn a_log_that_takes_a_new_id_begins_a_new_feed_and_keeps_the_old_one() {
     writer.append(entry, entry.tomb()).expect("an append");
     let third = writer.renew_id().expect("a third id");
     assert_eq!(writer.append(entry, entry.tomb()).expect("an append").get(), 1, "of the new feed, in the same commit");
-    writer.put(&PeerId::new("old").expect("an id"), Seq::new(2).expect("no 0"), entry, entry.tomb()).expect("it follows");
+    writer.put(&PeerId::new("old").expect("an id"), Seq::new(2).expect("not 0"), entry, entry.tomb()).expect("the next seq");
     assert_eq!(writer.commit().expect("a commit").new, 3);
     let mut expected = [
         (id.as_str(), format!("{{\"peer\":\"{id}\",\"seq\":3}}\n")),
@@ -127,7 +127,7 @@ fn info_is_one_line_of_json() {
 }
 
 #[test]
-fn the_root_is_that_of_the_feeds_and_not_of_their_order() {
+fn the_root_depends_on_the_feeds_and_not_on_their_order() {
     let place = Place::new();
     let (a, b) = (place.log("a"), place.log("b"));
     let line = |peer: &str, seq: u32| format!("{{\"peer\":\"{peer}\",\"seq\":{seq},\"entry\":{seq}}}\n");
@@ -143,7 +143,7 @@ fn the_root_is_that_of_the_feeds_and_not_of_their_order() {
 }
 
 #[test]
-fn the_log_is_named_by_option_variable_or_default() {
+fn the_log_is_chosen_by_option_variable_or_default() {
     let place = Place::new();
     for id in ["option", "variable"] {
         place.log(id);
@@ -161,14 +161,14 @@ fn the_log_is_named_by_option_variable_or_default() {
     run().args(["id"]).stdout("data\n").success();
     run().env("SCUTTLEUP_LOG", "").args(["id"]).stdout("data\n").success();
     run().env("XDG_DATA_HOME", "").args(["id"]).stdout("home\n").success();
-    // A relative path is none, say the XDG base directories.
+    // The XDG Base Directory Specification says: ignore a relative path.
     run().env("XDG_DATA_HOME", "data").args(["id"]).stdout("home\n").success();
     let none = run().env("XDG_DATA_HOME", "").env("HOME", "").args(["id"]).stdout("");
     none.stderr_has("no log is named: use --log DIR, or set SCUTTLEUP_LOG or HOME").status(2);
 }
 
 #[test]
-fn the_default_log_is_made_on_first_use() {
+fn the_default_log_is_created_on_first_use() {
     let place = Place::new();
     let home = place.path("home");
     let run = || Run::bare().env("HOME", &home).env("XDG_DATA_HOME", "");
@@ -178,13 +178,13 @@ fn the_default_log_is_made_on_first_use() {
 }
 
 #[test]
-fn reading_commands_never_make_a_log() {
+fn commands_that_need_a_log_never_create_one() {
     let place = Place::new();
     let none = place.path("none");
     for args in [&["read"][..], &["watch"], &["heads"], &["id"], &["info"], &["entry", "a", "1"], &["del", "a", "1"]] {
         Run::new(&none).args(args).stdout("").stderr_has("there is no log in ").status(1);
         assert!(!none.exists(), "{args:?}");
-        // An empty directory stays empty, too.
+        // An empty directory stays empty.
         let empty = place.path("empty");
         std::fs::create_dir_all(&empty).expect("a directory");
         Run::new(&empty).args(args).stdout("").stderr_has("there is no log in ").status(1);
@@ -193,7 +193,7 @@ fn reading_commands_never_make_a_log() {
 }
 
 #[test]
-fn quiet_says_nothing_but_errors() {
+fn quiet_prints_errors_only() {
     let place = Place::new();
     Run::new(&place.path("a")).args(["init", "-q"]).stdout("").stderr("").success();
     Run::new(&place.path("b")).args(["--quiet", "init"]).stdout("").stderr("").success();

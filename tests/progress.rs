@@ -1,4 +1,4 @@
-//! Progress: a line on the terminal while a command takes long, and never a byte of it elsewhere.
+//! Progress: a line on the terminal while a command takes long. No byte of it goes to a file or a pipe.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -12,7 +12,7 @@ use scuttleup::Log;
 use crate::harness::{Place, Run, Running, SCUTTLEUP, heads};
 use crate::terminal::Terminal;
 
-/// More than is read in a few steps.
+/// More lines than a command reads in a few steps.
 const LINES: usize = 100_000;
 
 fn lines() -> String {
@@ -27,7 +27,7 @@ fn file(path: &Path) -> Stdio {
     File::open(path).expect("a file").into()
 }
 
-/// Waits until a whole line of progress with this in it is there, and gives the screen.
+/// Waits until the screen shows a complete line of progress that contains `text`; returns the lines of the screen.
 fn wait_for(terminal: &mut Terminal, text: &str) -> Vec<String> {
     let is_there = |terminal: &Terminal| terminal.lines().last().is_some_and(|line| line.contains(text));
     terminal.wait_until(|terminal| is_there(terminal) && terminal.seen().ends_with('\r'));
@@ -38,7 +38,7 @@ fn wait_for_progress(terminal: &mut Terminal) -> Vec<String> {
     wait_for(terminal, " entries  ")
 }
 
-/// The run has ended with this code, and the screen shows these lines and nothing else, the cursor at the next one.
+/// Asserts that the run ended with this exit code, and that the screen shows only these lines, with the cursor below them.
 fn assert_ended(mut run: Running, terminal: &mut Terminal, code: i32, left: &[&str]) {
     terminal.wait_for_end();
     assert_eq!(run.wait().status.code(), Some(code), "{:?}", terminal.seen());
@@ -48,7 +48,7 @@ fn assert_ended(mut run: Running, terminal: &mut Terminal, code: i32, left: &[&s
 }
 
 #[test]
-fn a_long_append_from_a_pipe_is_shown_and_leaves_nothing() {
+fn a_long_append_from_a_pipe_shows_progress_and_clears_it() {
     let place = Place::new();
     let log = place.log("a");
     let mut terminal = Terminal::new(80);
@@ -62,7 +62,7 @@ fn a_long_append_from_a_pipe_is_shown_and_leaves_nothing() {
     assert_eq!(heads(&log), ["{\"peer\":\"a\",\"seq\":100000}"]);
 }
 
-/// A log that nobody can write to until the writer is dropped: `append` then takes as long as the test likes.
+/// A log whose write lock a test can hold with `log.writer()`: `append` then waits until the writer is dropped.
 struct Held {
     place: Place,
     path: PathBuf,
@@ -81,11 +81,11 @@ impl Held {
 }
 
 #[test]
-fn of_a_file_it_is_known_how_much_is_left() {
+fn progress_of_a_file_shows_percent_and_remaining_time() {
     let place = Place::new();
     let (log, input) = (place.log("a"), place.file("input", lines()));
     let mut terminal = Terminal::new(80);
-    // Some seven commits.
+    // About seven commits; each of them is delayed.
     let strace = ["-f", "-qq", "-o", "/dev/null", "-e", "inject=fdatasync:delay_enter=400000", SCUTTLEUP, "--log"];
     let run = Run::program("strace").env("TERM", "xterm").args(strace).args([&log]).args(["append"]);
     let run = run.spawn_with(file(&input), Stdio::piped(), terminal.stdio());
@@ -97,16 +97,16 @@ fn of_a_file_it_is_known_how_much_is_left() {
 }
 
 #[test]
-fn it_is_shown_on_a_terminal_only_and_not_with_q() {
+fn progress_is_shown_only_on_a_terminal_and_not_with_q() {
     let held = Held::new();
-    let writer = held.log.writer().expect("nobody else writes");
+    let writer = held.log.writer().expect("no other writer");
     let (log, input) = (&held.path, &held.input);
     let spawn = |run: Run, terminal: &mut Terminal, stdout| {
         let run = run.spawn_with(file(input), stdout, terminal.stdio());
         terminal.close();
         run
     };
-    // The last one shows it, and was the last to begin.
+    // The last run starts after the others and shows progress: by then the others would have shown it too.
     let piped = append(log, &[]).spawn_on(file(input), Stdio::piped());
     let to_file = File::create(held.place.path("stderr")).expect("a file");
     let to_file = append(log, &[]).spawn_with(file(input), Stdio::piped(), to_file.into());
@@ -137,7 +137,7 @@ fn it_is_shown_on_a_terminal_only_and_not_with_q() {
 }
 
 #[test]
-fn it_is_not_shown_where_somebody_types() {
+fn progress_is_not_shown_when_stdin_is_a_terminal() {
     let held = Held::new();
     let (mut typed, mut other) = (Terminal::new(80), Terminal::new(80));
     let mut run = append(&held.path, &["--ack"]).spawn_with(typed.stdio(), Stdio::piped(), typed.stdio());
@@ -158,9 +158,9 @@ fn it_is_not_shown_where_somebody_types() {
 }
 
 #[test]
-fn no_terminal_is_so_narrow_that_it_wraps() {
+fn progress_does_not_wrap_on_a_narrow_terminal() {
     let held = Held::new();
-    let writer = held.log.writer().expect("nobody else writes");
+    let writer = held.log.writer().expect("no other writer");
     let widths = [1, 2, 9, 10, 14, 15, 21, 22, 40, 50, 60, 200];
     let mut runs: Vec<_> = widths
         .iter()
@@ -175,10 +175,10 @@ fn no_terminal_is_so_narrow_that_it_wraps() {
         terminal.wait_until(|terminal| {
             let (lines, cursor) = (terminal.lines(), terminal.screen().cursor_position());
             assert!(lines.len() <= 1 && cursor.0 == 0, "{width} columns: {lines:?}");
-            // Drawn, cleared, drawn again.
+            // The line has been cleared at least three times: it was drawn repeatedly.
             terminal.seen().matches("\u{1b}[2K").count() >= 3 && terminal.seen().ends_with('\r')
         });
-        // Only what there is room for, and nothing by halves.
+        // A part of the line that does not fit is left out as a whole.
         let line = terminal.lines().concat();
         assert_eq!(
             (line.contains("0 entries"), line.contains("0 B/s")),
@@ -193,7 +193,7 @@ fn no_terminal_is_so_narrow_that_it_wraps() {
 }
 
 #[test]
-fn a_message_has_a_line_of_its_own() {
+fn a_message_is_printed_on_its_own_line() {
     let place = Place::new();
     let log = place.log("a");
     let mut terminal = Terminal::new(160);
@@ -212,8 +212,8 @@ fn a_message_has_a_line_of_its_own() {
     assert_ended(run, &mut terminal, 3, &[message]);
 }
 
-/// Runs a line of shell as the leader of the terminal's session, with a fifo for its input, which is open as long as the
-/// file is.
+/// Runs a line of bash as the session leader of the terminal. `$FIFO` is a fifo for its input, which does not end before the
+/// returned file is dropped.
 fn in_session(place: &Place, log: &Path, terminal: &mut Terminal, line: &str) -> (Running, File) {
     let fifo = place.path("fifo");
     mkfifo(&fifo, Mode::S_IRWXU).expect("a fifo");
@@ -231,20 +231,20 @@ fn ctrl_c_leaves_a_clear_line() {
     let log = place.log("a");
     let mut terminal = Terminal::new(80);
     let (run, mut input) = in_session(&place, &log, &mut terminal, "exec \"$SCUTTLEUP\" --log \"$LOG\" append <\"$FIFO\"");
-    std::io::Write::write_all(&mut input, lines().as_bytes()).expect("it reads");
+    std::io::Write::write_all(&mut input, lines().as_bytes()).expect("the fifo is open");
     wait_for_progress(&mut terminal);
     terminal.press("\u{3}");
     assert_ended(run, &mut terminal, 130, &[]);
 }
 
 #[test]
-fn in_the_background_nothing_is_shown() {
+fn a_background_job_shows_no_progress() {
     let place = Place::new();
     let log = place.log("a");
     let (mut terminal, mut other) = (Terminal::new(80), Terminal::new(80));
     let line = "set -m; exec 3>&2 2>/dev/null; \"$SCUTTLEUP\" --log \"$LOG\" append <\"$FIFO\" 2>&3 & wait $!";
     let (run, mut input) = in_session(&place, &log, &mut terminal, line);
-    std::io::Write::write_all(&mut input, lines().as_bytes()).expect("it reads");
+    std::io::Write::write_all(&mut input, lines().as_bytes()).expect("the fifo is open");
     let mut piped = append(&log, &[]).spawn_with(Stdio::piped(), Stdio::piped(), other.stdio());
     other.close();
     piped.send(lines());
@@ -256,11 +256,11 @@ fn in_the_background_nothing_is_shown() {
     assert_ended(piped, &mut other, 0, &[]);
 }
 
-/// So that `read` takes some seconds: each of its large writes to the file is held up.
+/// A `read` that takes some seconds: each of its large writes to the file is delayed.
 const SLOW_READ: &str = "exec strace -f -qq -o /dev/null -P \"$PLACE/out\" -e trace=write \
                          -e inject=write:delay_enter=200000 \"$SCUTTLEUP\" --log \"$LOG\" read";
 
-/// Some 20 writes of `read`.
+/// A log for which `read` makes about 20 writes, and the output of `read`.
 fn filled() -> (Place, PathBuf, String) {
     let place = Place::new();
     let log = place.log("a");
@@ -271,7 +271,7 @@ fn filled() -> (Place, PathBuf, String) {
 }
 
 #[test]
-fn a_long_read_to_a_file_is_shown_and_the_file_is_the_same() {
+fn a_long_read_to_a_file_shows_progress_and_does_not_change_the_file() {
     let (place, log, text) = filled();
     let mut terminal = Terminal::new(80);
     let (mut run, _input) = in_session(&place, &log, &mut terminal, &format!("{SLOW_READ} >\"$PLACE/out\""));
@@ -279,7 +279,7 @@ fn a_long_read_to_a_file_is_shown_and_the_file_is_the_same() {
     assert!(line.contains("% [=") && line.contains("/s  ETA 00:"), "{line}");
     run.close();
     assert_ended(run, &mut terminal, 0, &[]);
-    assert!(std::fs::read_to_string(place.path("out")).expect("a file") == text, "stdout is not the same");
+    assert!(std::fs::read_to_string(place.path("out")).expect("a file") == text, "stdout differs");
 }
 
 #[test]
@@ -294,13 +294,13 @@ fn ctrl_c_ends_a_read_to_a_file_and_leaves_a_clear_line() {
     assert!(text.starts_with(&part) && part.len() < text.len(), "{} of {}", part.len(), text.len());
 }
 
-/// Who reads the pipe may write to the terminal, too.
+/// The reader of the pipe may write to the same terminal.
 #[test]
-fn a_read_to_a_terminal_or_a_pipe_is_not_shown() {
+fn a_read_to_a_terminal_or_a_pipe_shows_no_progress() {
     let (place, log, text) = filled();
     let (mut same, mut piped, mut other) = (Terminal::new(80), Terminal::new(80), Terminal::new(80));
     let read = || Run::new(&log).env("TERM", "xterm").args(["read"]);
-    // A pipe that nobody reads and a terminal that nobody looks at hold it up.
+    // Both runs are blocked: the test does not read the pipe or the terminal yet.
     let (mut pipe, to_pipe) = std::io::pipe().expect("a pipe");
     let run_piped = read().spawn_with(Stdio::null(), to_pipe.into(), piped.stdio());
     let run_same = read().spawn_with(Stdio::null(), same.stdio(), same.stdio());
@@ -310,7 +310,7 @@ fn a_read_to_a_terminal_or_a_pipe_is_not_shown() {
     wait_for_progress(&mut other);
     let mut read = String::new();
     std::io::Read::read_to_string(&mut pipe, &mut read).expect("UTF-8");
-    assert!(read == text, "stdout is not the same");
+    assert!(read == text, "stdout differs");
     assert_ended(run_piped, &mut piped, 0, &[]);
     assert_eq!(piped.seen(), "");
     same.wait_for_end();
@@ -320,7 +320,7 @@ fn a_read_to_a_terminal_or_a_pipe_is_not_shown() {
     assert_ended(run, &mut other, 0, &[]);
 }
 
-/// A session that stops in the middle until the test opens a gate.
+/// A session whose input stops in the middle until the test opens the fifo `gate` for writing.
 fn stopped_session(place: &Place, args: &[&str], terminal: &mut Terminal) -> (Running, PathBuf) {
     let (a, b, gate) = (place.log("a"), place.log("b"), place.path("gate"));
     append(&b, &[]).stdin(lines()).success();
@@ -335,7 +335,7 @@ fn stopped_session(place: &Place, args: &[&str], terminal: &mut Terminal) -> (Ru
 }
 
 #[test]
-fn a_long_sync_is_shown_and_leaves_its_last_line() {
+fn a_long_sync_shows_progress_and_then_its_closing_line() {
     let place = Place::new();
     let mut terminal = Terminal::new(100);
     let (run, gate) = stopped_session(&place, &["--once"], &mut terminal);

@@ -1,4 +1,4 @@
-//! `read`: which changes, and how they look.
+//! `read`: which changes it prints, and the format of the change lines.
 
 use std::path::{Path, PathBuf};
 
@@ -58,7 +58,7 @@ fn an_empty_entry_is_text_with_text_and_base64_without() {
 }
 
 #[test]
-fn the_selection_is_what_was_asked_for() {
+fn options_select_the_right_changes() {
     let place = Place::new();
     let log = mixed(&place);
     let cases: [(&[&str], &[u64]); 20] = [
@@ -89,7 +89,7 @@ fn the_selection_is_what_was_asked_for() {
 }
 
 #[test]
-fn since_heads_gives_what_is_above_them() {
+fn since_heads_prints_the_entries_above_the_heads() {
     let place = Place::new();
     let log = mixed(&place);
     let cases: [(&str, &[u64]); 7] = [
@@ -112,7 +112,7 @@ fn since_heads_gives_what_is_above_them() {
 }
 
 #[test]
-fn bad_heads_are_named_by_their_line() {
+fn bad_heads_are_reported_with_their_line() {
     let place = Place::new();
     let log = mixed(&place);
     let good = "{\"peer\":\"a\",\"seq\":1}\n\n";
@@ -137,7 +137,7 @@ fn bad_heads_are_named_by_their_line() {
 }
 
 #[test]
-fn a_reader_that_goes_away_ends_it_quietly() {
+fn read_ends_quietly_when_its_stdout_is_closed() {
     let place = Place::new();
     let log = place.log("a");
     let lines: String = (0..200_000).map(|n| format!("{{\"number\":{n}}}\n")).collect();
@@ -152,7 +152,7 @@ fn a_reader_that_goes_away_ends_it_quietly() {
 }
 
 #[test]
-fn many_entries_come_back_in_order_and_byte_for_byte() {
+fn many_entries_are_printed_in_order_and_byte_for_byte() {
     let place = Place::new();
     let log = place.log("a");
     let lines: Vec<String> = (0..100_000).map(|n| format!("{{\"n\":{n},\"pad\":\"{}\"}}", "x".repeat(n % 97))).collect();
@@ -162,13 +162,12 @@ fn many_entries_come_back_in_order_and_byte_for_byte() {
     for ((number, line), expected) in (1..).zip(printed.lines()).zip(&lines) {
         assert_eq!(line, format!("{{\"offset\":{number},\"peer\":\"a\",\"seq\":{number},\"entry\":{expected}}}"));
     }
-    // The end is found without reading all.
     let last = Run::new(&log).args(["read", "-n", "1"]).success();
     assert_eq!(last.text(), printed.lines().last().map(|line| format!("{line}\n")).expect("a line"));
 }
 
 #[test]
-fn read_prints_what_is_there_and_ends_while_others_append() {
+fn read_prints_existing_entries_and_ends_while_another_process_appends() {
     let place = Place::new();
     let log = place.log("a");
     let mut appending = Run::new(&log).args(["append", "--ack"]).spawn();

@@ -1,4 +1,4 @@
-//! `watch` and `read --live`: what is there, then each entry as it arrives.
+//! `watch` and `read --live`: print existing entries, then each entry as it arrives.
 
 use std::path::Path;
 
@@ -38,7 +38,7 @@ fn watch_begins_with_the_last_ten_and_goes_on() {
 }
 
 #[test]
-fn live_begins_with_everything() {
+fn read_live_begins_with_all_entries() {
     let place = Place::new();
     let log = place.log("a");
     append(&log, numbers(1..=20));
@@ -56,7 +56,7 @@ fn an_empty_log_can_be_watched() {
     let log = place.log("a");
     let mut watching = spawn(&log, &["watch"]);
     append(&log, numbers(1..=12));
-    // It may have been armed before or after the append: ten or twelve of them come.
+    // The watcher may start before or after the append: it prints all twelve entries or the last ten.
     let first = watching.line();
     assert!(first == line(1) || first == line(3), "{first}");
     while watching.line() != line(12) {}
@@ -65,7 +65,7 @@ fn an_empty_log_can_be_watched() {
 }
 
 #[test]
-fn tail_begins_with_what_arrives_from_now_on() {
+fn tail_prints_only_entries_that_arrive_after_the_start() {
     let place = Place::new();
     let log = place.log("a");
     append(&log, numbers(1..=100));
@@ -73,16 +73,16 @@ fn tail_begins_with_what_arrives_from_now_on() {
         let mut tailing = spawn(&log, args);
         let before = Run::new(&log).args(["info"]).success().json()[0]["last_offset"].as_u64().expect("a number");
         let mut seq = before as u32;
-        // Nothing tells that it is ready but its first line.
+        // Only the first line shows that the process is ready.
         let first = loop {
             seq += 1;
             append(&log, seq.to_string());
             if let Some(first) = tailing.line_now() {
                 break first;
             }
-            assert!(seq < 5000, "nothing comes");
+            assert!(seq < 5000, "no line was printed");
         };
-        let begun = (101..=seq).find(|&seq| line(seq) == first).expect("one that was appended after the start");
+        let begun = (101..=seq).find(|&seq| line(seq) == first).expect("an entry that was appended after the start");
         for seq in begun + 1..=seq {
             assert_eq!(tailing.line(), line(seq));
         }
@@ -90,7 +90,7 @@ fn tail_begins_with_what_arrives_from_now_on() {
 }
 
 #[test]
-fn live_takes_the_options_of_read() {
+fn live_accepts_the_options_of_read() {
     let place = Place::new();
     let log = place.log("a");
     append(&log, numbers(1..=20));
@@ -146,7 +146,7 @@ fn a_deletion_prints_nothing() {
 }
 
 #[test]
-fn a_signal_ends_it_with_its_number() {
+fn a_signal_ends_watch_with_its_exit_code() {
     let place = Place::new();
     let log = place.log("a");
     append(&log, "1");
@@ -160,7 +160,7 @@ fn a_signal_ends_it_with_its_number() {
 }
 
 #[test]
-fn a_watcher_whose_reader_has_gone_ends_while_nothing_arrives() {
+fn a_watcher_ends_when_its_stdout_is_closed_although_nothing_arrives() {
     let place = Place::new();
     let log = place.log("a");
     append(&log, "1");
@@ -171,7 +171,7 @@ fn a_watcher_whose_reader_has_gone_ends_while_nothing_arrives() {
 }
 
 #[test]
-fn watching_what_is_no_log_is_an_error() {
+fn watching_a_missing_log_is_an_error() {
     let place = Place::new();
     Run::new(&place.path("none")).args(["watch"]).stderr_has("there is no log in ").status(1);
     assert!(!place.path("none").exists());

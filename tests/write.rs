@@ -1,10 +1,10 @@
-//! `write`: change lines in. `read | write` copies a log, and heads and change lines alone are a sync.
+//! `write`: stores change lines. `read | write` copies a log; `heads`, `read --since-heads` and `write` sync two logs.
 
 use std::path::{Path, PathBuf};
 
 use crate::harness::{Place, Run, append, assert_equal, heads, read, root, shell};
 
-/// A log of alice with entries of every kind, of two peers, one of them deleted.
+/// Log alice with every kind of entry, of two peers, with one entry deleted.
 fn varied(place: &Place) -> PathBuf {
     let log = place.log("alice");
     append(&log, "{\"a\": 1}\n[1 ,2]\n");
@@ -27,7 +27,7 @@ fn read_into_write_copies_a_log_exactly() {
     let (from, to) = (varied(&place), place.log("bob"));
     for options in ["", "--text", "--raw"] {
         let line = format!("$scuttleup --log \"$FROM\" read {options} | $scuttleup --log \"$TO\" write");
-        // The second and third time there is nothing new, and nothing wrong.
+        // The second and third time, all entries are known already: this is not an error.
         pipe(&from, &to, &line).stdout("").stderr("").success();
         assert_equal(&from, &to);
         assert_eq!(read(&from), read(&to));
@@ -39,7 +39,7 @@ fn read_into_write_copies_a_log_exactly() {
 }
 
 #[test]
-fn heads_and_change_lines_alone_sync_both_ways() {
+fn heads_and_change_lines_sync_in_both_directions() {
     let place = Place::new();
     let (alice, bob) = (varied(&place), place.log("bob"));
     append(&bob, "\"of bob\"\n");
@@ -57,12 +57,12 @@ fn heads_and_change_lines_alone_sync_both_ways() {
 }
 
 #[test]
-fn a_file_carries_a_sync() {
+fn files_carry_a_sync() {
     let place = Place::new();
     let (alice, bob) = (varied(&place), place.log("bob"));
     append(&bob, "1\n2\n");
     let stick = place.path("stick");
-    // Bob's heads travel to alice, her changes travel back.
+    // The heads of bob go to alice, and the changes of alice go back to bob.
     let there = "$scuttleup --log \"$TO\" heads > \"$STICK\"";
     let back = "$scuttleup --log \"$FROM\" read --since-heads \"$STICK\" > \"$STICK.changes\"";
     let home = "$scuttleup --log \"$TO\" write < \"$STICK.changes\"";
@@ -89,12 +89,12 @@ fn a_live_pipe_copies_as_entries_arrive() {
         assert_eq!(watching.line(), format!("{{\"offset\":{seq},\"peer\":\"alice\",\"seq\":{seq},\"entry\":{seq}}}\n"));
     }
     assert_equal(&alice, &bob);
-    // The copy ends by itself once `sed` has passed on the twentieth line, for which nothing has to arrive.
+    // The copy ends by itself after line 20: `read --live` sees that `sed` has ended without a new entry.
     assert_eq!(running.finish().status.code(), Some(0));
 }
 
 #[test]
-fn offsets_and_unknown_fields_do_not_matter_and_fields_stand_in_any_order() {
+fn offsets_and_unknown_fields_are_ignored_and_fields_may_be_in_any_order() {
     let place = Place::new();
     let log = place.log("alice");
     let lines = "{\"offset\":99,\"peer\":\"p\",\"seq\":1,\"entry\": {\"a\":1} }\n\
@@ -121,7 +121,7 @@ fn the_same_bytes_under_any_key_are_the_same_entry() {
 }
 
 #[test]
-fn other_bytes_at_a_known_place_are_a_fork() {
+fn other_bytes_for_a_known_entry_are_a_fork() {
     let place = Place::new();
     let log = place.log("alice");
     Run::new(&log).args(["write"]).stdin("{\"peer\":\"p\",\"seq\":1,\"entry\":1}\n").success();
@@ -137,7 +137,7 @@ fn other_bytes_at_a_known_place_are_a_fork() {
             Run::new(&log).args(["write"]).stdin(other).stdout("").stderr_has("scuttleup: line 2: fork: entry 1 of p ").status(4);
         assert_eq!(fork.stderr.matches("of p ").count(), 1, "{}", fork.stderr);
         Run::new(&log).args(["entry", "p", "1", "--raw"]).stdout("1").success();
-        // The feed is stopped; others go on.
+        // The feed is stopped; the other feeds go on.
         assert_eq!(heads(&log), ["{\"peer\":\"p\",\"seq\":1}", "{\"peer\":\"q\",\"seq\":2}"]);
     }
 }
@@ -158,7 +158,7 @@ fn a_gap_stops_its_feed_only() {
         .status(3);
     assert_eq!(said.stderr.matches('\n').count(), 2, "{}", said.stderr);
     assert_eq!(read(&log).lines().count(), 2);
-    // A feed that has nothing is no feed.
+    // A feed without entries has no head.
     assert!(!heads(&log).iter().any(|head| head.contains("\"r\"")));
     Run::new(&log)
         .args(["write"])
@@ -168,7 +168,7 @@ fn a_gap_stops_its_feed_only() {
 }
 
 #[test]
-fn a_fork_that_write_finds_is_marked_for_good() {
+fn a_fork_found_by_write_is_marked_permanently() {
     let place = Place::new();
     let log = place.log("own");
     let longest = "é".repeat(127) + "x";
@@ -178,7 +178,7 @@ fn a_fork_that_write_finds_is_marked_for_good() {
     let (before, unmarked, lines) = (root(&log), Run::new(&log).args(["heads"]).success(), read(&log));
     assert!(!unmarked.text().contains("\"fork\":"), "{}", unmarked.text());
     for (peer, seq) in [("own", 2), (longest.as_str(), 5), ("a", 3), ("a", 4)] {
-        // The mark is stored though nothing else is new.
+        // The mark is stored although no entry is new.
         Run::new(&log).args(["write"]).stdin(line(peer, seq, "there")).stderr_has("fork: entry").status(4);
     }
     let marked = format!(
@@ -189,16 +189,16 @@ fn a_fork_that_write_finds_is_marked_for_good() {
         Run::new(&log).args(["heads"]).stdout(&marked).stderr("").success();
         assert_eq!(Run::new(&log).args(["info"]).success().json()[0]["forks"], 3);
         assert_eq!((root(&log), read(&log)), (before.clone(), lines.clone()));
-        // What is known, and what is new, change no mark.
+        // Known entries do not change a mark.
         Run::new(&log).args(["write"]).stdin(feed("a")).success();
     }
-    // Marked heads are heads to those who read them.
+    // `read --since-heads` accepts marked heads.
     let heads = place.file("heads", &marked);
     Run::new(&log).args(["read", "--since-heads"]).args([heads]).stdout("").success();
 }
 
 #[test]
-fn bad_lines_are_named_and_what_came_before_them_is_stored() {
+fn bad_lines_are_reported_and_earlier_lines_are_stored() {
     let good = "{\"peer\":\"p\",\"seq\":1,\"entry\":1}\n\n";
     let place = Place::new();
     for (number, bad) in [
@@ -238,7 +238,7 @@ fn bad_lines_are_named_and_what_came_before_them_is_stored() {
 }
 
 #[test]
-fn a_log_can_be_restored_from_its_own_lines() {
+fn a_log_can_be_restored_from_its_change_lines() {
     let place = Place::new();
     let log = varied(&place);
     let (backup, root_before) = (read(&log), root(&log));
