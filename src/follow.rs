@@ -1,4 +1,4 @@
-//! Scan, wait, scan: reading a log as it grows, with no polling.
+//! Following a log as it grows: scan, wait for a notification, scan again. Nothing is polled.
 
 use std::ops::ControlFlow;
 use std::os::fd::AsFd;
@@ -6,20 +6,19 @@ use std::os::fd::AsFd;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use crate::entry::{Change, Offset};
-use crate::error::{Error, Result};
-use crate::store::{BellWatch, Bounds, Log, Reader};
+use crate::model::{Change, Error, Offset, Result};
+use crate::store::{Bounds, Log, Reader, Watcher};
 
-/// Reads a log from a position on, and waits for more.
+/// Reads a log from an offset on, and waits for new entries.
 pub struct Follower<'l> {
     reader: Reader<'l>,
     after: Offset,
-    /// `None`: what arrives later is of no interest.
-    bell: Option<BellWatch>,
+    /// `None`: new entries do not wake this follower.
+    watcher: Option<Watcher>,
 }
 
 impl Log {
-    /// Follows the log after `after`. Nothing that is committed from now on is missed.
+    /// Follows the log after the offset `after`. No later commit is missed.
     ///
     /// ```
     /// use std::ops::ControlFlow;
@@ -30,7 +29,7 @@ impl Log {
     /// let mut follower = log.follow(Offset::ZERO)?;
     /// std::thread::scope(|threads| {
     ///     threads.spawn(|| log.append(b"hello"));
-    ///     // Scan, and wait only when there was nothing: a change that comes in between is not lost.
+    ///     // Wait only if the scan found nothing. A change between the scan and the wait ends the wait at once.
     ///     while !follower.scan(Bounds::default(), |_| Ok(ControlFlow::Continue(())))? {
     ///         follower.wait(&[])?;
     ///     }
@@ -44,20 +43,20 @@ impl Log {
     /// # Errors
     /// When the log cannot be watched (inotify).
     pub fn follow(&self, after: Offset) -> Result<Follower<'_>> {
-        // The bell is armed before the first scan: what the scan does not see rings.
-        let bell = Some(self.watch_bell()?);
-        Ok(Follower { reader: self.reader(), after, bell })
+        // The watcher starts before the first scan: every commit that this scan does not see sends a notification.
+        let watcher = Some(self.watcher()?);
+        Ok(Follower { reader: self.reader(), after, watcher })
     }
 
-    /// As [`Log::follow`], for who scans what is there and is not woken by what arrives: to stop listening to a bell may
-    /// take 20 ms, in which the kernel waits for all its processors.
-    pub(crate) fn walk(&self, after: Offset) -> Follower<'_> {
-        Follower { reader: self.reader(), after, bell: None }
+    /// As [`Log::follow`], but new entries do not wake the follower. For callers that only read existing entries: the end
+    /// of an inotify watch can take 20 ms, because the kernel waits for all processors.
+    pub(crate) fn follow_without_watch(&self, after: Offset) -> Follower<'_> {
+        Follower { reader: self.reader(), after, watcher: None }
     }
 }
 
 impl Follower<'_> {
-    /// Gives what is there and was not given yet to `each`, one batch within `bounds`. Returns whether there was anything.
+    /// Gives the next changes to `each`, in one [`Reader::scan`] within `bounds`. Returns whether it found a change.
     ///
     /// # Errors
     /// As [`Reader::scan`].
@@ -68,55 +67,55 @@ impl Follower<'_> {
         Ok(any)
     }
 
-    /// The offset of the last change given.
+    /// The offset of the last change that was given to `each`.
     pub fn position(&self) -> Offset {
         self.after
     }
 
-    /// Goes on from another position.
+    /// Moves to another position: the next scan starts after `after`.
     pub fn go_to(&mut self, after: Offset) {
         self.after = after;
     }
 
-    /// Waits until the log has changed since the last wait, or until one of `others` has an event, and says of each of them
-    /// whether it has. A log that has changed may still have nothing new: scan again.
+    /// Waits until the log has changed since the last wait, or until one of `others` has an event. Returns for each of
+    /// `others` whether it has an event. A return does not mean that the log has new entries: scan again to find out.
     ///
     /// # Errors
-    /// When the system refuses to wait.
+    /// When poll(2) or inotify fails.
     pub fn wait(&mut self, others: &[PollFd<'_>]) -> Result<Vec<bool>> {
         Ok(self.wait_until(others, PollTimeout::NONE)?.unwrap_or_default())
     }
 
-    /// As [`Follower::wait`], for a time; `None` when it is over.
+    /// As [`Follower::wait`], but returns `None` after `timeout`.
     pub(crate) fn wait_until(&mut self, others: &[PollFd<'_>], timeout: PollTimeout) -> Result<Option<Vec<bool>>> {
         let mut fds = Vec::with_capacity(others.len() + 1);
         fds.extend_from_slice(others);
-        fds.extend(self.bell.as_ref().map(|bell| PollFd::new(bell.as_fd(), PollFlags::POLLIN)));
+        fds.extend(self.watcher.as_ref().map(|watcher| PollFd::new(watcher.as_fd(), PollFlags::POLLIN)));
         if !poll_until(&mut fds, timeout)? {
             return Ok(None);
         }
         let mut has_event: Vec<bool> = fds.iter().map(|fd| fd.any() == Some(true)).collect();
-        if let Some(bell) = &self.bell
+        if let Some(watcher) = &self.watcher
             && has_event.pop() == Some(true)
         {
-            bell.hush()?;
+            watcher.clear()?;
         }
         Ok(Some(has_event))
     }
 }
 
-/// Waits for an event on one of `fds`, without end.
+/// Waits without a timeout for an event on one of `fds`.
 pub(crate) fn wait_for(fds: &mut [PollFd<'_>]) -> Result<()> {
     poll_until(fds, PollTimeout::NONE).map(|_| ())
 }
 
-/// Waits for an event on one of `fds`; false when the time is over.
+/// Waits for an event on one of `fds`. Returns false after `timeout`.
 pub(crate) fn poll_until(fds: &mut [PollFd<'_>], timeout: PollTimeout) -> Result<bool> {
     loop {
         match poll(fds, timeout) {
             Ok(events) => return Ok(events > 0),
             Err(Errno::EINTR) => {}
-            Err(err) => return Err(Error::io("waiting failed", err.into())),
+            Err(err) => return Err(Error::io("cannot wait for events (poll)", err.into())),
         }
     }
 }

@@ -1,7 +1,7 @@
 //! An append-only log that syncs over any pipe.
 //!
-//! A [`Log`] is a directory. It has a peer id, and holds its own feed and every feed that it has heard of, each a
-//! gap-free sequence of entries 1, 2, 3 … Two logs that replicate end up with the same feeds.
+//! A [`Log`] is a directory. It has a peer id. It holds its local feed and the feeds of other peers. A feed is a sequence of
+//! entries 1, 2, 3 … without gaps. After two logs have replicated, both hold the same feeds.
 //!
 //! ```
 //! use std::ops::ControlFlow;
@@ -9,23 +9,23 @@
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! # let dir = std::env::temp_dir().join(format!("scuttleup-doc-{}", std::process::id()));
-//! // Two logs; each appends to its own feed. An append that returned is on the disk.
+//! // Two logs. Each appends to its local feed. When an append returns, the entry is on the disk.
 //! let alice = Log::create(dir.join("alice"), Some(PeerId::new("alice")?))?;
 //! let bob = Log::create(dir.join("bob"), Some(PeerId::new("bob")?))?;
 //! alice.append(b"{\"msg\":\"hi\"}")?;
 //! bob.append(b"plain text")?;
 //!
-//! // They replicate over a pair of sockets: any two descriptors do.
-//! let (here, there) = std::os::unix::net::UnixStream::pair()?;
+//! // They replicate over a pair of sockets. Any two descriptors can be used.
+//! let (alice_end, bob_end) = std::os::unix::net::UnixStream::pair()?;
 //! let once = Options { once: true, ..Options::default() };
 //! std::thread::scope(|threads| {
-//!     threads.spawn(|| replicate(&bob, there.try_clone()?, there, once, &|_| ()).map_err(std::io::Error::other));
-//!     replicate(&alice, here.try_clone()?, here, once, &|_| ()).map_err(std::io::Error::other)
+//!     threads.spawn(|| replicate(&bob, bob_end.try_clone()?, bob_end, once, &|_| ()).map_err(std::io::Error::other));
+//!     replicate(&alice, alice_end.try_clone()?, alice_end, once, &|_| ()).map_err(std::io::Error::other)
 //! })?;
 //! assert_eq!(alice.heads()?, bob.heads()?);
 //! assert_eq!(alice.info()?.root, bob.info()?.root);
 //!
-//! // Read from a position on, in the order of arrival.
+//! // Read in the order of arrival, from the start.
 //! let mut texts = Vec::new();
 //! alice.reader().scan(Offset::ZERO, Bounds::default(), |change| {
 //!     if let Entry::Bytes(bytes, _) = change.entry {
@@ -35,7 +35,7 @@
 //! })?;
 //! assert_eq!(texts, [b"{\"msg\":\"hi\"}".to_vec(), b"plain text".to_vec()]);
 //!
-//! // Follow: scan what is there, wait, scan again.
+//! // Follow: scan the existing entries, wait, scan again.
 //! let mut follower = alice.follow(alice.last_offset()?)?;
 //! alice.append(b"3")?;
 //! follower.wait(&[])?;
@@ -45,25 +45,21 @@
 //! # }
 //! ```
 //!
-//! The library touches neither terminal, home nor environment; it says what it has to say in [`Error`], [`Outcome`]
-//! and [`Notice`]. `unsafe` is confined to one module, beside the one that calls LMDB.
+//! The library does not use the terminal, the home directory or the environment. It reports through [`Error`], [`Outcome`]
+//! and [`Notice`]. Only two modules contain `unsafe` code: the calls of LMDB, and a prefetch instruction.
 
-mod entry;
-mod error;
 mod follow;
-mod heads;
+pub mod ingest;
 mod json;
+mod model;
 pub mod ndjson;
-pub mod proto;
 mod replicate;
-pub mod stage;
 mod store;
+pub mod wire;
 
-pub use entry::{Chain, Change, ENTRY_BYTES_MAX, Entry, Kind, Offset, PEER_BYTES_MAX, PeerId, Seq, Tomb, check_json};
-pub use error::{Error, Result};
 pub use follow::Follower;
-pub use heads::{FeedKey, Heads};
-pub use json::{JSON_DEPTH_MAX, is_json};
-pub use proto::{Mode, Wire};
-pub use replicate::{GAP_ENTRIES_MAX, Notice, Options, Outcome, Step, replicate};
-pub use store::{Bounds, Committed, Compared, Info, Log, Put, Reader, Writer};
+pub use json::{JSON_DEPTH_MAX, check_json, is_json};
+pub use model::*;
+pub use replicate::{Ending, Notice, Options, Outcome, Reached, Step, replicate};
+pub use store::{Bounds, Committed, Compared, Info, Log, Reader, Writer};
+pub use wire::{Mode, Wire};

@@ -1,15 +1,16 @@
-//! The command line of scuttleup: parse, run, map the outcome to an exit code.
+//! The command line of scuttleup: parse, run, exit code.
 
 mod cli;
 
 use std::process::ExitCode;
 
+use cli::report::errors;
+
 fn main() -> ExitCode {
     let args = match cli::parse() {
         Ok(args) => args,
-        Err(err) => return cli::exit::of_usage(&err),
+        Err(answer) => return errors::conclude_parsing(&answer),
     };
     let context = cli::Context::new(&args);
-    let outcome = context.and_then(|context| cli::run(&context, &args));
-    cli::exit::of_outcome(outcome)
+    errors::conclude(context.and_then(|context| cli::run(&context, &args)))
 }

@@ -1,81 +1,80 @@
-//! One change ⇄ one line of JSON, the format of `read` and `write`.
+//! Change lines: one change as one line of JSON. `read` writes them, `write` reads them.
 
 use std::borrow::Cow;
 use std::fmt;
 
 use data_encoding::{BASE64, HEXLOWER_PERMISSIVE};
 use serde::de::{Deserialize, Deserializer, Error as _, IgnoredAny, MapAccess, Visitor};
+use serde_json::Number;
 use serde_json::value::RawValue;
 
-use crate::entry::{Change, Entry, Kind, Offset, PeerId, Seq, Tomb, json_reason};
-use crate::error::{Error, Result};
+use crate::json::json_reason;
+use crate::model::{Change, Entry, Error, Kind, Offset, PeerId, Result, Seq, Tombstone};
 
-/// Which payload key an entry gets.
+/// The key that holds the payload of an entry.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
-pub enum Payload {
-    /// `entry`, `text` or `base64`, by what it is.
+pub enum PayloadKeys {
+    /// `entry`, `text` or `base64`, by the kind of the entry.
     #[default]
     Auto,
-    /// `text` for all UTF-8.
+    /// `text` for every UTF-8 entry.
     Text,
-    /// `base64` for all.
+    /// `base64` for every entry.
     Base64,
-    /// None at all.
+    /// No payload.
     Omitted,
 }
 
 /// Writes change lines.
 #[derive(Default)]
 pub struct ChangeWriter {
-    payload: Payload,
-    /// The peer of the last line, and it as a JSON string.
-    last: Option<(PeerId, Vec<u8>)>,
+    keys: PayloadKeys,
+    /// The peer of the last line, and its id as a JSON string.
+    last_peer: Option<(PeerId, Vec<u8>)>,
 }
 
 impl ChangeWriter {
-    /// A writer of lines with this `payload`.
-    pub fn new(payload: Payload) -> Self {
-        Self { payload, last: None }
+    /// A writer of lines with these payload keys.
+    pub fn new(keys: PayloadKeys) -> Self {
+        Self { keys, last_peer: None }
     }
 
-    /// Adds the line of `change` to `out`, its newline included.
+    /// Adds the line of `change` to `out`, with its newline.
     pub fn write(&mut self, out: &mut Vec<u8>, change: &Change<'_>) {
         out.extend_from_slice(b"{\"offset\":");
         put_number(out, change.offset.0);
         out.extend_from_slice(b",\"peer\":");
-        match &self.last {
+        match &self.last_peer {
             Some((peer, string)) if peer == change.peer => out.extend_from_slice(string),
             _ => {
                 let mut string = Vec::new();
                 put_string(&mut string, change.peer.as_str());
                 out.extend_from_slice(&string);
-                self.last = Some((change.peer.clone(), string));
+                self.last_peer = Some((change.peer.clone(), string));
             }
         }
         out.extend_from_slice(b",\"seq\":");
         put_number(out, u64::from(change.seq.get()));
-        if self.payload != Payload::Omitted {
-            put_payload(out, self.payload, change.entry);
+        if self.keys != PayloadKeys::Omitted {
+            put_payload(out, self.keys, change.entry);
         }
         out.extend_from_slice(b"}\n");
     }
 }
 
-fn put_payload(out: &mut Vec<u8>, payload: Payload, entry: Entry<'_>) {
+fn put_payload(out: &mut Vec<u8>, keys: PayloadKeys, entry: Entry<'_>) {
     match entry {
-        Entry::Deleted(tomb) => {
-            out.extend_from_slice(
-                format!(",\"deleted\":true,\"hash\":\"{:016x}\",\"bytes\":{}", tomb.hash, tomb.bytes).as_bytes(),
-            );
+        Entry::Deleted(Tombstone { hash, bytes }) => {
+            out.extend_from_slice(format!(",\"deleted\":true,\"hash\":\"{hash:016x}\",\"bytes\":{bytes}").as_bytes());
         }
-        Entry::Bytes(bytes, Kind::Json) if payload == Payload::Auto => {
+        Entry::Bytes(bytes, Kind::Json) if keys == PayloadKeys::Auto => {
             out.extend_from_slice(b",\"entry\":");
             out.extend_from_slice(bytes);
         }
         Entry::Bytes(bytes, kind) => {
-            let as_text = match payload {
-                Payload::Text => true,
-                Payload::Base64 => false,
+            let as_text = match keys {
+                PayloadKeys::Text => true,
+                PayloadKeys::Base64 => false,
                 _ => kind == Kind::Text,
             };
             match std::str::from_utf8(bytes) {
@@ -95,19 +94,19 @@ fn put_payload(out: &mut Vec<u8>, payload: Payload, entry: Entry<'_>) {
     }
 }
 
-/// Adds a decimal number.
+/// Adds `number` in decimal.
 pub fn put_number(out: &mut Vec<u8>, number: u64) {
     out.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
 }
 
-/// Adds `text` as a JSON string with no control character in it: neither C0, nor DEL, nor C1.
+/// Adds `text` as a JSON string. Escapes all control characters: C0, DEL and C1.
 pub fn put_string(out: &mut Vec<u8>, text: &str) {
     const HEX: &[u8; 16] = b"0123456789abcdef";
     out.push(b'"');
     let bytes = text.as_bytes();
     let (mut plain, mut at) = (0, 0);
     while at < bytes.len() {
-        // C1 controls are U+0080 to U+009F: 0xc2 and one of 0x80 to 0x9f.
+        // C1 controls are U+0080 to U+009F, in UTF-8 the byte 0xc2 and a byte from 0x80 to 0x9f.
         let (code, width) = match bytes[at] {
             byte @ (0..=0x1f | b'"' | b'\\' | 0x7f) => (byte, 1),
             0xc2 if bytes[at + 1] < 0xa0 => (bytes[at + 1], 2),
@@ -131,49 +130,50 @@ pub fn put_string(out: &mut Vec<u8>, text: &str) {
     out.push(b'"');
 }
 
-/// Adds the line `{"peer":…,"seq":…}`, with `,"own":true` and `,"fork":true` if so.
-pub fn put_head(out: &mut Vec<u8>, peer: &PeerId, seq: u32, own: bool, fork: bool) {
+/// Adds the line `{"peer":…,"seq":…}`, with `"own":true` for the local feed and `"fork":true` for a forked feed.
+pub fn put_head(out: &mut Vec<u8>, peer: &PeerId, seq: u32, local: bool, fork: bool) {
     out.extend_from_slice(b"{\"peer\":");
     put_string(out, peer.as_str());
     out.extend_from_slice(b",\"seq\":");
     put_number(out, u64::from(seq));
-    out.extend_from_slice(if own { b",\"own\":true" } else { b"" });
+    out.extend_from_slice(if local { b",\"own\":true" } else { b"" });
     out.extend_from_slice(if fork { b",\"fork\":true}\n" } else { b"}\n" });
 }
 
-/// A change line that was read. Its offset is not kept: it is a place in another log.
+/// A change line that was read. It has no offset, because the offset in the line is a position in another log.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ChangeLine<'a> {
-    /// Whose feed.
+    /// The author of the feed.
     pub peer: PeerId,
-    /// The place in it.
+    /// The seq of the entry.
     pub seq: Seq,
-    /// What it holds.
+    /// The payload.
     pub content: Content<'a>,
 }
 
 /// The payload of a change line.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Content<'a> {
-    /// The bytes; those of `entry` are part of the line.
+    /// The bytes of the entry. The payload of `entry` is borrowed from the line.
     Bytes(Cow<'a, [u8]>),
-    /// Deleted there.
-    Deleted(Tomb),
+    /// The entry was deleted in the log that wrote the line.
+    Deleted(Tombstone),
 }
 
 /// Reads a change line.
 ///
 /// # Errors
-/// [`Error::BadInput`] with the reason.
+/// [`Error::BadInput`] or [`Error::PeerId`] with the reason.
 pub fn parse_change(line: &str) -> Result<ChangeLine<'_>> {
-    let fields: Fields<'_> = serde_json::from_str(line).map_err(|err| Error::BadInput(json_reason(&err)))?;
+    let fields = Fields::parse(line)?;
     let bad = |why: &str| Error::BadInput(why.into());
-    let peer = PeerId::new(&fields.peer.ok_or_else(|| bad("it has no \"peer\""))?)?;
-    let seq = fields.seq.ok_or_else(|| bad("it has no \"seq\""))?;
-    let seq = Seq::new(seq).ok_or_else(|| bad("its \"seq\" is not 1 to 4294967295"))?;
+    let peer = PeerId::new(&fields.peer.ok_or_else(|| missing("peer"))?)?;
+    let seq = fields.seq.ok_or_else(|| missing("seq"))?;
+    let seq = seq.as_u64().and_then(Seq::new).ok_or_else(|| bad("\"seq\" is not a number from 1 to 4294967295"))?;
     let deleted = match fields.deleted {
         Some(true) => {
-            Some(fields.tomb.ok_or_else(|| bad("it is deleted, but has not both \"hash\" (16 hex digits) and \"bytes\""))?)
+            let hash = fields.hash.ok_or_else(|| missing("hash"))?;
+            Some(Tombstone { hash, bytes: fields.bytes.ok_or_else(|| missing("bytes"))? })
         }
         _ => None,
     };
@@ -181,37 +181,49 @@ pub fn parse_change(line: &str) -> Result<ChangeLine<'_>> {
         (Some(entry), None, None, None) => Content::Bytes(Cow::Borrowed(entry.get().as_bytes())),
         (None, Some(text), None, None) => Content::Bytes(Cow::Owned(text.into_bytes())),
         (None, None, Some(base64), None) => {
-            let bytes = BASE64.decode(base64.0.as_bytes()).map_err(|_| bad("its \"base64\" is none"))?;
+            let bytes = BASE64.decode(base64.0.as_bytes()).map_err(|_| bad("invalid base64 in \"base64\""))?;
             Content::Bytes(Cow::Owned(bytes))
         }
-        (None, None, None, Some(tomb)) => Content::Deleted(tomb),
-        _ => return Err(bad("it must have exactly one of \"entry\", \"text\", \"base64\" and \"deleted\":true")),
+        (None, None, None, Some(tombstone)) => Content::Deleted(tombstone),
+        _ => return Err(bad("a change line needs exactly one of \"entry\", \"text\", \"base64\" and \"deleted\":true")),
     };
     Ok(ChangeLine { peer, seq, content })
 }
 
-/// Reads a line of `heads`; other fields of it do not matter.
+/// Reads a line of `heads`: peer and seq. Other fields are ignored.
 ///
 /// # Errors
-/// [`Error::BadInput`] with the reason.
+/// [`Error::BadInput`] or [`Error::PeerId`] with the reason.
 pub fn parse_head(line: &str) -> Result<(PeerId, u32)> {
-    let fields: Fields<'_> = serde_json::from_str(line).map_err(|err| Error::BadInput(json_reason(&err)))?;
-    let (Some(peer), Some(seq)) = (fields.peer, fields.seq) else {
-        return Err(Error::BadInput("a head is {\"peer\":ID,\"seq\":N}".into()));
-    };
-    let seq = u32::try_from(seq).map_err(|_| Error::BadInput("its \"seq\" is not 0 to 4294967295".into()))?;
+    let fields = Fields::parse(line)?;
+    let peer = fields.peer.ok_or_else(|| missing("peer"))?;
+    let seq = fields.seq.ok_or_else(|| missing("seq"))?;
+    let seq = seq.as_u64().and_then(|seq| u32::try_from(seq).ok());
+    let seq = seq.ok_or_else(|| Error::BadInput("\"seq\" is not a number from 0 to 4294967295".into()))?;
     Ok((PeerId::new(&peer)?, seq))
 }
 
+fn missing(field: &str) -> Error {
+    Error::BadInput(format!("missing field \"{field}\""))
+}
+
+/// The fields that a line has.
 #[derive(Default)]
 struct Fields<'a> {
     peer: Option<String>,
-    seq: Option<u64>,
+    seq: Option<Number>,
     entry: Option<&'a RawValue>,
     text: Option<String>,
-    base64: Option<Text<'a>>,
+    base64: Option<LineStr<'a>>,
     deleted: Option<bool>,
-    tomb: Option<Tomb>,
+    hash: Option<u64>,
+    bytes: Option<u32>,
+}
+
+impl<'a> Fields<'a> {
+    fn parse(line: &'a str) -> Result<Self> {
+        serde_json::from_str(line).map_err(|err| Error::BadInput(json_reason(&err)))
+    }
 }
 
 impl<'de> Deserialize<'de> for Fields<'de> {
@@ -220,30 +232,30 @@ impl<'de> Deserialize<'de> for Fields<'de> {
     }
 }
 
-/// A string that is borrowed from the line unless it has escapes; base64 of a large entry is large.
-struct Text<'a>(Cow<'a, str>);
+/// A string that is borrowed from the line if it has no escapes. This avoids a copy of a long base64 text.
+struct LineStr<'a>(Cow<'a, str>);
 
-impl<'de> Deserialize<'de> for Text<'de> {
+impl<'de> Deserialize<'de> for LineStr<'de> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_str(TextVisitor)
+        deserializer.deserialize_str(LineStrVisitor)
     }
 }
 
-struct TextVisitor;
+struct LineStrVisitor;
 
-impl<'de> Visitor<'de> for TextVisitor {
-    type Value = Text<'de>;
+impl<'de> Visitor<'de> for LineStrVisitor {
+    type Value = LineStr<'de>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("a string")
     }
 
-    fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Text<'de>, E> {
-        Ok(Text(Cow::Borrowed(text)))
+    fn visit_borrowed_str<E>(self, text: &'de str) -> Result<LineStr<'de>, E> {
+        Ok(LineStr(Cow::Borrowed(text)))
     }
 
-    fn visit_str<E>(self, text: &str) -> Result<Text<'de>, E> {
-        Ok(Text(Cow::Owned(text.to_owned())))
+    fn visit_str<E>(self, text: &str) -> Result<LineStr<'de>, E> {
+        Ok(LineStr(Cow::Owned(text.to_owned())))
     }
 }
 
@@ -257,37 +269,46 @@ impl<'de> Visitor<'de> for FieldsVisitor {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Fields<'de>, A::Error> {
-        fn once<T, E: serde::de::Error>(field: &mut Option<T>, value: T) -> Result<(), E> {
-            if field.replace(value).is_some() { Err(E::custom("a field stands there twice")) } else { Ok(()) }
-        }
         let mut fields = Fields::default();
-        let (mut hash, mut bytes) = (None, None);
+        let mut hash: Option<String> = None;
         while let Some(key) = map.next_key::<Cow<'de, str>>()? {
             match &*key {
-                "peer" => once(&mut fields.peer, map.next_value()?)?,
-                "seq" => once(&mut fields.seq, map.next_value()?)?,
-                "entry" => once(&mut fields.entry, map.next_value()?)?,
-                "text" => once(&mut fields.text, map.next_value()?)?,
-                "base64" => once(&mut fields.base64, map.next_value()?)?,
-                "deleted" => once(&mut fields.deleted, map.next_value()?)?,
-                "hash" => {
-                    let digits: Cow<'de, str> = map.next_value()?;
-                    let digits = HEXLOWER_PERMISSIVE.decode(digits.as_bytes()).ok().and_then(|hash| hash.try_into().ok());
-                    let digits = digits.ok_or_else(|| A::Error::custom("its \"hash\" is not 16 hex digits"))?;
-                    once(&mut hash, u64::from_be_bytes(digits))?;
-                }
-                "bytes" => once(&mut bytes, map.next_value()?)?,
+                "peer" => read_field(&mut map, &key, &mut fields.peer)?,
+                "seq" => read_field(&mut map, &key, &mut fields.seq)?,
+                "entry" => read_field(&mut map, &key, &mut fields.entry)?,
+                "text" => read_field(&mut map, &key, &mut fields.text)?,
+                "base64" => read_field(&mut map, &key, &mut fields.base64)?,
+                "deleted" => read_field(&mut map, &key, &mut fields.deleted)?,
+                "hash" => read_field(&mut map, &key, &mut hash)?,
+                "bytes" => read_field(&mut map, &key, &mut fields.bytes)?,
                 _ => {
                     map.next_value::<IgnoredAny>()?;
                 }
             }
         }
-        fields.tomb = hash.zip(bytes).map(|(hash, bytes)| Tomb { hash, bytes });
+        if let Some(digits) = hash {
+            let hash = HEXLOWER_PERMISSIVE.decode(digits.as_bytes()).ok().and_then(|hash| hash.try_into().ok());
+            let hash = hash.ok_or_else(|| A::Error::custom("\"hash\" is not 16 hex digits"))?;
+            fields.hash = Some(u64::from_be_bytes(hash));
+        }
         Ok(fields)
     }
 }
 
-/// A change line as text, for examples and tests.
+/// Reads the value of the field `key`. Every error names the field.
+fn read_field<'de, A, T>(map: &mut A, key: &str, field: &mut Option<T>) -> Result<(), A::Error>
+where
+    A: MapAccess<'de>,
+    T: Deserialize<'de>,
+{
+    let value = map.next_value().map_err(|err| A::Error::custom(format_args!("\"{key}\": {err}")))?;
+    match field.replace(value) {
+        None => Ok(()),
+        Some(_) => Err(A::Error::custom(format_args!("duplicate field \"{key}\""))),
+    }
+}
+
+/// One change line as text, for examples and tests.
 pub fn change_line(offset: Offset, peer: &PeerId, seq: Seq, entry: Entry<'_>) -> String {
     let mut out = Vec::new();
     ChangeWriter::default().write(&mut out, &Change { offset, peer, seq, entry });
@@ -303,7 +324,7 @@ mod tests {
     }
 
     #[test]
-    fn each_kind_has_its_key_and_comes_back_byte_for_byte() {
+    fn each_kind_of_entry_has_its_payload_key_and_is_read_back_exactly() {
         let cases: [(&[u8], &str); 8] = [
             (b"{\"a\": 1}", r#""entry":{"a": 1}"#),
             (b" 1", r#""text":" 1""#),
@@ -325,17 +346,17 @@ mod tests {
 
     #[test]
     fn deleted_lines_carry_hash_and_length() {
-        let tomb = Tomb { hash: 0xab, bytes: 312 };
-        let line = change_line(Offset(1), &PeerId::new("a").unwrap(), Seq::new(1).unwrap(), Entry::Deleted(tomb));
+        let tombstone = Tombstone { hash: 0xab, bytes: 312 };
+        let line = change_line(Offset(1), &PeerId::new("a").unwrap(), Seq::new(1).unwrap(), Entry::Deleted(tombstone));
         assert_eq!(
             line,
             "{\"offset\":1,\"peer\":\"a\",\"seq\":1,\"deleted\":true,\"hash\":\"00000000000000ab\",\"bytes\":312}\n"
         );
-        assert_eq!(parse_change(&line).unwrap().content, Content::Deleted(tomb));
+        assert_eq!(parse_change(&line).unwrap().content, Content::Deleted(tombstone));
     }
 
     #[test]
-    fn what_is_no_change_line_is_refused() {
+    fn invalid_change_lines_are_refused() {
         for bad in [
             "",
             "[]",
@@ -355,5 +376,26 @@ mod tests {
         ] {
             assert!(parse_change(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn errors_name_the_field() {
+        let cases = [
+            ("{\"seq\":1,\"text\":\"\"}", "missing field \"peer\""),
+            ("{\"peer\":\"a\",\"text\":\"\"}", "missing field \"seq\""),
+            ("{\"peer\":\"a\",\"seq\":0,\"text\":\"\"}", "\"seq\" is not a number from 1 to 4294967295"),
+            ("{\"peer\":\"a\",\"seq\":1.5,\"text\":\"\"}", "\"seq\" is not a number from 1 to 4294967295"),
+            ("{\"peer\":\"a\",\"seq\":1,\"seq\":1}", "duplicate field \"seq\" at byte 28"),
+            ("{\"peer\":\"a\",\"seq\":1,\"base64\":\"*\"}", "invalid base64 in \"base64\""),
+            ("{\"peer\":\"a\",\"seq\":1,\"deleted\":true,\"bytes\":1}", "missing field \"hash\""),
+            ("{\"peer\":\"a\",\"seq\":1,\"hash\":\"1\"}", "\"hash\" is not 16 hex digits at byte 31"),
+            ("{\"peer\":7,\"seq\":1}", "\"peer\": invalid type: integer `7`, expected a string at byte 9"),
+            ("{\"peer\":\"a\",\"seq\":", "\"seq\": EOF while parsing a value at byte 18"),
+        ];
+        for (line, error) in cases {
+            assert_eq!(parse_change(line).unwrap_err().to_string(), error, "{line}");
+        }
+        let head = parse_head("{\"peer\":\"a\",\"seq\":4294967296}");
+        assert_eq!(head.unwrap_err().to_string(), "\"seq\" is not a number from 0 to 4294967295");
     }
 }

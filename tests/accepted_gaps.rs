@@ -6,7 +6,7 @@ use crate::frames::{SYNC, change, handshake};
 use crate::harness::{Place, Run, append, assert_equal, heads};
 use crate::replicate::join;
 
-/// Log a holds its feed with entry `seq` deleted; log b received the feed on the original's wire and accepted the gap.
+/// Log a holds its feed with entry `seq` deleted; log b received the feed on the original wire and accepted the gap.
 fn with_an_accepted_gap(place: &Place, seq: u32) -> (PathBuf, PathBuf) {
     let (a, b) = (place.log("a"), place.log("b"));
     append(&a, "1\n2\n3\n4\n");
@@ -57,7 +57,7 @@ fn a_gap_is_accepted_up_to_a_limit() {
         let log = place.log("a");
         let stream = [handshake("b", &[("x", seq)], SYNC), change("x", seq, "1")].concat();
         let run = Run::new(&log).args(["replicate", "--once", "--accept-gaps"]).stdin(stream);
-        let said = if code == 0 { "received 1" } else { "stores such entries as deleted, up to 1048576 in a row" };
+        let said = if code == 0 { "received 1" } else { "stores up to 1048576 such consecutive entries as deleted" };
         run.stderr_has(said).status(code);
         assert_eq!(heads(&log).len(), usize::from(code == 0));
     }

@@ -130,7 +130,7 @@ fn bad_input_is_reported_with_its_line_and_earlier_entries_are_stored() {
         let place = Place::new();
         let log = place.log("alice");
         let run = Run::new(&log).args(["append", "--ack"]).args(options).stdin(input);
-        let printed = run.stderr_has(&format!("scuttleup: {said}")).stderr_has("what came before it is stored").status(7);
+        let printed = run.stderr_has(&format!("scuttleup: {said}")).stderr_has("everything before it is stored").status(7);
         assert_eq!(printed.stderr.matches('\n').count(), 1, "{}", printed.stderr);
         assert_eq!(printed.lines().len(), stored, "{said}");
         assert_eq!(read(&log).lines().count(), stored, "{said}");

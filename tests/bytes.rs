@@ -100,7 +100,7 @@ fn c1_controls_in_text_and_names_are_escaped() {
     let named = place.path("no\u{1b}[31m\u{9b}\nlog");
     let printed = Run::new(&named).args(["read"]).stdout("").stderr_has("no\\u{1b}[31m\\u{9b}\\nlog").status(1);
     assert_eq!(printed.stderr.matches('\n').count(), 1, "{:?}", printed.stderr);
-    Run::new(&log).args(["replicate", "--", "no\u{1b}\n"]).stderr_has("scuttleup: no\\u{1b}\\n cannot be run").status(1);
+    Run::new(&log).args(["replicate", "--", "no\u{1b}\n"]).stderr_has("scuttleup: cannot run no\\u{1b}\\n").status(1);
     // Also in the library, when an id is displayed.
     let peer = PeerId::new("a\u{1b}\u{9b}\n\u{e9}").expect("an id");
     assert_eq!(peer.to_string(), "a\\u{1b}\\u{9b}\\n\u{e9}");
@@ -122,7 +122,7 @@ fn an_entry_at_the_limit_is_accepted_and_one_byte_more_is_not() {
     let place = Place::new();
     let log = place.log("alice");
     let limit = ["append", "--entry-bytes-max", "5"];
-    let over = "an entry of 6 bytes or more is over the limit of 5: raise it with --entry-bytes-max";
+    let over = "it has 6 bytes or more, and the limit is 5: raise the limit with --entry-bytes-max";
     for (options, good, bad) in [
         (&[][..], "12345\n", "123456\n"),
         (&["--text"], "abcde\n", "abcdef\n"),
@@ -150,7 +150,7 @@ fn the_default_limit_is_64_mebibytes() {
     let raw =
         |bytes: u32| shell(&format!("head -c {bytes} /dev/zero | $scuttleup --log \"$LOG\" append --raw --ack")).env("LOG", &log);
     raw(64 << 20).stdout("{\"peer\":\"alice\",\"seq\":1}\n").stderr("").success();
-    raw((64 << 20) + 1).stdout("").stderr_has("over the limit of 67108864").status(7);
+    raw((64 << 20) + 1).stdout("").stderr_has("the limit is 67108864").status(7);
     shell("$scuttleup --log \"$LOG\" entry alice 1 --raw | cmp -n 67108864 - /dev/zero").env("LOG", &log).success();
     shell("$scuttleup --log \"$LOG\" entry alice 1 --raw | wc -c").env("LOG", &log).stdout("67108864\n").success();
 }
@@ -163,7 +163,7 @@ fn an_endless_line_is_refused_without_keeping_it_in_memory() {
     // 1 GiB of address space: many times the limit of 1 MiB, and less than the line of 2 GiB.
     shell("ulimit -v 1048576; { echo 2; yes | tr -d '\\n' | head -c 2147483648; } | $scuttleup --log \"$LOG\" append --entry-bytes-max 1048576")
         .env("LOG", &log)
-        .stderr_has("line 2: an entry of ")
+        .stderr_has("line 2: the entry is too long: it has ")
         .status(7);
     assert_eq!(read(&log).lines().count(), 2);
 }

@@ -127,6 +127,32 @@ fn every_command_has_its_page_and_is_listed() {
     }
 }
 
+/// The lines of a part of a help text, without its title.
+fn part<'h>(help: &'h str, title: &str) -> Vec<&'h str> {
+    let (_, rest) = help.split_once(&format!("\n\n{title}:\n")).unwrap_or_else(|| panic!("no {title} in: {help}"));
+    rest.lines().take_while(|line| !line.is_empty()).map(str::trim).collect()
+}
+
+#[test]
+fn every_help_has_an_example_the_environment_and_the_manual_page() {
+    let documented = section(&page(None), "ENVIRONMENT").to_owned();
+    for command in commands().iter().map(|command| Some(command.as_str())).chain([None]) {
+        let help = help(command);
+        let example = part(&help, "Example");
+        assert_eq!(example.len(), 1, "{help}");
+        assert!(example[0].starts_with("scuttleup ") || example[0].contains("| scuttleup "), "{help}");
+        assert!(command.is_none_or(|command| example[0].contains(command)), "{help}");
+        let variables: Vec<_> = part(&help, "Environment variables").iter().filter_map(|line| line.split_once(' ')).collect();
+        assert_eq!(variables.iter().map(|(name, _)| *name).collect::<Vec<_>>(), ["SCUTTLEUP_LOG", "XDG_DATA_HOME"]);
+        for (name, _) in variables {
+            assert!(documented.contains(&format!(".It Ev {name}\n")), "scuttleup(1), ENVIRONMENT has no {name}");
+        }
+        let manual = help.lines().last().and_then(|line| line.strip_prefix("Manual: man ")).expect("a manual page");
+        assert_eq!(manual, command.map_or("scuttleup".into(), |command| format!("scuttleup-{command}")));
+        assert!(root().join(format!("man/{manual}.1")).exists(), "there is no page {manual}");
+    }
+}
+
 #[test]
 fn the_pages_are_good_mdoc() {
     let pages = std::fs::read_dir(root().join("man")).expect("man").map(|entry| entry.expect("an entry").path());

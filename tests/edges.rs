@@ -14,7 +14,7 @@ fn a_file_size_limit_is_a_full_disk() {
     let log = place.log("a");
     let input = place.file("input", (0..200_000).map(|n| format!("{n}\n")).collect::<String>());
     let run = shell("ulimit -f 2048; $scuttleup --log \"$LOG\" append --ack < \"$INPUT\"").env("LOG", &log).env("INPUT", &input);
-    let printed = run.stderr_has("scuttleup: no space to store more ").status(5);
+    let printed = run.stderr_has("scuttleup: cannot store more ").status(5);
     one_line(&printed);
     // Exactly the acknowledged entries are stored, and with more space appending continues.
     let stored = read(&log).lines().count();
@@ -25,7 +25,7 @@ fn a_file_size_limit_is_a_full_disk() {
     // Not even an empty log fits.
     let none = place.path("none");
     let run = shell("ulimit -f 1; echo 1 | $scuttleup --log \"$LOG\" append").env("LOG", &none);
-    one_line(&run.stdout("").stderr_has("scuttleup: no space to store more ").status(5));
+    one_line(&run.stdout("").stderr_has("scuttleup: cannot store more ").status(5));
     append(&none, "1\n");
 }
 
@@ -39,7 +39,7 @@ fn on_a_full_disk_append_fails_and_read_works() {
                   $SCUTTLEUP read | wc -l; wc -l < \"$DISK.acks\"; \
                   rm \"$DISK/filler\"; mount -o remount,size=64m \"$DISK\"; echo 3 | $SCUTTLEUP append; $SCUTTLEUP heads; exit $code";
     let run = Run::program("unshare").args(["--mount", "bash", "-c", script]).env("SCUTTLEUP", SCUTTLEUP);
-    let printed = run.env("DISK", place.path("disk")).stderr_has("no space to store more (No space left on device").status(5);
+    let printed = run.env("DISK", place.path("disk")).stderr_has("cannot store more (No space left on device").status(5);
     one_line(&printed);
     let lines = printed.lines();
     assert_eq!(lines[..2], ["5", "5"]);
@@ -63,7 +63,7 @@ fn on_a_full_disk_without_a_lock_file_all_fail_and_nothing_crashes() {
                   cat /dev/zero > \"$DISK/filler\" 2> /dev/null; \
                   $SCUTTLEUP read | wc -l; echo 4 | $SCUTTLEUP append; echo $?";
     let run = Run::program("unshare").args(["--mount", "bash", "-c", script]).env("SCUTTLEUP", SCUTTLEUP);
-    let printed = run.env("DISK", place.path("disk")).stderr_has("no space to store more (No space left on device").success();
+    let printed = run.env("DISK", place.path("disk")).stderr_has("cannot store more (No space left on device").success();
     // One allocated page of the lock file is enough to read.
     assert_eq!(printed.lines(), ["5", "5", "5", "5", "5", "{\"peer\":\"a\",\"seq\":3,\"own\":true}", "3", "5"]);
 }
@@ -74,7 +74,7 @@ fn a_line_that_is_too_long_is_reported_with_the_entry_limit() {
     let line = "head -c 10M /dev/zero | tr '\\0' x | $scuttleup --log \"$LOG\" $COMMAND --entry-bytes-max 1000";
     for command in ["append", "write"] {
         let run = shell(line).env("LOG", place.log(command)).env("COMMAND", command);
-        one_line(&run.stderr_has("over the limit of 1000: raise it with --entry-bytes-max").status(7));
+        one_line(&run.stderr_has("the limit is 1000: raise the limit with --entry-bytes-max").status(7));
     }
 }
 
@@ -84,7 +84,7 @@ fn a_head_line_that_is_too_long_is_an_error() {
     let log = place.log("a");
     for line in ["cat /dev/zero", "echo; printf '%5000s'"] {
         let line = format!("{line} | $scuttleup --log \"$LOG\" read --since-heads -");
-        one_line(&shell(&line).env("LOG", &log).stderr_has("longer than the 4096 bytes that a head takes").status(7));
+        one_line(&shell(&line).env("LOG", &log).stderr_has("longer than 4096 bytes, the maximum for a head").status(7));
     }
 }
 
@@ -136,7 +136,7 @@ fn an_entry_of_an_invalid_peer_id_is_not_found() {
     for peer in ["", &*"x".repeat(600)] {
         for command in ["entry", "del"] {
             let run = Run::new(&log).args([command, peer, "1"]).stdout("");
-            one_line(&run.stderr_has(&format!("scuttleup: entry 1 of {peer} is not here: ")).status(1));
+            one_line(&run.stderr_has(&format!("scuttleup: entry 1 of {peer} is not in this log: ")).status(1));
         }
     }
 }
@@ -160,6 +160,6 @@ fn a_log_that_grows_beyond_the_address_space_of_a_watcher_is_an_error() {
     let ended = watching.wait();
     assert_eq!(ended.status.code(), Some(1));
     one_line(&ended.printed);
-    assert!(ended.printed.stderr.contains("another process has made the log larger"), "{}", ended.printed.stderr);
+    assert!(ended.printed.stderr.contains("another process made the log larger"), "{}", ended.printed.stderr);
     assert!(ended.printed.stderr.contains("run it again"), "{}", ended.printed.stderr);
 }

@@ -24,7 +24,7 @@ fn a_missing_entry_or_log_is_exit_1() {
     for (peer, seq) in [("alice", "2"), ("alice", "4294967295"), ("bob", "1"), (&*"x".repeat(300), "1")] {
         for command in ["entry", "del"] {
             let run = Run::new(&log).args([command, peer, seq]).stdout("");
-            let printed = run.stderr_has(&format!("scuttleup: entry {seq} of {peer} is not here: ")).status(1);
+            let printed = run.stderr_has(&format!("scuttleup: entry {seq} of {peer} is not in this log: ")).status(1);
             assert_eq!(printed.stderr.matches('\n').count(), 1);
         }
     }
@@ -34,7 +34,7 @@ fn a_missing_entry_or_log_is_exit_1() {
         }
     }
     for command in ["entry", "del"] {
-        Run::new(&place.path("none")).args([command, "alice", "1"]).stderr_has("there is no log in ").status(1);
+        Run::new(&place.path("none")).args([command, "alice", "1"]).stderr_has("no log in ").status(1);
     }
     assert!(!place.path("none").exists());
 }
@@ -53,7 +53,7 @@ fn a_deleted_entry_keeps_its_seq_offset_hash_and_length() {
     }
     for options in [&[][..], &["--raw"]] {
         let entry = Run::new(&log).args(["entry", "alice", "1"]).args(options).stdout("");
-        entry.stderr_has("scuttleup: entry 1 of alice was deleted here").status(1);
+        entry.stderr_has("scuttleup: entry 1 of alice was deleted from this log").status(1);
     }
     append(&log, "3\n");
     assert_eq!(heads(&log), ["{\"peer\":\"alice\",\"seq\":3}"]);

@@ -75,7 +75,7 @@ fn a_read_only_log_is_an_error_for_writers() {
     as_nobody(&log, &["read", "--no-entry"]).stdout("{\"offset\":1,\"peer\":\"a\",\"seq\":1}\n").stderr("").success();
     // No log can be created in these directories.
     let none = place.path("none");
-    one_line(&as_nobody(&none, &["append"]).stdin("2\n").stderr_has("none cannot be made: Permission denied").status(1));
+    one_line(&as_nobody(&none, &["append"]).stdin("2\n").stderr_has("none cannot be created: Permission denied").status(1));
     fs::create_dir(&none).expect("a directory");
     one_line(&as_nobody(&none, &["append"]).stdin("2\n").stderr_has("Permission denied").status(1));
     assert_eq!(fs::read_dir(&none).expect("a directory").count(), 0);
@@ -200,7 +200,7 @@ fn a_data_file_that_is_half_created_is_not_a_log_yet() {
     fs::remove_file(log.join("bell")).expect("the bell");
     // The first of the two meta pages that LMDB writes first.
     fs::write(log.join("data.mdb"), &data[..4096]).expect("the data file");
-    one_line(&Run::new(&log).args(["read"]).stdout("").stderr_has("there is no log in ").status(1));
+    one_line(&Run::new(&log).args(["read"]).stdout("").stderr_has("no log in ").status(1));
     append(&log, "1\n");
     assert_eq!(read(&log).lines().count(), 1);
 }
@@ -229,7 +229,7 @@ fn an_entry_that_is_not_found_is_an_error() {
     let lower = u16::from_le_bytes([data[at], data[at + 1]]) - 2;
     patch(&log, at, &lower.to_le_bytes());
     let gone = u64::from(lower - 16) / 2 + 1;
-    let said = format!("the entry at offset {gone} is not where it should be");
+    let said = format!("the entry at offset {gone} is missing");
     let printed = Run::new(&log).args(["read"]).stderr_has(&said).status(1);
     one_line(&printed);
     assert_eq!(printed.lines().len() as u64, gone - 1);

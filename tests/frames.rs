@@ -1,4 +1,4 @@
-//! A second implementation of the original's wire, written from its description only, and a session in which the test is the
+//! A second implementation of the original wire, written from its description only, and a session in which the test is the
 //! remote.
 
 use std::fs::File;
@@ -126,7 +126,7 @@ impl Frame {
     }
 }
 
-/// The offer of the native wire. On the original's wire it is three empty frames.
+/// The offer of the native wire. On the original wire it is three empty frames.
 pub const PREAMBLE: &[u8] = b"\x80\x80\x80\0\x80\x80\0\0";
 
 /// Takes the next complete frame from the front of a stream; its encoding must be canonical.

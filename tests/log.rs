@@ -2,7 +2,7 @@
 
 use std::os::unix::fs::PermissionsExt;
 
-use scuttleup::{Entry, Log, PeerId, Seq};
+use scuttleup::{HashedEntry, Log, PeerId, Seq};
 
 use crate::harness::{Place, Run, append, heads, root};
 
@@ -10,7 +10,7 @@ use crate::harness::{Place, Run, append, heads, root};
 fn init_creates_an_empty_log_with_its_id() {
     let place = Place::new();
     let log = place.path("x/y");
-    let note = format!("scuttleup: made the log {} with the id alice é\n", log.display());
+    let note = format!("scuttleup: created log {} with id alice é\n", log.display());
     Run::new(&log).args(["init", "--id", "alice é"]).stdout("").stderr(&note).success();
     Run::new(&log).args(["id"]).stdout("alice é\n").stderr("").success();
     assert_eq!(heads(&log), Vec::<String>::new());
@@ -28,7 +28,7 @@ fn init_never_changes_an_existing_log() {
     let log = place.log("alice");
     append(&log, "1\n");
     for args in [&["init"][..], &["init", "--id", "bob"], &["init", "--id", "alice"]] {
-        Run::new(&log).args(args).stdout("").stderr_has("is a log already, with the id alice").status(1);
+        Run::new(&log).args(args).stdout("").stderr_has("already holds a log with id alice").status(1);
     }
     Run::new(&log).args(["id"]).stdout("alice\n").success();
     assert_eq!(heads(&log), ["{\"peer\":\"alice\",\"seq\":1}"]);
@@ -42,7 +42,7 @@ fn ids_are_1_to_255_bytes_without_control_characters() {
     append(&place.path("long"), "1");
     assert_eq!(heads(&place.path("long")), [format!("{{\"peer\":\"{longest}\",\"seq\":1}}")]);
     for bad in ["", &*"x".repeat(256), "a\nb", "\u{1b}", "\u{9b}"] {
-        let said = Run::new(&place.path("bad")).args(["init", "--id", bad]).stdout("").stderr_has("not a peer id: ").status(2);
+        let said = Run::new(&place.path("bad")).args(["init", "--id", bad]).stdout("").stderr_has("invalid peer id: ").status(2);
         assert_eq!(said.stderr.matches('\n').count(), 1);
         assert!(!place.path("bad").exists());
     }
@@ -73,16 +73,16 @@ fn a_log_that_takes_a_new_id_begins_a_new_feed_and_keeps_the_old_one() {
 
     // A new id that is not committed has no effect.
     log.writer().and_then(|mut writer| writer.renew_id()).expect("a new id");
-    assert_eq!(log.own_id_now().expect("an id").as_str(), "old");
+    assert_eq!(log.local_id().expect("an id").as_str(), "old");
     let mut writer = log.writer().expect("a writer");
     let (dropped, id) = (writer.renew_id().expect("a new id"), writer.renew_id().expect("a second new id"));
-    assert!(dropped != id && writer.own_id().expect("an id") == id && id.as_str().len() == 32, "{id}");
+    assert!(dropped != id && writer.local_id().expect("an id") == id && id.as_str().len() == 32, "{id}");
     assert_eq!(writer.commit().expect("a commit").new, 0);
     let mut writer = log.writer().expect("a writer");
     writer.mark_fork(log.id(), Seq::new(1).expect("not 0")).expect("a mark");
     writer.commit().expect("a commit");
     assert_eq!((log.state().expect("a state"), log.id().as_str()), (before, "old"));
-    assert_eq!((log.own_id_now().expect("an id"), log.info().expect("info").id), (id.clone(), id.clone()));
+    assert_eq!((log.local_id().expect("an id"), log.info().expect("info").id), (id.clone(), id.clone()));
     // The new feed is empty, so it has no head.
     Run::new(&path).args(["id"]).stdout(format!("{id}\n")).success();
     Run::new(&path).args(["heads"]).stdout("{\"peer\":\"old\",\"seq\":1,\"fork\":true}\n").stderr("").success();
@@ -91,12 +91,13 @@ fn a_log_that_takes_a_new_id_begins_a_new_feed_and_keeps_the_old_one() {
     assert_eq!(appending.line(), format!("{{\"peer\":\"{id}\",\"seq\":1}}\n"));
     assert_eq!(log.append(b"3").expect("an append").get(), 2);
     assert_eq!(appending.finish().status.code(), Some(0));
-    let entry = Entry::new(b"4");
+    let entry = HashedEntry::new(b"4");
     let mut writer = log.writer().expect("a writer");
-    writer.append(entry, entry.tomb()).expect("an append");
+    writer.append(entry).expect("an append");
     let third = writer.renew_id().expect("a third id");
-    assert_eq!(writer.append(entry, entry.tomb()).expect("an append").get(), 1, "of the new feed, in the same commit");
-    writer.put(&PeerId::new("old").expect("an id"), Seq::new(2).expect("not 0"), entry, entry.tomb()).expect("the next seq");
+    assert_eq!(writer.append(entry).expect("an append").get(), 1, "of the new feed, in the same commit");
+    let old = PeerId::new("old").expect("an id");
+    assert_eq!(writer.push(&old, entry).expect("the next seq").get(), 2);
     assert_eq!(writer.commit().expect("a commit").new, 3);
     let mut expected = [
         (id.as_str(), format!("{{\"peer\":\"{id}\",\"seq\":3}}\n")),
@@ -164,7 +165,7 @@ fn the_log_is_chosen_by_option_variable_or_default() {
     // The XDG Base Directory Specification says: ignore a relative path.
     run().env("XDG_DATA_HOME", "data").args(["id"]).stdout("home\n").success();
     let none = run().env("XDG_DATA_HOME", "").env("HOME", "").args(["id"]).stdout("");
-    none.stderr_has("no log is named: use --log DIR, or set SCUTTLEUP_LOG or HOME").status(2);
+    none.stderr_has("no directory for the log: use --log DIR, or set SCUTTLEUP_LOG or HOME").status(2);
 }
 
 #[test]
@@ -182,12 +183,13 @@ fn commands_that_need_a_log_never_create_one() {
     let place = Place::new();
     let none = place.path("none");
     for args in [&["read"][..], &["watch"], &["heads"], &["id"], &["info"], &["entry", "a", "1"], &["del", "a", "1"]] {
-        Run::new(&none).args(args).stdout("").stderr_has("there is no log in ").status(1);
+        let run = Run::new(&none).args(args).stdout("").stderr_has("no log in ");
+        run.stderr_has(": create one with `scuttleup init`, or name the directory with --log\n").status(1);
         assert!(!none.exists(), "{args:?}");
         // An empty directory stays empty.
         let empty = place.path("empty");
         std::fs::create_dir_all(&empty).expect("a directory");
-        Run::new(&empty).args(args).stdout("").stderr_has("there is no log in ").status(1);
+        Run::new(&empty).args(args).stdout("").stderr_has("no log in ").status(1);
         assert_eq!(std::fs::read_dir(&empty).expect("a directory").count(), 0, "{args:?}");
     }
 }
@@ -197,7 +199,7 @@ fn quiet_prints_errors_only() {
     let place = Place::new();
     Run::new(&place.path("a")).args(["init", "-q"]).stdout("").stderr("").success();
     Run::new(&place.path("b")).args(["--quiet", "init"]).stdout("").stderr("").success();
-    Run::new(&place.path("b")).args(["-q", "init"]).stdout("").stderr_has("is a log already").status(1);
+    Run::new(&place.path("b")).args(["-q", "init"]).stdout("").stderr_has("already holds a log").status(1);
 }
 
 #[test]

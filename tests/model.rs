@@ -29,7 +29,7 @@ fn native_flow(from: &Model, to: &Model) -> (Model, u64, bool) {
     (after, sent, false)
 }
 
-/// The same on the original's wire, which does not send deleted entries. If the receiver lacks entries, the sender knows it
+/// The same on the original wire, which does not send deleted entries. If the receiver lacks entries, the sender knows it
 /// too.
 fn flow(from: &Model, to: &Model) -> (Model, u64, bool) {
     let (mut after, mut sent, mut missing) = (to.clone(), 0, false);
@@ -122,7 +122,7 @@ impl World {
             let counts = [
                 format!(": sent {sent}, "),
                 format!(": {sent} of {sent} sent to "),
-                format!(": sent {sent} ({sent} durable there), "),
+                format!(": sent {sent} ({sent} durable on the remote), "),
             ];
             assert!(counts.iter().any(|count| said.contains(count)), "{step}: not sent {sent}: {said}");
         }

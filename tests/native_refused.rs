@@ -46,6 +46,9 @@ pub fn line(peer: &str, seq: u64) -> String {
     format!("{{\"peer\":\"{peer}\",\"seq\":{seq}}}")
 }
 
+/// How the hints of the command line begin that can follow an error of a session.
+const HINTS: [&str; 3] = [": raise the limit with --", ": if it is an entry, raise ", ": use --"];
+
 /// The session must end with exit code `code` and one message; `stored` entries of g and no other entries must be stored.
 fn refused(case: &str, stream: impl AsRef<[u8]>, stored: u64, args: &[&str], code: i32) -> Printed {
     let place = Place::new();
@@ -56,8 +59,10 @@ fn refused(case: &str, stream: impl AsRef<[u8]>, stored: u64, args: &[&str], cod
     assert_eq!(heads(&log), g.into_iter().chain([line("x", 1)]).collect::<Vec<_>>());
     assert_eq!(printed.stderr.lines().count(), 1, "{}", printed.stderr);
     assert!(printed.stdout.starts_with(PREAMBLE));
-    // It sends its message to the remote in an ERROR frame.
-    let said = printed.stderr.trim().strip_prefix("scuttleup: ").expect("a message").as_bytes();
+    // It sends its message to the remote in an ERROR frame, without the hint, which names a local option.
+    let said = printed.stderr.trim().strip_prefix("scuttleup: ").expect("a message");
+    let hint = HINTS.iter().find_map(|hint| said.find(hint));
+    let said = &said.as_bytes()[..hint.unwrap_or(said.len())];
     assert!(code == 3 || printed.stdout.windows(said.len()).any(|part| part == said), "{}", printed.stderr);
     printed
 }
@@ -239,7 +244,7 @@ fn an_entry_over_the_limit() {
 fn the_modes_decide_which_entries_are_accepted() {
     let stream = [opening(), good()].concat();
     let printed = refused("to a log that pushes", &stream, 0, &["--mode", "push"], 6);
-    assert!(printed.stderr.contains("this side only pushes"), "{}", printed.stderr);
+    assert!(printed.stderr.contains("the local mode is push"), "{}", printed.stderr);
     let pull = [PREAMBLE, &hello("y", PULL, false, 7), &native::heads(&[], true), &good()].concat();
     refused("from a remote that pulls", &pull, 0, &[], 7);
 }
@@ -317,6 +322,65 @@ fn fin_waits_for_all_acknowledgements() {
     session.send(fin(0, 0));
     let (rest, ended) = session.end();
     assert_eq!((rest, ended.status.code()), (Vec::new(), Some(0)), "{}", ended.printed.stderr);
+}
+
+/// The entry is on the disk of the remote, also if the message that stops its feed follows at once.
+#[test]
+fn an_ack_counts_although_a_fork_follows_in_the_same_read() {
+    let place = Place::new();
+    let mut session = Session::open(&log(&place), &["--once", "--json"]);
+    session.send([PREAMBLE, &hello("y", SYNC, false, 7), &native::heads(&[], true), &synced()].concat());
+    let heads = native::heads(&[("x", 1, x1())], true);
+    let opened = [PREAMBLE, &hello("x", SYNC, false, root()), &heads, &feed(0, "x"), &run(0, 1, &["\"x1\""], x1()), &synced()];
+    assert_eq!(session.bytes(opened.concat().len()), opened.concat());
+    session.send([ack(0, 1), fork("x", &[(1, 7)])].concat());
+    let (_, ended) = session.end();
+    assert_eq!(ended.status.code(), Some(4), "{}", ended.printed.stderr);
+    assert!(ended.printed.stderr.contains("\"sent\":1,\"durable\":1,"), "{}", ended.printed.stderr);
+}
+
+/// What is on the disk is acknowledged first: a remote need not read on after an ERROR.
+#[test]
+fn an_error_is_the_last_frame_that_is_sent() {
+    for _ in 0..20 {
+        let place = Place::new();
+        let printed = once(&log(&place), [opening(), good()].concat()).status(3);
+        let kinds = native::kinds(&printed.stdout);
+        assert_eq!(kinds.iter().position(|&kind| kind == native::ERROR), Some(kinds.len() - 1), "{kinds:?}");
+        assert!(kinds.contains(&ACK), "{kinds:?}");
+    }
+}
+
+#[test]
+fn an_ack_counts_that_follows_an_error() {
+    let place = Place::new();
+    let mut session = Session::open(&log(&place), &["--once", "--json"]);
+    session.send([PREAMBLE, &hello("y", SYNC, false, 7), &native::heads(&[], true)].concat());
+    let heads = native::heads(&[("x", 1, x1())], true);
+    let opened = [PREAMBLE, &hello("x", SYNC, false, root()), &heads, &feed(0, "x"), &run(0, 1, &["\"x1\""], x1()), &synced()];
+    assert_eq!(session.bytes(opened.concat().len()), opened.concat());
+    session.send([error("stopped"), ack(0, 1)].concat());
+    let (_, ended) = session.end();
+    assert_eq!(ended.status.code(), Some(3), "{}", ended.printed.stderr);
+    assert!(ended.printed.stderr.contains("\"sent\":1,\"durable\":1,"), "{}", ended.printed.stderr);
+}
+
+/// The roots were equal, so the remote has said no heads.
+#[test]
+fn entries_in_an_unfinished_write_are_unsent() {
+    let place = Place::new();
+    let log = log(&place);
+    let mut session = Session::open(&log, &["--json"]);
+    session.send([PREAMBLE, &hello("y", SYNC, true, root())].concat());
+    let said = [PREAMBLE, &hello("x", SYNC, true, root()), &synced()].concat();
+    assert_eq!(session.bytes(said.len()), said);
+    append(&log, &format!("\"{}\"\n", "x".repeat(1000)).repeat(3000));
+    // It has begun to write frames that are longer than the pipe.
+    assert_eq!(session.bytes(1).len(), 1);
+    session.drop_output();
+    let (_, ended) = session.end();
+    assert_eq!(ended.status.code(), Some(3), "{}", ended.printed.stderr);
+    assert!(!ended.printed.stderr.contains("\"unsent\":0,"), "{}", ended.printed.stderr);
 }
 
 /// The log has sent its FIN. Without the FIN of the remote, the session counts as cut.

@@ -128,7 +128,7 @@ fn input_that_ends_before_the_wire_is_known() {
     let log = log(&place);
     for wire in ["auto", "native"] {
         for length in 0..=PREAMBLE.len() {
-            let run = once(&log, wire, &PREAMBLE[..length]).stderr_has("ended before it said anything: run it again");
+            let run = once(&log, wire, &PREAMBLE[..length]).stderr_has("ended before its handshake: run it again");
             let said = run.status(3).stdout;
             assert!(said.starts_with(PREAMBLE) && !said.starts_with(&[PREAMBLE, &answer()].concat()));
         }

@@ -146,8 +146,9 @@ fn a_data_file_that_is_replaced_under_a_watcher_is_not_written() {
     watching.line();
     // As when a backup is restored. LMDB's lock file still has the transaction numbers of the old data file.
     fs::rename(newer.join("data.mdb"), log.join("data.mdb")).expect("the data file is replaced");
-    let refused = Run::new(&log).args(["append", "--ack"]).stdin("20\n").stdout("").stderr_has("files were removed or replaced");
-    refused.stderr_has("end all of them").status(1);
+    let refused =
+        Run::new(&log).args(["append", "--ack"]).stdin("20\n").stdout("").stderr_has("files of the log were removed or replaced");
+    refused.stderr_has("end all of these processes").status(1);
     watching.signal(Signal::SIGTERM);
     watching.wait();
     append(&log, "20\n");
@@ -159,7 +160,7 @@ fn assert_refused(mut appending: Running, line: &str) {
     appending.send(line);
     let ended = appending.wait();
     assert_eq!((ended.status.code(), &*ended.printed.stdout), (Some(1), &b""[..]));
-    assert!(ended.printed.stderr.contains("files were removed or replaced"), "{}", ended.printed.stderr);
+    assert!(ended.printed.stderr.contains("files of the log were removed or replaced"), "{}", ended.printed.stderr);
 }
 
 #[test]

@@ -203,8 +203,7 @@ fn a_message_is_printed_on_its_own_line() {
     run.send((1..=LINES).map(|seq| format!("{{\"peer\":\"y\",\"seq\":{seq},\"entry\":{seq}}}\n")).collect::<String>());
     wait_for_progress(&mut terminal);
     run.send("{\"peer\":\"z\",\"seq\":7,\"entry\":1}\n");
-    let message =
-        "scuttleup: line 100001: gap: entry 7 of z cannot follow 0; that feed is stopped: write what is between them first";
+    let message = "scuttleup: line 100001: gap: entry 7 of z does not follow entry 0 of this log, this feed is stopped: write the entries between them first";
     terminal.wait_until(|terminal| terminal.seen().contains("them first"));
     let lines = wait_for_progress(&mut terminal);
     assert!(lines.len() == 2 && lines[0] == message, "{lines:?}");
@@ -342,7 +341,7 @@ fn a_long_sync_shows_progress_and_then_its_closing_line() {
     let shown = wait_for_progress(&mut terminal);
     assert!(shown.len() == 1 && shown[0].contains("%") && shown[0].contains("ETA"), "{shown:?}");
     File::options().write(true).open(gate).expect("the gate opens");
-    let said = format!("scuttleup: synced with b: sent 0 (0 durable there), received {LINES}");
+    let said = format!("scuttleup: synced with b: sent 0 (0 durable on the remote), received {LINES}");
     assert_ended(run, &mut terminal, 0, &[&said]);
 }
 
@@ -356,6 +355,6 @@ fn a_live_session_shows_no_progress_once_it_has_caught_up() {
     terminal.wait_until(|terminal| terminal.lines().is_empty());
     assert_eq!(heads(&place.path("a")), [format!("{{\"peer\":\"b\",\"seq\":{LINES}}}")]);
     run.signal(Signal::SIGTERM);
-    let said = format!("scuttleup: stopped: sent 0 (0 durable there) to b, received {LINES}");
+    let said = format!("scuttleup: stopped: sent 0 (0 durable on the remote) to b, received {LINES}");
     assert_ended(run, &mut terminal, 143, &[&said]);
 }

@@ -1,4 +1,4 @@
-//! The original's wire, byte for byte: what is sent, what is accepted, what is refused.
+//! The original wire, byte for byte: what is sent, what is accepted, what is refused.
 
 use std::path::Path;
 
@@ -233,13 +233,13 @@ fn input_that_ends_inside_a_frame() {
         let place = Place::new();
         let (log, before) = log(&place);
         let stream = [&handshake("y", &[("p", 1)], SYNC)[..], &third[..length]].concat();
-        once(&log, stream).stderr_has("the other side ended early").status(3);
+        once(&log, stream).stderr_has("the remote ended early").status(3);
         assert_eq!(heads(&log), before);
     }
     for length in 1..HANDSHAKE.len() {
         let place = Place::new();
         let (log, before) = log(&place);
-        once(&log, &HANDSHAKE[..length]).stderr_has("the other side ended in the middle of its first words").status(3);
+        once(&log, &HANDSHAKE[..length]).stderr_has("the remote ended inside its handshake").status(3);
         assert_eq!(heads(&log), before);
     }
 }
@@ -253,7 +253,7 @@ fn input_that_ends_inside_a_frame_that_was_not_announced() {
         let (log, _) = log(&place);
         let stream = [&handshake("y", &[("p", 1)], SYNC)[..], &change("p", 1, "e"), &second[..length]].concat();
         for args in [&["replicate", "--once"][..], &["replicate"]] {
-            Run::new(&log).args(args).stdin(&stream).stderr_has("the other side ended early").status(3);
+            Run::new(&log).args(args).stdin(&stream).stderr_has("the remote ended early").status(3);
             assert_eq!(heads(&log), [head("p", 1), head("x", 1)]);
         }
     }
@@ -262,18 +262,15 @@ fn input_that_ends_inside_a_frame_that_was_not_announced() {
 #[test]
 fn text_of_another_protocol_is_quoted() {
     let texts: [(&[u8], &str); 7] = [
-        (b"hi\n", "the other side said: hi\n"),
-        (b"\r\nWelcome to \x1b[1mhost\xe2\x80\xa6\r\nmore\n", "the other side said: Welcome to \\u{1b}[1mhost\u{2026}\n"),
-        (
-            b"HTTP/1.1 400 Bad Request\r\nServer: nginx\r\nContent-Length: 0\r\n\r\n",
-            "the other side said: HTTP/1.1 400 Bad Request\n",
-        ),
-        (b"HTTP/1.0 302 Found\r\nLocation: /\r\n\r\n", "the other side said: HTTP/1.0 302 Found\n"),
-        (b"SSH-2.0-OpenSSH_9.2p1 Debian-2\r\n", "the other side said: SSH-2.0-OpenSSH_9.2p1 Debian-2\n"),
-        (b"bash: scuttleup: command not found\n", "the other side said: bash: scuttleup: command not found\n"),
+        (b"hi\n", "it printed: hi\n"),
+        (b"\r\nWelcome to \x1b[1mhost\xe2\x80\xa6\r\nmore\n", "it printed: Welcome to \\u{1b}[1mhost\u{2026}\n"),
+        (b"HTTP/1.1 400 Bad Request\r\nServer: nginx\r\nContent-Length: 0\r\n\r\n", "it printed: HTTP/1.1 400 Bad Request\n"),
+        (b"HTTP/1.0 302 Found\r\nLocation: /\r\n\r\n", "it printed: HTTP/1.0 302 Found\n"),
+        (b"SSH-2.0-OpenSSH_9.2p1 Debian-2\r\n", "it printed: SSH-2.0-OpenSSH_9.2p1 Debian-2\n"),
+        (b"bash: scuttleup: command not found\n", "it printed: bash: scuttleup: command not found\n"),
         (
             b"Last login of the operator\x1b[31m: Monday \xc2\x9b2J\nmore\n",
-            "the other side said: Last login of the operator\\u{1b}[31m: Monday \\u{9b}2J\n",
+            "it printed: Last login of the operator\\u{1b}[31m: Monday \\u{9b}2J\n",
         ),
     ];
     for (text, said) in texts {
@@ -290,7 +287,7 @@ fn the_local_mode_decides_what_is_accepted() {
         let (log, before) = log(&place);
         let stream = [handshake("y", &[("p", 1)], theirs), change("p", 1, "e")].concat();
         let run = Run::new(&log).args(["replicate", "--mode", "push"]).stdin(stream);
-        run.stderr_has("this side only pushes").status(6);
+        run.stderr_has("the local mode is push").status(6);
         assert_eq!(heads(&log), before);
     }
 }

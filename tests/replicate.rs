@@ -68,7 +68,7 @@ fn once_pair(wire: &str, mode_a: &str, mode_b: &str) {
     let expected_b: Vec<_> = [to_b.then(|| head("a", 1)), Some(head("b", 2))].into_iter().flatten().collect();
     assert_eq!((heads(&a), heads(&b)), (expected_a, expected_b), "{mode_a} with {mode_b}");
     let note = |peer, sent, received| {
-        let durable = if wire == "native" { format!(" ({sent} durable there)") } else { String::new() };
+        let durable = if wire == "native" { format!(" ({sent} durable on the remote)") } else { String::new() };
         format!("scuttleup: synced with {peer}: sent {sent}{durable}, received {received}\n")
     };
     let (to_b, to_a) = (u64::from(to_b), 2 * u64::from(to_a));
@@ -232,13 +232,13 @@ fn a_cut_session_is_resumed() {
     let (a, b) = (place.log("a"), place.log("b"));
     append(&a, "1\n2\n3\n4\n5\n");
     let cut = [handshake("a", &[("a", 5)], SYNC), change("a", 1, "1"), change("a", 2, "2")].concat();
-    let printed = replicate(&b, &["--once"]).stdin(&cut).stderr_has("2 of 5 received; run it again").status(3);
+    let printed = replicate(&b, &["--once"]).stdin(&cut).stderr_has("2 of 5 received: run it again").status(3);
     assert_eq!(printed.stderr.lines().count(), 1, "{}", printed.stderr);
     assert_eq!(heads(&b), [head("a", 2)]);
     // The same for a cut in the middle of an entry.
     let third = change("a", 3, "3");
     let cut = [handshake("a", &[("a", 5)], SYNC), third[..third.len() - 1].to_vec()].concat();
-    replicate(&b, &[]).stdin(&cut).stderr_has("0 of 3 received; run it again").status(3);
+    replicate(&b, &[]).stdin(&cut).stderr_has("0 of 3 received: run it again").status(3);
     assert_eq!(heads(&b), [head("a", 2)]);
     assert_codes(&join(&a, &["--once"], &b, &["--once"]), (0, 0));
     assert_equal(&a, &b);
@@ -256,22 +256,22 @@ fn unsent_entries_are_counted() {
     session.drop_output();
     let (_, ended) = session.close();
     assert_eq!(ended.status.code(), Some(3), "{}", ended.printed.stderr);
-    assert!(ended.printed.stderr.contains("of 1000 sent to b, 0 of 1 received; run it again"), "{}", ended.printed.stderr);
+    assert!(ended.printed.stderr.contains("of 1000 sent to b, 0 of 1 received: run it again"), "{}", ended.printed.stderr);
 }
 
 #[test]
 fn a_remote_that_sends_nothing_is_reported() {
     let place = Place::new();
     let a = place.log("a");
-    replicate(&a, &["--once"]).stderr_has("the other side ended before it said anything").status(3);
-    replicate(&a, &[]).stderr_has("the other side ended before it said anything").status(3);
+    replicate(&a, &["--once"]).stderr_has("the remote ended before its handshake").status(3);
+    replicate(&a, &[]).stderr_has("the remote ended before its handshake").status(3);
 }
 
 /// Empty frames have no meaning: the remote ended before its handshake.
 #[test]
 fn a_remote_that_sends_only_empty_frames_is_reported() {
     let place = Place::new();
-    replicate(&place.log("a"), &[]).stdin([0, 0, 0]).stderr_has("the other side ended before it said anything").status(3);
+    replicate(&place.log("a"), &[]).stdin([0, 0, 0]).stderr_has("the remote ended before its handshake").status(3);
 }
 
 #[test]
@@ -286,7 +286,7 @@ fn a_fork_stops_its_feed_and_no_other() {
         change("f", 2, "after"),
         change("g", 2, "g2"),
     ];
-    let ended = replicate(&b, &["--once"]).stdin(stream.concat()).stderr_has("fork: entry 1 of f has other bytes").status(4);
+    let ended = replicate(&b, &["--once"]).stdin(stream.concat()).stderr_has("fork: entry 1 of f has different bytes").status(4);
     assert_eq!(ended.stderr.matches("fork").count(), 1, "{}", ended.stderr);
     assert_eq!(heads(&b), [head("f", 1), head("g", 2)]);
     Run::new(&b).args(["entry", "--raw", "f", "1"]).stdout("one").success();
@@ -307,8 +307,9 @@ fn nothing_more_is_sent_of_a_feed_that_has_forked() {
     };
     write("f", 1);
     let mut session = Session::open(&b, &[]);
-    session.send([handshake("x", &[("f", 1)], SYNC), change("f", 1, "other"), change("g", 1, "g1")].concat());
+    session.send(handshake("x", &[("f", 1)], SYNC));
     assert_eq!(session.frame(), Some(Frame::handshake("b", &[("f", 1)], SYNC)));
+    session.send([change("f", 1, "other"), change("g", 1, "g1")].concat());
     await_entries(&b, "g", 1);
     while !Run::new(&b).args(["heads"]).success().text().contains("\"fork\":true") {}
     write("f", 2);
@@ -330,7 +331,8 @@ fn a_gap_stops_its_feed_and_no_other() {
         change("g", 1, "g1"),
     ];
     let run = replicate(&b, &["--once"]).stdin(stream.concat());
-    let ended = run.stderr_has("gap: the other side sent entry 3 of f after 1").stderr_has("entry 2 of h after 0").status(3);
+    let ended =
+        run.stderr_has("gap: the remote sent entry 3 of f after entry 1").stderr_has("entry 2 of h after entry 0").status(3);
     assert_eq!(ended.stderr.matches("gap: ").count(), 2, "{}", ended.stderr);
     assert_eq!(heads(&b), [head("f", 1), head("g", 1)]);
 }
@@ -352,8 +354,8 @@ fn deleted_entries_are_not_sent_on_the_wire_of_the_original() {
     // A log without the entry gets a gap there; its other feeds go on.
     let ended = join(&a, once, &c, once);
     assert_codes(&ended, (3, 3));
-    assert!(ended.0.printed.stderr.contains("entry 2 of a was deleted here"), "{}", ended.0.printed.stderr);
-    assert!(ended.1.printed.stderr.contains("gap: the other side sent entry 3 of a after 1"), "{}", ended.1.printed.stderr);
+    assert!(ended.0.printed.stderr.contains("entry 2 of a was deleted in this log"), "{}", ended.0.printed.stderr);
+    assert!(ended.1.printed.stderr.contains("gap: the remote sent entry 3 of a after entry 1"), "{}", ended.1.printed.stderr);
     assert_eq!(heads(&c), [head("a", 1), head("b", 2)]);
     // A session with a log that holds the entry fills the gap.
     assert_codes(&join(&b, once, &c, once), (0, 0));
@@ -371,7 +373,7 @@ fn a_deleted_last_entry_is_reported_as_missing() {
     let ended = join(&a, &["--once"], &b, &["--once", "--wire", "original"]);
     assert_codes(&ended, (3, 3));
     assert!(ended.0.printed.stderr.contains("1 of 2 received"), "{}", ended.0.printed.stderr);
-    let said = "synced with a: sent 1, received 1, but 1 entry that was deleted here could not be sent on this wire";
+    let said = "synced with a: sent 1, received 1, but 1 deleted entry cannot be sent on this wire";
     assert!(ended.1.printed.stderr.contains(said), "{}", ended.1.printed.stderr);
     assert_eq!(heads(&a), [head("a", 1), head("b", 1)]);
 }

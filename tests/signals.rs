@@ -12,7 +12,7 @@ fn a_signal_after_the_end_of_a_session_changes_nothing() {
     let (a, b) = two_logs(&place);
     let command = ["sh", "-c", "\"$0\" -q --log \"$1\" replicate; kill -TERM $PPID; exec sleep 1000", SCUTTLEUP];
     let run = Run::new(&a).args(["replicate", "--once", "--"]).args(command).args([&b]);
-    run.stderr("scuttleup: synced with b: sent 1 (1 durable there), received 2\n").success();
+    run.stderr("scuttleup: synced with b: sent 1 (1 durable on the remote), received 2\n").success();
 }
 
 /// timeout(1) sends its signal to the command and then to its process group, which includes the command.

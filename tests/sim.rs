@@ -1,7 +1,7 @@
-//! The protocol in a world of its own: many logs in virtual time, links that are cut and logs that crash, all from a seed.
+//! Simulates many logs in virtual time. Sessions are cut, and logs crash. A seed decides all events.
 //!
-//! The state machine is the one of the program; disks, links and time are a model. `SCUTTLEUP_SEED=N` runs one seed;
-//! `scripts/soak --sim` goes on through all of them.
+//! The sessions are those of the program (`wire::Session`); disks, links and time are a model. `SCUTTLEUP_SEED=N` runs one
+//! seed; `scripts/soak --sim` runs all of them.
 
 mod disk;
 mod side;
@@ -13,39 +13,39 @@ use world::World;
 const SEEDS: u64 = 1000;
 
 fn number(name: &str) -> Option<u64> {
-    std::env::var(name).ok().map(|value| value.parse().unwrap_or_else(|_| panic!("{name}={value} is no number")))
+    std::env::var(name).ok().map(|value| value.parse().unwrap_or_else(|_| panic!("{name}={value} is not a number")))
 }
 
-/// One life of a world; how many forks were found, and how many sessions ended well.
-fn live(seed: u64) -> (u32, u32) {
-    // Shown if it fails.
+/// Runs the world of a seed. Returns the number of forks that were found, and the number of sessions that were completed.
+fn run_seed(seed: u64) -> (u32, u32) {
+    // The output of a test is shown only if it fails.
     println!("SCUTTLEUP_SEED={seed}");
-    // Mostly few logs, on which more happens.
+    // Worlds with few logs are more frequent: each of their logs has more events.
     let logs = [2, 2, 3, 3, 4, 5, 8, 12][(seed % 8) as usize];
     let mut world = World::new(seed, logs, seed.is_multiple_of(3));
     let faults = !seed.is_multiple_of(5);
     for _ in 0..400 {
         world.step(faults);
     }
-    // Twice around the ring, everything has been everywhere.
+    // After two rounds, every entry has reached every log.
     world.settle(3);
     world.assert_equal();
     (world.forks_found, world.finished)
 }
 
-/// Every `step`th seed from `first` on.
+/// Runs every `step`th seed from `first` on.
 fn seeds(first: u64, step: usize) {
     let (mut forks, mut finished) = (0, 0);
     if let Some(seed) = number("SCUTTLEUP_SEED") {
-        live(seed);
+        run_seed(seed);
         return;
     }
     let base = number("SCUTTLEUP_SEED_FIRST").unwrap_or(0);
     for seed in (first..number("SCUTTLEUP_SEEDS").unwrap_or(SEEDS)).step_by(step) {
-        let (found, ended) = live(base + seed);
+        let (found, ended) = run_seed(base + seed);
         (forks, finished) = (forks + found, finished + ended);
     }
-    // Else nothing of all this was tried.
+    // Without forks and completed sessions, the simulation would test nothing.
     assert!(forks > 10 && finished > 1000, "{forks} forks, {finished} sessions");
 }
 
@@ -59,7 +59,7 @@ fn a_thousand_worlds_odd() {
     seeds(1, 2);
 }
 
-/// So many logs as one will ever see at once.
+/// More logs than are expected in practice.
 #[test]
 fn a_world_of_128_logs() {
     let mut world = World::new(128, 128, false);

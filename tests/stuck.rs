@@ -79,7 +79,7 @@ fn blank_lines_are_not_kept_in_memory() {
 fn a_command_that_only_closes_its_output_is_terminated() {
     let place = Place::new();
     let run = Run::new(&place.log("a")).args(["replicate", "--once", "--", "sh", "-c", "exec >&-; exec sleep 1000"]);
-    run.stderr_has("ended before it said anything").status(3);
+    run.stderr_has("ended before its handshake").status(3);
 }
 
 #[test]
@@ -101,5 +101,5 @@ fn a_session_with_a_copy_of_the_log_prints_a_warning() {
     shell("cp -r \"$A\" \"$B\"").env("A", &log).env("B", place.path("b")).success();
     let other = place.path("b");
     let run = Run::new(&log).args(["replicate", "--once", "--", SCUTTLEUP, "-q", "--log"]).args([&other]).args(["replicate"]);
-    run.stderr_has("the other side has the same id, a").success();
+    run.stderr_has("the remote has the same id, a").success();
 }

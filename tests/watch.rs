@@ -173,6 +173,6 @@ fn a_watcher_ends_when_its_stdout_is_closed_although_nothing_arrives() {
 #[test]
 fn watching_a_missing_log_is_an_error() {
     let place = Place::new();
-    Run::new(&place.path("none")).args(["watch"]).stderr_has("there is no log in ").status(1);
+    Run::new(&place.path("none")).args(["watch"]).stderr_has("no log in ").status(1);
     assert!(!place.path("none").exists());
 }

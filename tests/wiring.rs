@@ -48,7 +48,7 @@ fn a_command() {
     let place = Place::new();
     let (a, b) = two_logs(&place);
     let command = ["replicate", "--once", "--", SCUTTLEUP, "--log", b.to_str().expect("UTF-8"), "replicate"];
-    let printed = Run::new(&a).args(command).stderr_has("synced with b: sent 1 (1 durable there), received 2").success();
+    let printed = Run::new(&a).args(command).stderr_has("synced with b: sent 1 (1 durable on the remote), received 2").success();
     assert_eq!(printed.stdout, b"", "output on stdout");
     assert_equal(&a, &b);
 }
@@ -100,19 +100,17 @@ fn commands_that_fail() {
     let (a, _) = two_logs(&place);
     let before = heads(&a);
     let run = |words: &[&str]| Run::new(&a).args(["replicate", "--once", "--"]).args(words);
-    run(&["/nonexistent/program"]).stderr_has("/nonexistent/program cannot be run").status(1);
-    run(&["false"]).stderr_has("the other side ended before it said anything").status(3);
-    run(&["true"]).stderr_has("the other side ended before it said anything").status(3);
-    run(&["sh", "-c", "exit 255"]).stderr_has("the other side ended before it said anything").status(3);
+    run(&["/nonexistent/program"]).stderr_has("cannot run /nonexistent/program").status(1);
+    run(&["false"]).stderr_has("the remote ended before its handshake").status(3);
+    run(&["true"]).stderr_has("the remote ended before its handshake").status(3);
+    run(&["sh", "-c", "exit 255"]).stderr_has("the remote ended before its handshake").status(3);
     // With these exit codes a local or remote shell reports that it did not find a command, or may not run it.
-    run(&["sh", "-c", "nonexistent"]).stderr_has("sh ended with exit status: 127: what it was to run is not there").status(1);
-    run(&["sh", "-c", "exit 126"]).stderr_has("check COMMAND, and the PATH where it looks").status(1);
-    run(&["echo", "bash: scuttleup: command not found"])
-        .stderr_has("the other side said: bash: scuttleup: command not found")
-        .status(7);
+    run(&["sh", "-c", "nonexistent"]).stderr_has("sh ended with exit status: 127: a program was not found").status(1);
+    run(&["sh", "-c", "exit 126"]).stderr_has("check COMMAND, and PATH on the host that runs the program").status(1);
+    run(&["echo", "bash: scuttleup: command not found"]).stderr_has("it printed: bash: scuttleup: command not found").status(7);
     // These commands would run without end.
     for yes in [&["yes", "no such host"][..], &["sh", "-c", "yes no such host; exit $?"]] {
-        let printed = run(yes).stderr_has("the other side said: no such host").status(7);
+        let printed = run(yes).stderr_has("it printed: no such host").status(7);
         assert!(!printed.stderr.contains("ended with"), "{}", printed.stderr);
     }
     assert_eq!(heads(&a), before);
@@ -125,7 +123,7 @@ fn a_command_that_does_not_speak_the_protocol_can_print_its_reason() {
     let (a, _) = two_logs(&place);
     let command = ["sh", "-c", "echo Login incorrect; cat >/dev/null; echo these are its last words >&2; exit 5"];
     let run = Run::new(&a).args(["replicate", "--once", "--"]).args(command);
-    let printed = run.stderr_has("the other side said: Login incorrect").status(7);
+    let printed = run.stderr_has("it printed: Login incorrect").status(7);
     for said in ["these are its last words\n", "(sh ended with exit status: 5)"] {
         assert!(printed.stderr.contains(said), "{}", printed.stderr);
     }
@@ -138,7 +136,7 @@ fn a_command_that_fails_after_a_complete_session_is_reported() {
     let (a, b) = two_logs(&place);
     let command = ["sh", "-c", "\"$0\" -q --log \"$1\" replicate --wire original; exit 9", SCUTTLEUP];
     let run = Run::new(&a).args(["replicate", "--once", "--"]).args(command).args([&b]);
-    run.stderr("scuttleup: synced with b: sent 1, received 2, but sh ended with exit status: 9: see its message\n").status(3);
+    run.stderr("scuttleup: synced with b: sent 1, received 2, but sh ended with exit status: 9: see its messages\n").status(3);
 }
 
 #[test]
@@ -146,13 +144,13 @@ fn a_command_that_echoes_its_input_is_not_another_log() {
     let place = Place::new();
     let (a, _) = two_logs(&place);
     let before = heads(&a);
-    let said = "what this side says comes back to it";
+    let said = "the output of this process comes back as its input";
     for args in [&["--once"][..], &["--once", "--wire", "native"], &[]] {
         Run::new(&a).args(["replicate"]).args(args).args(["--", "cat"]).stderr_has(said).status(7);
     }
-    // The original's wire cannot detect an echo. The session is complete and prints only a warning.
+    // The original wire cannot detect an echo. The session is complete and prints only a warning.
     let run = Run::new(&a).args(["replicate", "--once", "--wire", "original", "--", "cat"]);
-    run.stderr_has("the other side has the same id, a").success();
+    run.stderr_has("the remote has the same id, a").success();
     assert_eq!(heads(&a), before);
 }
 
@@ -244,7 +242,7 @@ fn ssh_with_another_forced_command_is_reported() {
     let (a, b) = two_logs(&place);
     let sshd = Sshd::new(&place, &forced(&b, "heads"));
     // The forced command prints NDJSON instead of a handshake.
-    let run = Run::new(&a).args(["replicate", "--once", "--"]).args(&sshd.client).stderr_has("the other side said: {");
+    let run = Run::new(&a).args(["replicate", "--once", "--"]).args(&sshd.client).stderr_has("it printed: {");
     run.status(7);
 }
 
@@ -269,7 +267,7 @@ fn socat_over_tcp() {
     let (mut server, address) = socat(&place, "TCP-LISTEN:0,bind=127.0.0.1", "--once");
     let port = address.rsplit(':').next().expect("a port").to_owned();
     let client = ["replicate", "--once", "--", "socat", "-t", "60", "-", &format!("TCP:127.0.0.1:{port}")];
-    Run::new(&a).args(client).stderr_has("synced with b: sent 1 (1 durable there), received 2").success();
+    Run::new(&a).args(client).stderr_has("synced with b: sent 1 (1 durable on the remote), received 2").success();
     assert_eq!(server.wait().status.code(), Some(0));
     assert_equal(&a, &b);
 }
@@ -281,7 +279,7 @@ fn socat_over_a_unix_socket() {
     let path = place.path("socket");
     let (mut server, _) = socat(&place, &format!("UNIX-LISTEN:{}", path.display()), "--mode sync");
     let client = ["replicate", "--once", "--", "socat", "-t", "60", "-", &format!("UNIX-CONNECT:{}", path.display())];
-    Run::new(&a).args(client).stderr_has("synced with b: sent 1 (1 durable there), received 2").success();
+    Run::new(&a).args(client).stderr_has("synced with b: sent 1 (1 durable on the remote), received 2").success();
     assert_eq!(server.wait().status.code(), Some(0));
     assert_equal(&a, &b);
 }
@@ -390,6 +388,10 @@ fn two_one_shot_logs_with_many_entries_each() {
     let (mut run_a, mut run_b) = once(&a).spawn_joined(once(&b));
     let (ended_a, ended_b) = (run_a.wait(), run_b.wait());
     assert_eq!((ended_a.status.code(), ended_b.status.code()), (Some(0), Some(0)));
-    assert!(ended_a.printed.stderr.contains("sent 50000 (50000 durable there), received 50000"), "{}", ended_a.printed.stderr);
+    assert!(
+        ended_a.printed.stderr.contains("sent 50000 (50000 durable on the remote), received 50000"),
+        "{}",
+        ended_a.printed.stderr
+    );
     assert_equal(&a, &b);
 }

@@ -153,7 +153,7 @@ fn a_gap_stops_its_feed_only() {
                  {\"peer\":\"r\",\"seq\":2,\"entry\":2}\n";
     let gap = Run::new(&log).args(["write"]).stdin(lines).stdout("");
     let said = gap
-        .stderr_has("scuttleup: line 2: gap: entry 3 of p cannot follow 1;")
+        .stderr_has("scuttleup: line 2: gap: entry 3 of p does not follow entry 1 of this log")
         .stderr_has("line 5: gap: entry 2 of r ")
         .status(3);
     assert_eq!(said.stderr.matches('\n').count(), 2, "{}", said.stderr);
@@ -183,7 +183,7 @@ fn a_fork_found_by_write_is_marked_permanently() {
     }
     let marked = format!(
         "{{\"peer\":\"a\",\"seq\":5,\"fork\":true}}\n{{\"peer\":\"fork\",\"seq\":5}}\n\
-         {{\"peer\":\"own\",\"seq\":5,\"own\":true,\"fork\":true}}\n{{\"peer\":\"{longest}\",\"seq\":5,\"fork\":true}}\n"
+         {{\"peer\":\"own\",\"seq\":5,\"fork\":true}}\n{{\"peer\":\"{longest}\",\"seq\":5,\"fork\":true}}\n"
     );
     for _ in 0..2 {
         Run::new(&log).args(["heads"]).stdout(&marked).stderr("").success();
@@ -195,6 +195,28 @@ fn a_fork_found_by_write_is_marked_permanently() {
     // `read --since-heads` accepts marked heads.
     let heads = place.file("heads", &marked);
     Run::new(&log).args(["read", "--since-heads"]).args([heads]).stdout("").success();
+}
+
+/// Two copies of a log are appended to. The fork is found by `write` and by `replicate`; each gives the log a new id.
+#[test]
+fn a_fork_of_the_local_feed_gives_the_log_a_new_id() {
+    for way in [
+        "$scuttleup --log \"$LOG.copy\" read | $scuttleup --log \"$LOG\" write",
+        "$scuttleup --log \"$LOG\" replicate --once -- $scuttleup -q --log \"$LOG.copy\" replicate",
+    ] {
+        let place = Place::new();
+        let log = place.log("carol");
+        append(&log, "1\n2\n");
+        let copy = "cp -r \"$LOG\" \"$LOG.copy\"; echo '\"left\"' | $scuttleup --log \"$LOG\" append; \
+                    echo '\"right\"' | $scuttleup --log \"$LOG.copy\" append; ";
+        let printed = shell(&[copy, way].concat()).env("LOG", &log).stderr_has("fork: entry 3 of carol").status(4);
+        let id = Run::new(&log).args(["id"]).success().text().trim().to_owned();
+        let said = format!("new entries go to the feed of the new id {id}\n");
+        assert!(id != "carol" && printed.stderr.contains(&said), "{way}: {}", printed.stderr);
+        let ack = format!("{{\"peer\":\"{id}\",\"seq\":1}}\n");
+        Run::new(&log).args(["append", "--ack"]).stdin("5\n").stdout(ack).success();
+        Run::new(&log).args(["entry", "carol", "3", "--raw"]).stdout("\"left\"").success();
+    }
 }
 
 #[test]
@@ -226,7 +248,7 @@ fn bad_lines_are_reported_and_earlier_lines_are_stored() {
     {
         let log = place.log(&format!("log{number}"));
         let run = Run::new(&log).args(["write"]).stdin(format!("{good}{bad}\n{{\"peer\":\"p\",\"seq\":2,\"entry\":2}}\n"));
-        let said = run.stdout("").stderr_has("scuttleup: line 3: ").stderr_has("what came before it is stored").status(7);
+        let said = run.stdout("").stderr_has("scuttleup: line 3: ").stderr_has("everything before it is stored").status(7);
         assert_eq!(said.stderr.matches('\n').count(), 1, "{}", said.stderr);
         assert_eq!(read(&log).lines().count(), 1, "{bad}");
     }

@@ -1,20 +1,27 @@
-//! The log on disk: LMDB, the bell, the id. The format is described in scuttleup-store(5).
+//! The log on the disk. The format is described in scuttleup-store(5).
+//!
+//! | file | content |
+//! |---|---|
+//! | `log` | a log as a whole: open, create, info |
+//! | `reader`, `writer` | reading from snapshots; writing in durable commits |
+//! | `feeds` | heads, chains and forks: the data by which two logs are compared |
+//! | `records`, `rows` | entries and other rows as bytes |
+//! | `notify` | notifications, by which a commit wakes live readers |
+//! | `lmdb` | tables and transactions; no other module imports lmdb |
+//! | `files` | the directory and the files of a log |
 
-mod bell;
-mod datafile;
-mod feed;
-mod identity;
-mod layout;
+mod feeds;
+mod files;
 mod lmdb;
-mod lockfile;
 mod log;
-mod once;
-mod raw;
-mod read;
-mod write;
+mod notify;
+mod reader;
+mod records;
+mod rows;
+mod writer;
 
-pub(crate) use bell::BellWatch;
-pub use feed::Compared;
+pub use feeds::Compared;
 pub use log::{Info, Log};
-pub use read::{Bounds, Reader};
-pub use write::{Committed, Put, Writer};
+pub(crate) use notify::Watcher;
+pub use reader::{Bounds, Reader};
+pub use writer::{Committed, Writer};

@@ -1,13 +1,14 @@
-//! What decodes as a change is the same after it was written anew, canonically.
+//! A change that can be decoded stays the same when it is encoded and decoded again.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
 use scuttleup::PeerId;
-use scuttleup::proto::{ChangeMessage, FrameReader, put_change};
+use scuttleup::wire::FrameReader;
+use scuttleup::wire::original::{ChangeMessage, put_change};
 
 fuzz_target!(|body: &[u8]| {
     let Ok(change) = ChangeMessage::decode(body) else { return };
-    let peer = PeerId::new(change.peer).expect("what decodes has an id");
+    let peer = PeerId::new(change.peer).expect("a decoded change has an id");
     let mut frame = Vec::new();
     put_change(&mut frame, &peer, change.seq, change.entry);
     let mut frames = FrameReader::new(usize::MAX);

@@ -1,12 +1,12 @@
-//! Frames are the same, however the stream was chunked, and no length makes memory grow.
+//! The frames of a stream do not depend on its chunks, and the length of a frame does not make memory grow.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use scuttleup::proto::FrameReader;
+use scuttleup::wire::FrameReader;
 
 const FRAME_BYTES_MAX: usize = 1 << 16;
 
-/// The frames of a stream, and whether it ended in an error.
+/// Returns the frames of a stream, and whether it ended in an error.
 fn frames(stream: &[u8], chunk: usize) -> (Vec<Vec<u8>>, bool) {
     let (mut reader, mut frames) = (FrameReader::new(FRAME_BYTES_MAX), Vec::new());
     for part in stream.chunks(chunk) {

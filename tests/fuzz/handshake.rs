@@ -1,12 +1,14 @@
-//! A handshake is the same, however it was chunked.
+//! The result of reading a handshake does not depend on the chunks of the stream.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use scuttleup::proto::{FrameReader, HandshakeReader, Mode};
+use scuttleup::Mode;
+use scuttleup::wire::FrameReader;
+use scuttleup::wire::original::HandshakeReader;
 
 type Heads = Vec<String>;
 
-/// What was read: nothing yet, an error, or id, mode and heads.
+/// Returns `None` if the handshake is incomplete; else an error, or id, mode and heads.
 fn read(stream: &[u8], chunk: usize) -> Option<Result<(String, Mode, Heads), ()>> {
     let (mut frames, mut reader) = (FrameReader::new(1), HandshakeReader::default());
     for part in stream.chunks(chunk) {

@@ -1,4 +1,4 @@
-//! A change line that is read and written anew is read the same, and what is written has no control character in it.
+//! A change line stays the same when it is read, written and read again. A written line has no control character.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -10,10 +10,10 @@ fuzz_target!(|line: &str| {
     let Ok(change) = parse_change(line) else { return };
     let entry = match &change.content {
         Content::Bytes(bytes) => Entry::new(bytes),
-        Content::Deleted(tomb) => Entry::Deleted(*tomb),
+        Content::Deleted(tombstone) => Entry::Deleted(*tombstone),
     };
     let written = change_line(Offset(1), &change.peer, change.seq, entry);
     let line = written.strip_suffix('\n').expect("a line");
     assert!(!line.bytes().any(|byte| byte < 0x20 || byte == 0x7f), "{line:?}");
-    assert_eq!(parse_change(line).expect("our own line"), change);
+    assert_eq!(parse_change(line).expect("a written line is valid"), change);
 });

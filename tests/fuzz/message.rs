@@ -1,9 +1,10 @@
-//! What decodes as a message of the native wire keeps to the bounds of the manual, and a run gives as many entries as it says.
+//! A decoded message of the native wire is within the limits of the manual, and a run has as many entries as it announces.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use scuttleup::proto::Message;
-use scuttleup::{Entry, PEER_BYTES_MAX, PeerId};
+use scuttleup::wire::Payload;
+use scuttleup::wire::native::Message;
+use scuttleup::{PEER_BYTES_MAX, PeerId};
 
 fuzz_target!(|frame: &[u8]| {
     let is_id = |peer: &str| (1..=PEER_BYTES_MAX).contains(&peer.len()) && PeerId::new(peer).is_ok();
@@ -17,10 +18,10 @@ fuzz_target!(|frame: &[u8]| {
             assert!((1..=1024).contains(&run.count) && run.first.get().checked_add(run.count - 1).is_some());
             let entries: Vec<_> = run.entries().collect();
             assert_eq!(entries.len(), run.count as usize);
-            let length = |entry: &Entry<'_>| if let Entry::Bytes(bytes, _) = entry { bytes.len() } else { 0 };
+            let length = |payload: &Payload<'_>| if let Payload::Bytes(bytes) = payload { bytes.len() } else { 0 };
             assert!(entries.iter().map(length).max() <= Some(run.longest) && run.longest <= frame.len());
         }
-        // 1024 bytes that are not UTF-8 are three times as long once they are.
+        // Each invalid byte of the 1024 bytes becomes a replacement character of three bytes.
         Ok(Message::Error(text)) => assert!(text.len() <= 3 * 1024),
         _ => {}
     }

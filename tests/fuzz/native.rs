@@ -1,5 +1,5 @@
-//! Two sides on the native wire, in the steps that the input says, with bytes damaged on the way: what is stored is what was
-//! sent, as the chains tell; and where nothing was damaged, acknowledged is durable and over is complete.
+//! Two sides on the native wire. The input decides their steps, and which bytes are damaged in transit. Every stored entry
+//! equals the sent entry. If no byte was damaged, acknowledged entries are durable, and a session that is over is complete.
 #![no_main]
 
 #[path = "../sim/disk.rs"]
@@ -17,7 +17,7 @@ use side::Side;
 
 const MODES: [Mode; 3] = [Mode::Sync, Mode::Push, Mode::Pull];
 
-/// Steps that the input does not say any more.
+/// The rest of the input: the numbers that decide the next steps.
 struct Script<'a>(&'a [u8]);
 
 impl Script<'_> {
@@ -32,7 +32,7 @@ struct World {
     disks: [Disk; 2],
     sides: [Side; 2],
     wires: [Vec<u8>; 2],
-    /// Something that this side sent was damaged.
+    /// Whether bytes that this side sent were damaged.
     damaged: [bool; 2],
     ended: bool,
 }
@@ -47,7 +47,7 @@ fn append(disk: &mut Disk, peer: &str, count: usize) {
 impl World {
     fn new(script: &mut Script<'_>) -> Option<Self> {
         let mut disks = [Disk::default(), Disk::default()];
-        let (how, own, both) = (script.next()?, script.next()?, script.next()?);
+        let (options, own, both) = (script.next()?, script.next()?, script.next()?);
         for disk in &mut disks {
             append(disk, "c", both % 8);
         }
@@ -55,34 +55,34 @@ impl World {
         append(one, "a", own % 16);
         append(other, "b", own / 16);
         append(if both & 64 == 0 { one } else { other }, "c", both / 8 % 8);
-        let mode = |n: usize| MODES[how / n % 3];
-        let side = |at: usize, mode: Mode| Side::new(at, ["a", "b"][at], &disks[at], mode, how & 128 == 0, false);
+        let mode = |n: usize| MODES[options / n % 3];
+        let side = |at: usize, mode: Mode| Side::new(at, ["a", "b"][at], &disks[at], mode, options & 128 == 0, false);
         let sides = [side(0, mode(1)), side(1, mode(3))];
         Some(Self { disks, sides, wires: Default::default(), damaged: [false; 2], ended: false })
     }
 
-    /// One step of one side; false once it has ended its session.
-    fn step(&mut self, what: usize, script: &mut Script<'_>) -> bool {
-        let at = what % 2;
+    /// Does one step of one side. Returns false if the session failed although no byte was damaged.
+    fn step(&mut self, step: usize, script: &mut Script<'_>) -> bool {
+        let at = step % 2;
         let (side, disk) = (&mut self.sides[at], &mut self.disks[at]);
-        let done = match what / 2 % 8 {
-            0 | 1 => side.pump(disk, 1 + what / 16).map(|_| self.wires[at].append(&mut side.outgoing)),
+        let done = match step / 2 % 8 {
+            0 | 1 => side.pump(disk, 1 + step / 16).map(|_| self.wires[at].append(&mut side.outgoing)),
             2 | 3 => {
-                let count = self.wires[1 - at].len().min(if what & 128 == 0 { usize::MAX } else { 1 + what / 16 });
+                let count = self.wires[1 - at].len().min(if step & 128 == 0 { usize::MAX } else { 1 + step / 16 });
                 let bytes: Vec<u8> = self.wires[1 - at].drain(..count).collect();
                 side.receive(disk, &bytes)
             }
             4 | 5 => side.commit(disk),
             6 => {
-                append(disk, ["a", "b"][at], 1 + what / 64);
+                append(disk, ["a", "b"][at], 1 + step / 64);
                 Ok(())
             }
             _ => {
-                let (place, turned) = (script.next().unwrap_or(0), script.next().unwrap_or(0));
-                // The preamble stays: this is about the native wire.
-                if let Some(byte) = self.wires[at].get_mut(8 + place) {
-                    *byte ^= turned as u8;
-                    self.damaged[at] |= turned > 0;
+                let (position, mask) = (script.next().unwrap_or(0), script.next().unwrap_or(0));
+                // The preamble is never damaged, because this test is about the native wire.
+                if let Some(byte) = self.wires[at].get_mut(8 + position) {
+                    *byte ^= mask as u8;
+                    self.damaged[at] |= mask > 0;
                 }
                 Ok(())
             }
@@ -93,19 +93,20 @@ impl World {
 
     fn check(&self, start: &[Heads; 2]) {
         for at in [0, 1] {
-            let (here, there) = (&self.disks[at], &self.disks[1 - at]);
-            for (peer, _, _) in here.feeds() {
-                assert_eq!(here.fork(there, peer), None, "{peer} is another one");
-                assert!(["a", "b", "c"].contains(&peer), "{peer} came from nowhere");
+            let (local, remote) = (&self.disks[at], &self.disks[1 - at]);
+            for (peer, _, _) in local.feeds() {
+                assert_eq!(local.fork(remote, peer), None, "{peer} differs between the logs");
+                assert!(["a", "b", "c"].contains(&peer), "{peer} is an unknown feed");
             }
             if self.damaged.contains(&true) {
                 continue;
             }
-            let (sent, durable) = self.sides[at].link.counts();
+            let outgoing = &self.sides[at].session.outgoing;
+            let (sent, durable) = (outgoing.framed(), outgoing.durable().unwrap_or(0));
             let held = |disk: &Disk| disk.order.len() as u64;
-            assert!(durable <= sent && durable <= held(there), "{durable} of {sent} are durable, {} are there", held(there));
-            if self.sides[at].is_over() && self.sides[at].link.sends() {
-                assert!(start[at].iter().all(|(peer, &seq)| there.head(peer) >= seq), "over, but not complete");
+            assert!(durable <= sent && durable <= held(remote), "{durable} of {sent} are durable, but the remote log holds {}", held(remote));
+            if self.sides[at].is_over() && self.sides[at].session.incoming.sends() {
+                assert!(start[at].iter().all(|(peer, &seq)| remote.head(peer) >= seq), "over, but not complete");
             }
         }
     }
@@ -115,8 +116,8 @@ fuzz_target!(|input: &[u8]| {
     let mut script = Script(input);
     let Some(mut world) = World::new(&mut script) else { return };
     let start = [world.disks[0].heads(), world.disks[1].heads()];
-    while let Some(what) = script.next() {
-        assert!(world.step(what, &mut script), "a session failed, though nothing was damaged");
+    while let Some(step) = script.next() {
+        assert!(world.step(step, &mut script), "a session failed, though nothing was damaged");
         world.check(&start);
         if world.ended {
             return;
@@ -125,11 +126,11 @@ fuzz_target!(|input: &[u8]| {
     if world.damaged.contains(&true) {
         return;
     }
-    // Undamaged and left alone, it comes to its end, if it is to have one.
-    for what in (0..10_000).map(|n| [240, 241, 4, 5, 8, 9][n % 6]) {
-        assert!(world.step(what, &mut script), "a session failed");
+    // Without damage and without new entries, a session that is not live comes to its end.
+    for step in (0..10_000).map(|n| [240, 241, 4, 5, 8, 9][n % 6]) {
+        assert!(world.step(step, &mut script), "a session failed");
     }
     world.check(&start);
-    let is_live = world.sides[0].link.is_live();
+    let is_live = world.sides[0].session.outgoing.is_live();
     assert!(is_live || world.sides.iter().all(Side::is_over), "a session is stuck");
 });

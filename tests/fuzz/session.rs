@@ -1,51 +1,51 @@
-//! A whole stream against a store in memory: each feed in it stays a prefix without gaps, however the stream was chunked.
+//! A stream is stored in memory. Each feed has no gaps, and the result does not depend on the chunks of the stream.
 #![no_main]
 
 use std::collections::BTreeMap;
 
 use libfuzzer_sys::fuzz_target;
-use scuttleup::proto::{Incoming, Mode, Remote};
+use scuttleup::wire::{Event, Incoming, Local, Payload, Session, Wire};
+use scuttleup::{Mode, Offset, PeerId};
 
 const ENTRY_BYTES_MAX: usize = 1 << 12;
 
 type Store = BTreeMap<String, Vec<Vec<u8>>>;
 
-/// What is stored, and whether the stream was refused or cut.
+/// Returns the stored entries, and whether the stream was refused or truncated.
 fn session(mode: Mode, stream: &[u8], chunk: usize) -> (Store, bool) {
-    let (mut incoming, mut store) = (Incoming::new(mode, ENTRY_BYTES_MAX), Store::new());
-    let mut remote = Remote::default();
-    for mut part in stream.chunks(chunk) {
-        while !part.is_empty() {
-            let space = incoming.space();
-            let count = part.len().min(space.len());
-            space[..count].copy_from_slice(&part[..count]);
-            incoming.filled(count);
-            part = &part[count..];
-        }
-        if take(&mut incoming, &mut remote, &mut store).is_err() {
+    let local = Local {
+        id: PeerId::new("local").expect("an id"),
+        mode,
+        live: false,
+        root: 0,
+        last_offset: Offset::ZERO,
+        entry_bytes_max: ENTRY_BYTES_MAX,
+        wire: Some(Wire::Original),
+        nonce: 0,
+    };
+    let (mut incoming, mut store) = (Session::new(local).incoming, Store::new());
+    for part in stream.chunks(chunk) {
+        incoming.push(part);
+        if take(&mut incoming, &mut store).is_err() {
             return (store, true);
         }
     }
     (store, incoming.is_cut().unwrap_or(true))
 }
 
-fn take(incoming: &mut Incoming, remote: &mut Remote, store: &mut Store) -> scuttleup::Result<()> {
-    if !incoming.greeted() {
-        match incoming.handshake()? {
-            Some(handshake) => *remote = Remote::new(handshake.heads),
-            None => return Ok(()),
-        }
+fn take(incoming: &mut Incoming, store: &mut Store) -> scuttleup::Result<()> {
+    while let Some(event) = incoming.next(&mut |_, _| Ok(None))? {
+        let Event::Entries(entries) = event else { continue };
+        let feed = store.entry(entries.peer.as_str().to_owned()).or_default();
+        entries.each(|seq, payload| {
+            let Payload::Bytes(bytes) = payload else { panic!("this wire has no deleted entries") };
+            assert!(bytes.len() <= ENTRY_BYTES_MAX);
+            if seq.get() as usize == feed.len() + 1 {
+                feed.push(bytes.to_vec());
+            }
+        });
     }
-    let mut known = remote.known();
-    while let Some(change) = incoming.change()? {
-        assert!(change.entry.len() <= ENTRY_BYTES_MAX);
-        let (peer, head) = known.of(change.peer)?;
-        *head = change.seq.get().max(*head);
-        let feed = store.entry(peer.as_str().to_owned()).or_default();
-        if change.seq.get() as usize == feed.len() + 1 {
-            feed.push(change.entry.to_vec());
-        }
-    }
+    incoming.take_news();
     Ok(())
 }
 

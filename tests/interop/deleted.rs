@@ -1,4 +1,4 @@
-//! Deleted entries. The original's wire cannot carry tombstones: the sender leaves deleted entries out.
+//! Deleted entries. The original wire cannot carry tombstones: the sender leaves deleted entries out.
 
 use std::path::Path;
 
@@ -18,11 +18,11 @@ fn a_feed_of_the_original_stops_at_a_gap() {
     theirs.append(lines("theirs", 5));
     theirs.run(["del", "theirs", "3"]).success();
     let printed = sync(&ours, &theirs).stderr_has("theirs").status(3);
-    assert!(printed.stderr.contains("gap: the other side sent entry 4 of theirs after 2"), "{}", printed.stderr);
+    assert!(printed.stderr.contains("gap: the remote sent entry 4 of theirs after entry 2"), "{}", printed.stderr);
     assert_eq!(seqs(&ours, "theirs"), [1, 2]);
     assert_eq!(theirs.entries().len(), 4 + 2, "the feed of ours is incomplete");
     // The next session reports the same gap again.
-    sync(&ours, &theirs).stderr_has("gap: the other side sent entry 4 of theirs after 2").status(3);
+    sync(&ours, &theirs).stderr_has("gap: the remote sent entry 4 of theirs after entry 2").status(3);
     assert_eq!(seqs(&ours, "theirs"), [1, 2]);
 }
 
@@ -32,7 +32,7 @@ fn a_feed_whose_first_entry_was_deleted_is_a_gap() {
     let (ours, theirs) = (place.log("ours"), Original::new(&place, "theirs"));
     theirs.append("1\n2\n");
     theirs.run(["del", "theirs", "1"]).success();
-    sync(&ours, &theirs).stderr_has("sent entry 2 of theirs after 0").status(3);
+    sync(&ours, &theirs).stderr_has("sent entry 2 of theirs after entry 0").status(3);
     assert!(entries(&ours).is_empty());
 }
 
@@ -44,7 +44,7 @@ fn other_feeds_go_on_after_a_gap() {
     theirs.append(lines("theirs", 100));
     sync(&other, &theirs).success();
     theirs.run(["del", "other", "50"]).success();
-    sync(&ours, &theirs).stderr_has("sent entry 51 of other after 49").status(3);
+    sync(&ours, &theirs).stderr_has("sent entry 51 of other after entry 49").status(3);
     assert_eq!(seqs(&ours, "other"), (1..=49).collect::<Vec<_>>());
     assert_eq!(seqs(&ours, "theirs"), (1..=100).collect::<Vec<_>>());
     // A log that holds all entries fills the gap.
@@ -59,10 +59,10 @@ fn local_deleted_entries_are_not_sent() {
     let place = Place::new();
     let (ours, theirs) = (log_of(&place, "ours", lines("ours", 5)), Original::new(&place, "theirs"));
     Run::new(&ours).args(["del", "ours", "3"]).success();
-    sync(&ours, &theirs).stderr_has("entry 3 of ours was deleted here").status(3);
+    sync(&ours, &theirs).stderr_has("entry 3 of ours was deleted in this log").status(3);
     let there: Vec<_> = theirs.entries().into_iter().map(|entry| entry.1).collect();
     assert_eq!(there, [1, 2, 4, 5]);
-    // The counts of --json, on the original's wire.
+    // The counts of --json, on the original wire.
     let other = place.log("other");
     let run =
         Run::new(&ours).args(["replicate", "--once", "--json", "--wire", "original"]).args(with_log(&other)).args(["--once"]);

@@ -39,7 +39,7 @@ fn ids_that_the_original_cannot_store_are_skipped_with_one_warning() {
     let ended = sync(&ours, &theirs).stderr_has("synced with theirs: sent 13, received 1").success();
     let said: Vec<_> = ended.stderr.lines().filter(|line| line.starts_with("scuttleup: ")).collect();
     assert_eq!(said.len(), 2, "{}", ended.stderr);
-    assert!(said[0].contains("the original cannot hold the id"), "{}", ended.stderr);
+    assert!(said[0].contains("the original cannot store a feed with the id"), "{}", ended.stderr);
     let mut expected = entries(&ours);
     expected.retain(|(peer, ..)| !NOT_HELD.contains(&&**peer));
     assert_eq!(expected.len(), 2 * HELD.len() + 2);
@@ -73,6 +73,6 @@ fn a_live_session_skips_these_ids_too() {
     Run::new(&ours).args(["write"]).stdin(feeds(&["toString", "\u{100}", "plain"])).success();
     let (frames, ended) = session.close();
     assert_eq!(frames, [Frame::change("plain", 1, "2"), Frame::change("plain", 2, "2")]);
-    assert_eq!(ended.printed.stderr.matches("cannot hold the id toString").count(), 1, "{}", ended.printed.stderr);
+    assert_eq!(ended.printed.stderr.matches("cannot store a feed with the id toString").count(), 1, "{}", ended.printed.stderr);
     assert_eq!((ended.status.code(), ended.printed.stderr.lines().count()), (Some(0), 2), "{}", ended.printed.stderr);
 }

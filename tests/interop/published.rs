@@ -17,7 +17,7 @@ fn reported_counts(said: &str) -> (usize, usize) {
     if said.contains("synced with") {
         (number("sent "), number("received "))
     } else {
-        (number("the other side ended early: "), number(" sent to theirs, "))
+        (number("the remote ended early: "), number(" sent to theirs, "))
     }
 }
 

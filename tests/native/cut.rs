@@ -76,7 +76,7 @@ fn an_entry_that_was_damaged_in_transit_is_refused() {
         });
         let (sent, refused) = (sender.wait(), receiver.wait());
         assert_eq!(refused.status.code(), Some(7), "{}", refused.printed.stderr);
-        assert!(refused.printed.stderr.contains("entries of a are not what was sent"), "{}", refused.printed.stderr);
+        assert!(refused.printed.stderr.contains("entries of a were damaged in transit"), "{}", refused.printed.stderr);
         assert_eq!(sent.status.code(), Some(3), "{}", sent.printed.stderr);
         assert!(sent.printed.stderr.contains("(it said: "), "{}", sent.printed.stderr);
         assert_eq!(order(&b).len(), known);

@@ -8,7 +8,7 @@ use std::thread;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
-use scuttleup::{Entry, Log, PeerId, Seq};
+use scuttleup::{HashedEntry, Log, PeerId};
 
 use crate::harness::{Ended, Place, Run, Running, append, heads};
 use crate::replicate::await_entries;
@@ -79,8 +79,8 @@ fn both_logs_get_different_versions_of_a_feed() {
         write(&a, "{\"peer\":\"x\",\"seq\":2,\"entry\":\"here\"}\n");
         seen.recv().expect("b reads the marker");
         for seq in 2..2 + ours {
-            let entry = Entry::new(b"\"there\"");
-            writer.put(&x, Seq::new(seq).expect("a number"), entry, entry.tomb()).expect("it can be stored");
+            let entry = HashedEntry::new(b"\"there\"");
+            assert_eq!(u64::from(writer.push(&x, entry).expect("it can be stored").get()), seq);
         }
         writer.commit().expect("a commit");
         if ours > 1 {
@@ -119,8 +119,8 @@ fn a_log_and_its_copy_go_on_under_new_ids_after_appends_to_both() {
     appending.send("\"here\"\n");
     assert_eq!(appending.line(), "{\"peer\":\"a\",\"seq\":2}\n");
     seen.recv().expect("b reads the marker");
-    let entry = Entry::new(b"\"there\"");
-    assert_eq!(writer.append(entry, entry.tomb()).expect("it can be stored").get(), 2);
+    let entry = HashedEntry::new(b"\"there\"");
+    assert_eq!(writer.append(entry).expect("it can be stored").get(), 2);
     writer.commit().expect("a commit");
     await_fork(&a, "a");
     await_fork(&b, "a");

@@ -100,7 +100,7 @@ fn a_session_that_a_signal_ends_reports_its_counts() {
         // The last ACK may not have arrived yet, so the number of durable entries is not fixed.
         let (sent, rest) = ended.printed.stderr.split_once(" (").expect("counts");
         assert_eq!(sent, "scuttleup: stopped: sent 2");
-        assert!(rest.ends_with(" durable there) to b, received 3\n"), "{rest}");
+        assert!(rest.ends_with(" durable on the remote) to b, received 3\n"), "{rest}");
     }
 }
 
@@ -112,8 +112,8 @@ fn the_closing_line_reports_the_counts_and_is_not_printed_when_quiet() {
     append(&b, "1\n2\n3\n4\n5\n");
     let (mut run_a, mut run_b) = replicate(&a, &["--once"]).spawn_joined(replicate(&b, &[]));
     let (ended_a, ended_b) = (run_a.wait(), run_b.wait());
-    assert_eq!(ended_a.printed.stderr, "scuttleup: synced with ID: sent 12 (12 durable there), received 5\n");
-    assert_eq!(ended_b.printed.stderr, "scuttleup: synced with a: sent 5 (5 durable there), received 12\n");
+    assert_eq!(ended_a.printed.stderr, "scuttleup: synced with ID: sent 12 (12 durable on the remote), received 5\n");
+    assert_eq!(ended_b.printed.stderr, "scuttleup: synced with a: sent 5 (5 durable on the remote), received 12\n");
     assert_eq!((ended_a.status.code(), ended_b.status.code()), (Some(0), Some(0)));
     append(&a, "13\n");
     let quiet = ["-q", "replicate", "--once", "--", SCUTTLEUP, "-q", "--log"];
@@ -151,7 +151,7 @@ fn an_entry_that_is_too_long_stops_its_feed_and_no_other() {
     append(&b, "1\n");
     let ended = join(&a, &["--once"], &b, &["--once", "--entry-bytes-max", "4000"]);
     assert_eq!((ended.0.status.code(), ended.1.status.code()), (Some(3), Some(3)));
-    let said = "scuttleup: entry 2 of a is longer than the other side takes (4000 bytes); that feed is stopped";
+    let said = "scuttleup: entry 2 of a is longer than the remote accepts (4000 bytes), this feed is stopped";
     assert!(ended.0.printed.stderr.contains(said), "{}", ended.0.printed.stderr);
     let told = heads(&b);
     assert_eq!(
@@ -159,7 +159,7 @@ fn an_entry_that_is_too_long_stops_its_feed_and_no_other() {
         ["a", "b", "other"].map(|peer| format!("{{\"peer\":\"{peer}\",\"seq\":{}}}", 1 + u8::from(peer == "other")))
     );
     assert!(ended.0.printed.stderr.contains("but 1 feed is stopped"), "{}", ended.0.printed.stderr);
-    let missing = "synced with a: sent 1 (1 durable there), received 3, but 2 of its entries did not come: see its message";
+    let missing = "synced with a: sent 1 (1 durable on the remote), received 3, but 2 entries of the remote were not received: see the messages of the remote";
     assert!(ended.1.printed.stderr.contains(missing), "{}", ended.1.printed.stderr);
     let again = join(&a, &["--once", "--json"], &b, &["--once", "--entry-bytes-max", "4000", "--json"]);
     let counts = |ended, names: [&str; 3]| names.map(|name| number(&report(ended), name));

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use nix::sys::signal::Signal;
 
+use crate::frames::{SYNC, change, handshake};
 use crate::harness::{Place, Run, append, assert_equal, shell};
 
 use super::{copy, replicate, report, write};
@@ -31,10 +32,10 @@ fn a_command_that_fails_twice() {
     let (a, b) = two_logs(&place);
     let fails = "[ $(wc -l < \"$RUNS\") -gt 2 ] || exit 255; exec \"$SCUTTLEUP\" -q --log \"$B\" replicate";
     let run = with_counted_command(&place, replicate(&a, &["--once", "--retry"]), fails).env("B", &b);
-    let ended = "scuttleup: the other side ended before it said anything (bash ended with exit status: 255): run it again\n";
+    let ended = "scuttleup: the remote ended before its handshake (bash ended with exit status: 255): run it again\n";
     let said = format!(
         "{ended}scuttleup: trying again in 1 second\n{ended}scuttleup: trying again in 2 seconds\n\
-         scuttleup: synced with b: sent 1 (1 durable there), received 2\n"
+         scuttleup: synced with b: sent 1 (1 durable on the remote), received 2\n"
     );
     run.stderr(&said).success();
     assert_eq!(runs(&place), 3);
@@ -121,7 +122,7 @@ fn retry_needs_a_command() {
     let (a, _) = two_logs(&place);
     replicate(&a, &["--retry"]).stderr_has("COMMAND").status(2);
     // As with an empty shell variable.
-    replicate(&a, &["--once", "--"]).stderr_has("there is no COMMAND after --").status(2);
+    replicate(&a, &["--once", "--"]).stderr_has("no COMMAND after --").status(2);
 }
 
 #[test]
@@ -136,4 +137,18 @@ fn each_try_is_reported() {
     assert!(first.starts_with("{\"peer\":null,\"wire\":null,\"complete\":false,\"exit\":3,"), "{first}");
     ended.printed.stderr = rest.to_owned();
     assert_eq!(report(&ended)["received"], 2);
+}
+
+/// Announced entries are missing, but the stream ended in order: another try does not help the fork.
+#[test]
+fn a_fork_is_not_retried_after_a_stream_that_ended_in_order() {
+    let place = Place::new();
+    let a = place.log("a");
+    append(&a, "1\n");
+    let stream = [handshake("b", &[("a", 1), ("q", 2)], SYNC), change("a", 1, "other")].concat();
+    let file = place.file("stream", stream);
+    let run = with_counted_command(&place, replicate(&a, &["--once", "--retry", "--json"]), "cat \"$STREAM\"; cat > /dev/null");
+    let ended = run.env("STREAM", file).end();
+    assert_eq!((ended.status.code(), runs(&place)), (Some(4), 1), "{}", ended.printed.stderr);
+    assert!(ended.printed.stderr.contains("\"missing\":2,\"forks\":1,"), "{}", ended.printed.stderr);
 }

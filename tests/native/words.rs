@@ -9,7 +9,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::{ScopedJoinHandle, scope};
 
 use nix::fcntl::{FcntlArg, fcntl};
-use scuttleup::{Error, Log, Options, Outcome, Result};
+use scuttleup::{Ending, Error, Log, Options, Outcome, Result};
 
 use crate::frames::PREAMBLE;
 use crate::harness::{Place, append};
@@ -107,7 +107,7 @@ fn the_last_words_are_no_part_of_a_frame() {
     });
     let options = Options { once: true, stop: Some(stop.as_fd()), ..Options::default() };
     let outcome = scuttleup::replicate(&log, input, output, options, &|_| ()).expect("no error");
-    assert!(outcome.stopped && outcome.cut, "{outcome:?}");
+    assert!(outcome.ending == Ending::LocalStop && !outcome.confirmed, "{outcome:?}");
     let (said, _) = said.into_inner().expect("nobody panics");
     assert!(!said.windows(7).any(|words| words == b"stopped"), "{said:?}");
     assert_eq!(kinds(&said).last(), Some(&FEED), "the RUN is cut: {said:?}");
@@ -168,7 +168,7 @@ fn what_is_behind_an_entry_that_we_cannot_send_is_taken() {
         to_it.write_all(&fin(2, 2)).expect("it listens");
         joined(session).expect("no error")
     });
-    assert!(!outcome.cut, "{outcome:?}");
+    assert!(outcome.confirmed && !outcome.ended_early(), "{outcome:?}");
     assert_eq!((outcome.sent, outcome.durable, outcome.received), (2, Some(2), 2));
     assert_eq!(log.heads().expect("a log").get("a"), 12);
 }
@@ -214,7 +214,7 @@ fn interrupted(words: &[u8]) -> (Result<Outcome>, Vec<u8>) {
 #[test]
 fn nothing_is_sent_after_fin() {
     let (outcome, said) = interrupted(&fin(0, 0));
-    assert!(!outcome.expect("no error").cut);
+    assert!(outcome.expect("no error").confirmed);
     assert_eq!(said, [FIN]);
 }
 
@@ -307,7 +307,7 @@ fn an_end_that_is_read_late_is_an_end() {
         to_a.write_all(&last_words).expect("it is there");
         (joined(sender).expect("no error"), received)
     });
-    assert!(!sent.cut && !received.cut, "{sent:?} {received:?}");
+    assert!(sent.confirmed && received.confirmed, "{sent:?} {received:?}");
     assert_eq!((sent.sent, sent.durable, sent.unsent, sent.gaps), (1, Some(1), 2, 1));
     assert_eq!((received.received, received.missing), (1, 2));
 }

@@ -1,4 +1,4 @@
-//! What a log holds on disk, in a model.
+//! A model of what a log holds on its disk.
 
 use std::collections::BTreeMap;
 
@@ -7,34 +7,35 @@ use scuttleup::{Chain, Entry, PeerId, Seq};
 /// Feed → highest seq.
 pub type Heads = BTreeMap<String, u32>;
 
-/// One entry: its bytes, and what its author held when it was appended.
+/// One entry.
 #[derive(Clone)]
-pub struct Stored {
+pub struct StoredEntry {
     pub peer: String,
     pub seq: u32,
     pub bytes: Vec<u8>,
 }
 
-/// What became of a run.
+/// The result of storing entries that came together.
 pub enum Put {
     Stored,
-    /// The first entry that differs from the one here.
+    /// The entry with this seq has different bytes in the log.
     Fork(u32),
-    /// It does not go on from this entry of ours.
-    Doubt(u32),
+    /// The chain of the run does not continue the feed after this head.
+    ChainMismatch(u32),
 }
 
-/// A feed: its entries, and the chain after each, with the start before.
+/// A feed: its entries, and the chains from the start to the last entry. `chains[n]` is the chain after entry n.
 #[derive(Clone)]
 struct Feed {
     entries: Vec<Vec<u8>>,
     chains: Vec<Chain>,
 }
 
-/// All of a log, in the order of arrival and by feed.
+/// All entries of a log.
 #[derive(Clone, Default)]
 pub struct Disk {
-    pub order: Vec<Stored>,
+    /// In the order of arrival.
+    pub order: Vec<StoredEntry>,
     feeds: BTreeMap<String, Feed>,
 }
 
@@ -75,13 +76,13 @@ impl Disk {
         let start = || Feed { entries: Vec::new(), chains: vec![Chain::start(&id(peer))] };
         let feed = self.feeds.entry(peer.into()).or_insert_with(start);
         assert_eq!(feed.entries.len() as u32 + 1, seq, "a gap in {peer}");
-        let chain = feed.chains.last().expect("the start").next(Entry::new(bytes).tomb());
+        let chain = feed.chains.last().expect("the start").next(Entry::new(bytes).tombstone());
         feed.entries.push(bytes.into());
         feed.chains.push(chain);
-        self.order.push(Stored { peer: peer.into(), seq, bytes: bytes.into() });
+        self.order.push(StoredEntry { peer: peer.into(), seq, bytes: bytes.into() });
     }
 
-    /// An older state of the disk: a backup.
+    /// Sets the disk back to an older state, as a backup does.
     pub fn restore(&mut self, entries: usize) {
         let order = std::mem::take(&mut self.order);
         self.feeds.clear();
@@ -93,14 +94,14 @@ impl Disk {
     /// The first entry of a feed at which two logs differ.
     pub fn fork(&self, other: &Self, peer: &str) -> Option<u32> {
         let both = self.head(peer).min(other.head(peer));
-        // Equal chains are equal feeds; most are.
+        // Most feeds are equal. Then their chains are equal too.
         if self.chain(peer, both) == other.chain(peer, both) {
             return None;
         }
         (1..=both).find(|&seq| self.entry(peer, seq) != other.entry(peer, seq))
     }
 
-    /// Stores entries that came as one run.
+    /// Stores entries that came together, in a run or alone.
     pub fn store(&mut self, peer: &str, first: Seq, entries: &[Vec<u8>], chain: Option<Chain>) -> Result<Put, String> {
         let head = self.head(peer);
         let numbered = || (first.get()..).zip(entries);
@@ -114,10 +115,10 @@ impl Disk {
         if next != head + 1 {
             return Err(format!("a gap: {next} of {peer} after {head}"));
         }
-        let before = self.chain(peer, head).expect("our own head");
-        let after = new.iter().fold(before, |chain, (_, bytes)| chain.next(Entry::new(bytes).tomb()));
+        let before = self.chain(peer, head).expect("the head of the log");
+        let after = new.iter().fold(before, |chain, (_, bytes)| chain.next(Entry::new(bytes).tombstone()));
         if chain.is_some_and(|chain| chain != after) {
-            return if head > 0 { Ok(Put::Doubt(head)) } else { Err(format!("the chain of {peer}")) };
+            return if head > 0 { Ok(Put::ChainMismatch(head)) } else { Err(format!("the chain of {peer}")) };
         }
         new.into_iter().for_each(|(seq, bytes)| self.push(peer, seq, bytes));
         Ok(Put::Stored)

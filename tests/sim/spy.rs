@@ -1,15 +1,16 @@
-//! Reads what a side sends, and checks it against what both disks hold at that moment.
+//! Reads the bytes that a side sends, and checks them against both disks at that moment.
 
 use std::collections::BTreeMap;
 
-use scuttleup::proto::{FrameReader, Message, PREAMBLE};
+use scuttleup::wire::native::Message;
+use scuttleup::wire::{FrameReader, PREAMBLE};
 
 use super::disk::{Disk, Heads};
 
-/// One direction of a native link.
+/// One direction of a native session.
 pub struct Spy {
     frames: FrameReader,
-    /// Bytes of the preamble that are still to come.
+    /// Bytes of the preamble that have not come yet.
     preamble: usize,
     feeds: Vec<String>,
     /// The highest seq of each feed that was sent in this direction.
@@ -23,14 +24,15 @@ impl Spy {
         Self { frames, preamble: PREAMBLE.len(), feeds: Vec::new(), sent: BTreeMap::new(), entries: 0 }
     }
 
-    /// `bytes` go from `from` to `to`. `back` is what went the other way, `theirs` what the receiver held when it said so.
-    pub fn look(
+    /// Checks `bytes`, which `from` sends to `to`. `back`: the heads that were sent in the other direction, and the feeds by
+    /// their handles. `announced`: the heads that `to` has announced.
+    pub fn check(
         &mut self,
         bytes: &[u8],
         from: &Disk,
         to: &Disk,
         back: (&Heads, &[String]),
-        theirs: &Heads,
+        announced: &Heads,
         forked: &dyn Fn(&str) -> bool,
     ) {
         let skip = self.preamble.min(bytes.len());
@@ -48,17 +50,41 @@ impl Spy {
                     let last = run.first.get() + run.count - 1;
                     let had = |heads: &Heads| heads.get(peer).copied().unwrap_or(0);
                     assert!(run.first.get() > had(&self.sent), "{peer} {} is sent twice", run.first);
-                    assert!(run.first.get() > had(theirs), "{peer} {} was there at the opening", run.first);
-                    // What has come back on this link and is stored here is not sent: an echo.
-                    assert!(run.first.get() > had(back.0).min(from.head(peer)) || forked(peer), "{peer} {} is echoed", run.first);
+                    assert!(run.first.get() > had(announced), "{peer} {} was announced by the receiver", run.first);
+                    // An entry that came in this session and is stored must not be sent back.
+                    assert!(
+                        run.first.get() > had(back.0).min(from.head(peer)) || forked(peer),
+                        "{peer} {} is sent back",
+                        run.first
+                    );
                     self.sent.insert(peer.clone(), last);
                     self.entries += u64::from(run.count);
                 }
-                // The other side's entries, which are on the disk of the one that says so.
+                // The acknowledged entries are on the disk of the side that acknowledges them.
                 Message::Ack(handle, seq) => {
                     let peer = &back.1[handle as usize];
                     assert!(from.head(peer) >= seq, "{peer} {seq} is acknowledged, but {} is on disk", from.head(peer));
-                    assert!(forked(peer) || from.entry(peer, seq) == to.entry(peer, seq), "{peer} {seq} is another one there");
+                    assert!(
+                        forked(peer) || from.entry(peer, seq) == to.entry(peer, seq),
+                        "{peer} {seq} differs in the log that sent it"
+                    );
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// Only notes which entries are in `bytes`.
+    pub fn note(&mut self, bytes: &[u8]) {
+        let skip = self.preamble.min(bytes.len());
+        self.preamble -= skip;
+        self.frames.push(&bytes[skip..]);
+        while let Ok(Some(frame)) = self.frames.next_frame() {
+            match Message::decode(frame).unwrap_or(Message::Unknown) {
+                Message::Feed(_, peer) => self.feeds.push(peer.into()),
+                Message::Run(run) => {
+                    let Some(peer) = self.feeds.get(run.handle as usize) else { continue };
+                    self.sent.insert(peer.clone(), run.first.get() + run.count - 1);
                 }
                 _ => {}
             }

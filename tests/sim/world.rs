@@ -1,10 +1,10 @@
-//! Logs, links between them, and what may happen to both.
+//! The simulated world: logs, sessions between them, and events that happen to both.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use scuttleup::Mode;
-use scuttleup::proto::PREAMBLE;
+use scuttleup::wire::PREAMBLE;
 
 use super::super::hostile::Random;
 use super::disk::{Disk, Heads};
@@ -14,15 +14,17 @@ use super::spy::Spy;
 pub struct Log {
     pub own: String,
     pub disk: Disk,
-    /// Knows only the original's wire.
+    /// Whether this log speaks only the original wire.
     is_original: bool,
 }
 
-/// A session between two logs: its sides, what is on the way from each, and what was seen of it.
+/// A session between two logs. `wires[n]` holds the bytes in transit from `sides[n]`, and `spies[n]` checks them.
 struct Pair {
     sides: [Side; 2],
     wires: [Vec<u8>; 2],
     spies: [Spy; 2],
+    /// What has arrived of the bytes of each side. Bytes on their way say nothing yet to the other side.
+    arrived: [Spy; 2],
     once: bool,
 }
 
@@ -31,11 +33,11 @@ pub struct World {
     pub logs: Vec<Log>,
     pairs: Vec<Pair>,
     entries: u64,
-    /// What the author of each entry held when it was appended.
+    /// The heads of the author's log when it appended the entry, by the bytes of the entry.
     causes: BTreeMap<Vec<u8>, Heads>,
     new_ids: u32,
     restored: bool,
-    /// Something was appended, or set back, since forks were looked for.
+    /// Whether an entry was appended or a log was restored since the last search for forks.
     appended: bool,
     forked: Rc<BTreeSet<String>>,
     pub forks_found: u32,
@@ -64,7 +66,7 @@ impl World {
         }
     }
 
-    /// Something happens.
+    /// Does one random step. With `faults`, sessions may be cut, and logs may crash or be restored.
     pub fn step(&mut self, faults: bool) {
         let log = self.random.below(self.logs.len());
         match self.random.below(100) {
@@ -91,7 +93,7 @@ impl World {
         }
     }
 
-    /// A session of two logs, which may have one already: a duplicated link.
+    /// Opens a session between two logs. They may already have one.
     fn open(&mut self) {
         let one = self.random.below(self.logs.len());
         let other = (one + 1 + self.random.below(self.logs.len() - 1)) % self.logs.len();
@@ -108,7 +110,13 @@ impl World {
             Side::new(log, own, disk, mode, once, *is_original)
         };
         let sides = [side(one, modes[0]), side(other, modes[1])];
-        self.pairs.push(Pair { sides, wires: [Vec::new(), Vec::new()], spies: [Spy::new(), Spy::new()], once });
+        self.pairs.push(Pair {
+            sides,
+            wires: [Vec::new(), Vec::new()],
+            spies: [Spy::new(), Spy::new()],
+            arrived: [Spy::new(), Spy::new()],
+            once,
+        });
     }
 
     fn with_pair(&mut self, act: fn(&mut Self, usize, usize) -> Result<bool, String>) {
@@ -119,10 +127,10 @@ impl World {
         self.act(act, pair, side);
     }
 
-    /// Lets a side do something; true if anything was done. No session fails by itself, logs that differ go on as well.
+    /// Does one action of a side. Returns whether it had anything to do. A session must never fail, even if the logs have forked.
     fn act(&mut self, act: fn(&mut Self, usize, usize) -> Result<bool, String>, pair: usize, side: usize) -> bool {
         let done = act(self, pair, side).unwrap_or_else(|why| panic!("a session failed: {why}"));
-        self.tell_forks(pair);
+        self.check_forks(pair);
         if self.pairs[pair].sides.iter().all(Side::is_over) {
             self.pairs.remove(pair);
         }
@@ -132,17 +140,17 @@ impl World {
     fn pump(&mut self, pair: usize, side: usize) -> Result<bool, String> {
         let forked = self.forked();
         let batch = 1 + self.random.below(8);
-        let Pair { sides, wires, spies, once } = &mut self.pairs[pair];
+        let Pair { sides, wires, spies, arrived, once } = &mut self.pairs[pair];
         let (from, to) = (&self.logs[sides[side].log].disk, &self.logs[sides[1 - side].log].disk);
         let was_over = sides[side].is_over();
         let more = sides[side].pump(from, batch)?;
         let bytes = std::mem::take(&mut sides[side].outgoing);
         if sides[side].is_native() {
-            let back = (spies[1 - side].sent.clone(), spies[1 - side].feeds().to_vec());
-            let theirs = if sides[side].link.may_offer() { sides[1 - side].start.clone() } else { Heads::new() };
-            spies[side].look(&bytes, from, to, (&back.0, &back.1), &theirs, &|peer| forked.contains(peer));
+            let back = (arrived[1 - side].sent.clone(), spies[1 - side].feeds().to_vec());
+            let announced = if sides[side].has_begun_to_offer() { sides[1 - side].start.clone() } else { Heads::new() };
+            spies[side].check(&bytes, from, to, (&back.0, &back.1), &announced, &|peer| forked.contains(peer));
         } else if bytes == PREAMBLE {
-            spies[side].look(&bytes, from, to, (&Heads::new(), &[]), &Heads::new(), &|_| false);
+            spies[side].check(&bytes, from, to, (&Heads::new(), &[]), &Heads::new(), &|_| false);
         }
         wires[side].extend_from_slice(&bytes);
         if *once && sides[side].is_over() && !was_over {
@@ -153,13 +161,14 @@ impl World {
     }
 
     fn deliver(&mut self, pair: usize, side: usize) -> Result<bool, String> {
-        let Pair { sides, wires, .. } = &mut self.pairs[pair];
+        let Pair { sides, wires, arrived, .. } = &mut self.pairs[pair];
         if wires[1 - side].is_empty() {
             return Ok(false);
         }
         let most = wires[1 - side].len();
         let count = if self.random.below(3) == 0 { most } else { 1 + self.random.below(most) };
         let bytes: Vec<u8> = wires[1 - side].drain(..count).collect();
+        arrived[1 - side].note(&bytes);
         let disk = &self.logs[sides[side].log].disk;
         sides[side].receive(disk, &bytes).map(|()| true)
     }
@@ -169,24 +178,25 @@ impl World {
         let log = &mut self.logs[at.log];
         let before = log.disk.order.len();
         at.commit(&mut log.disk)?;
-        let came = before..log.disk.order.len();
-        let any = !came.is_empty();
+        let stored_range = before..log.disk.order.len();
+        let any = !stored_range.is_empty();
         if any {
             let log = self.pairs[pair].sides[side].log;
-            self.check_causes(&self.logs[log].disk, came);
+            self.check_causes(&self.logs[log].disk, stored_range);
         }
         Ok(any)
     }
 
-    /// What was stored came after all that its author held: a cut at any byte leaves a closed prefix.
-    fn check_causes(&self, disk: &Disk, came: std::ops::Range<usize>) {
-        // A log that was set back may hold entries whose causes it has lost.
+    /// Checks that every entry arrives after all entries that its author held when it appended the entry. So a session can be cut
+    /// at any byte, and the entries that have arrived are causally complete.
+    fn check_causes(&self, disk: &Disk, stored_range: std::ops::Range<usize>) {
+        // A restored log may hold entries without the entries that their authors held.
         if self.restored {
             return;
         }
         let mut held: BTreeMap<&str, u32> = BTreeMap::new();
         for (at, stored) in disk.order.iter().enumerate() {
-            if came.contains(&at) {
+            if stored_range.contains(&at) {
                 for (peer, &seq) in &self.causes[&stored.bytes] {
                     let held = held.get(&**peer).copied().unwrap_or(0);
                     assert!(held >= seq, "{} {} came before {peer} {seq}", stored.peer, stored.seq);
@@ -196,7 +206,7 @@ impl World {
         }
     }
 
-    /// Feeds in which two logs differ. Only an append of a log that was set back makes a second entry for one place.
+    /// The feeds in which two logs differ. A fork can only come from an append in a restored log.
     pub fn forked(&mut self) -> Rc<BTreeSet<String>> {
         if std::mem::take(&mut self.appended) && self.restored {
             self.forked = Rc::new(self.find_forked());
@@ -221,7 +231,7 @@ impl World {
         forked
     }
 
-    /// A side of a one-shot session has ended it well: both hold what both held at the start.
+    /// A side has completed a session with `once`: both logs must hold all entries that they held at the start.
     fn check_over(&self, pair: usize, forked: &BTreeSet<String>) {
         let sides = &self.pairs[pair].sides;
         for (from, to) in [(0, 1), (1, 0)] {
@@ -235,14 +245,18 @@ impl World {
         }
     }
 
-    /// What the sides say of forks is true; whose own feed it is takes a new id.
-    fn tell_forks(&mut self, pair: usize) {
+    /// Checks the forks that the sides have found. If the local feed of a log has forked, the log takes a new id.
+    fn check_forks(&mut self, pair: usize) {
         let [one, other] = [0, 1].map(|side| self.pairs[pair].sides[side].log);
         for side in 0..2 {
             for found in std::mem::take(&mut self.pairs[pair].sides[side].found) {
                 let peer = found.peer.as_str();
-                let truth = self.logs[one].disk.fork(&self.logs[other].disk, peer);
-                assert_eq!((truth, found.is_hole), (Some(found.seq.get()), false), "the fork of {peer}");
+                let (here, there) = (&self.logs[one].disk, &self.logs[other].disk);
+                let (seq, is_native) = (found.seq.get(), self.pairs[pair].sides[side].is_native());
+                // The original's wire has no chains: it finds an entry that differs, which need not be the first one.
+                let differs = here.entry(peer, seq) != there.entry(peer, seq);
+                let is_right = if is_native { here.fork(there, peer) == Some(seq) } else { differs };
+                assert!(is_right && !found.is_unknown, "the fork of {peer}: {found:?}");
                 self.forks_found += 1;
                 let log = &mut self.logs[if side == 0 { one } else { other }];
                 if log.own == peer {
@@ -260,12 +274,12 @@ impl World {
         }
     }
 
-    /// All that was not on disk is gone.
+    /// Ends all sessions of a log. Entries that are not on its disk are lost.
     fn crash(&mut self, log: usize) {
         self.pairs.retain(|pair| pair.sides.iter().all(|side| side.log != log));
     }
 
-    /// An older copy of the log takes its place.
+    /// Replaces a log by an older state of it, as a restored backup does.
     fn restore(&mut self, log: usize) {
         self.crash(log);
         let entries = self.random.below(self.logs[log].disk.order.len() + 1);
@@ -276,7 +290,8 @@ impl World {
         }
     }
 
-    /// One session after the other, around a ring, each to its end, with no faults; how many steps the longest took.
+    /// Runs one session after the other to its end, without faults. Each log replicates with the next log, and the last log with
+    /// the first log.
     pub fn settle(&mut self, rounds: usize) {
         self.pairs.clear();
         let logs = self.logs.len();
@@ -298,7 +313,7 @@ impl World {
         }
     }
 
-    /// All logs hold the same, but for feeds that forked.
+    /// Checks that all logs hold the same feeds. Feeds that have forked are not compared.
     pub fn assert_equal(&mut self) {
         let forked = self.forked();
         let heads = |log: &Log| -> Heads { log.disk.heads().into_iter().filter(|(peer, _)| !forked.contains(peer)).collect() };

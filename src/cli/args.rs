@@ -1,0 +1,80 @@
+//! Arguments that several commands share.
+
+use anyhow::Result;
+use clap::{Arg, ArgAction, ArgMatches, value_parser};
+use scuttleup::ndjson::PayloadKeys;
+use scuttleup::{ENTRY_BYTES_MAX, Error, PeerId, Seq};
+
+use crate::cli::exit::Usage;
+
+/// An option without a value.
+pub fn flag(name: &'static str, help: &'static str) -> Arg {
+    Arg::new(name).long(name).action(ArgAction::SetTrue).help(help)
+}
+
+/// PEER and SEQ, for the commands that name one entry.
+pub fn peer_and_seq_args() -> [Arg; 2] {
+    [
+        Arg::new("peer").value_name("PEER").required(true).help("The peer id of the feed"),
+        Arg::new("seq")
+            .value_name("SEQ")
+            .required(true)
+            .value_parser(value_parser!(u64))
+            .help("The number of the entry in the feed"),
+    ]
+}
+
+/// The values of [`peer_and_seq_args`].
+pub fn peer_and_seq(args: &ArgMatches) -> Result<(&str, Seq)> {
+    let (peer, seq): (&String, u64) = (args.get_one("peer").expect("required"), *args.get_one("seq").expect("required"));
+    let seq = Seq::new(seq).ok_or_else(|| Usage(format!("invalid seq {seq}: entries are numbered 1 to 4294967295")))?;
+    Ok((peer, seq))
+}
+
+/// A peer id of the command line as diagnostics show it.
+pub fn display_peer(peer: &str) -> String {
+    PeerId::new(peer).map_or_else(|_| peer.to_owned(), |peer| peer.to_string())
+}
+
+/// The error for an entry that the log does not hold.
+pub fn no_entry(peer: &str, seq: Seq) -> anyhow::Error {
+    anyhow::anyhow!("entry {seq} of {} is not in this log: `scuttleup heads` prints the head of each feed", display_peer(peer))
+}
+
+/// --entry-bytes-max, for the commands that store entries.
+pub fn entry_bytes_arg() -> Arg {
+    Arg::new("entry-bytes-max")
+        .long("entry-bytes-max")
+        .value_name("N")
+        .value_parser(value_parser!(u64).range(1..=1 << 30))
+        .help("The maximum length of an entry in bytes, up to 1 GiB [default: 67108864]")
+}
+
+/// The value of [`entry_bytes_arg`].
+pub fn entry_bytes(args: &ArgMatches) -> usize {
+    args.get_one("entry-bytes-max").map_or(ENTRY_BYTES_MAX, |&bytes: &u64| bytes as usize)
+}
+
+/// The options that set the payload of change lines.
+pub fn payload_args() -> [Arg; 3] {
+    [
+        flag("no-entry", "Omit the payload"),
+        flag("text", "Print every UTF-8 entry as \"text\""),
+        flag("raw", "Print every entry as \"base64\"").conflicts_with("text"),
+    ]
+}
+
+/// The value of [`payload_args`].
+pub fn payload(args: &ArgMatches) -> PayloadKeys {
+    match (args.get_flag("no-entry"), args.get_flag("text"), args.get_flag("raw")) {
+        (true, _, _) => PayloadKeys::Omitted,
+        (_, true, _) => PayloadKeys::Text,
+        (_, _, true) => PayloadKeys::Base64,
+        _ => PayloadKeys::Auto,
+    }
+}
+
+/// The error for a peer id of the command line that the library rejects.
+pub fn invalid_peer_id(err: &Error) -> anyhow::Error {
+    Usage(err.to_string()).into()
+}

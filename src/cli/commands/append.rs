@@ -1,0 +1,111 @@
+//! `append`: appends stdin to the local feed.
+
+use std::ops::Range;
+
+use anyhow::Result;
+use clap::{Arg, ArgAction, ArgMatches, Command};
+use scuttleup::ingest::{Applier, Batch};
+use scuttleup::{Error, Log, ndjson};
+
+use crate::cli::args::{entry_bytes, entry_bytes_arg, flag};
+use crate::cli::context::Context;
+use crate::cli::exit::Exit;
+use crate::cli::help::epilogue;
+use crate::cli::input::{self, Cut, Limits, Line, store_stdin};
+use crate::cli::io::output::Output;
+use crate::cli::io::signals::Stop;
+use crate::cli::report::progress::Progress;
+
+pub fn command() -> Command {
+    Command::new("append").about("Append each line of stdin, which must be one JSON value, to the local feed").defer(|command| {
+        let nul = Arg::new("nul").short('0').action(ArgAction::SetTrue);
+        command
+            .arg(flag("text", "Each line is an entry, unchanged; it must be UTF-8").conflicts_with("raw"))
+            .arg(flag("raw", "All of stdin is one entry, of any bytes"))
+            .arg(nul.help("Entries end with a NUL instead of a newline"))
+            .arg(flag("ack", "Print {\"peer\",\"seq\"} for each entry after it is on disk"))
+            .arg(entry_bytes_arg())
+            .after_help(epilogue("scuttleup-append", "echo '{\"msg\":\"hello\"}' | scuttleup append"))
+    })
+}
+
+/// The maximum white space around a line of JSON, in bytes. It is not part of the entry.
+const WHITE_SPACE_BYTES_MAX: usize = 4096;
+
+pub fn run(context: &Context, args: &ArgMatches) -> Result<Exit> {
+    let stop = Stop::on_signal()?;
+    let log = Log::open_or_create(&context.dir)?;
+    let raw = args.get_flag("raw");
+    let cut = match (args.get_flag("nul"), raw) {
+        (true, _) => Cut::Nuls,
+        (false, true) => Cut::Whole,
+        (false, false) => Cut::Lines,
+    };
+    let bytes_max = entry_bytes(args);
+    let (check, line_bytes_max): (Check, _) = match (args.get_flag("text"), raw) {
+        (true, _) => (add_text, bytes_max),
+        (_, true) => (add_bytes, bytes_max),
+        _ => (add_json, bytes_max + WHITE_SPACE_BYTES_MAX),
+    };
+    let check = |line: Line, batch: &mut Batch| check(line.range, batch, bytes_max).map_err(explain);
+    let ack = args.get_flag("ack").then(Output::new);
+    let progress = match &ack {
+        Some(output) if !output.is_file() => Progress::off(),
+        _ => input::progress(context.diagnostics, &stop),
+    };
+    let limits = Limits { line_bytes_max, entry_bytes_max: bytes_max };
+    let mut applier = Applier::new(&log, false);
+    store_stdin(cut, limits, &stop, &progress, check, |batch| store(&mut applier, batch, ack.as_ref(), &stop))?;
+    Ok(stop.exit().unwrap_or(Exit::Done))
+}
+
+/// Adds the entry of a line to the batch. Refuses an entry that is longer than the limit, in bytes.
+type Check = fn(Range<usize>, &mut Batch, usize) -> Result<(), Error>;
+
+fn add_json(line: Range<usize>, batch: &mut Batch, bytes_max: usize) -> Result<(), Error> {
+    // In JSON, only these characters are white space.
+    let is_space = |byte: &u8| matches!(byte, b' ' | b'\t' | b'\r' | b'\n');
+    let bytes = &batch.entries.input()[line.clone()];
+    let Some(first) = bytes.iter().position(|byte| !is_space(byte)) else { return Ok(()) };
+    let after = bytes.iter().rposition(|byte| !is_space(byte)).map_or(first, |last| last + 1);
+    check_length(after - first, bytes_max)?;
+    batch.entries.push_json(line.start + first..line.start + after).map_err(|err| match err {
+        Error::NotUtf8(at) => Error::NotUtf8(at + first),
+        err => err,
+    })
+}
+
+fn add_text(line: Range<usize>, batch: &mut Batch, bytes_max: usize) -> Result<(), Error> {
+    std::str::from_utf8(&batch.entries.input()[line.clone()]).map_err(|err| Error::not_utf8(&err))?;
+    add_bytes(line, batch, bytes_max)
+}
+
+fn add_bytes(line: Range<usize>, batch: &mut Batch, bytes_max: usize) -> Result<(), Error> {
+    check_length(line.len(), bytes_max)?;
+    batch.entries.push_input(line);
+    Ok(())
+}
+
+fn check_length(bytes: usize, bytes_max: usize) -> Result<(), Error> {
+    if bytes > bytes_max { Err(Error::EntryTooLong(bytes as u64, bytes_max)) } else { Ok(()) }
+}
+
+fn explain(err: Error) -> Error {
+    match err {
+        Error::NotUtf8(_) => Error::BadInput(format!("{err}: use --raw for other bytes")),
+        err => err,
+    }
+}
+
+/// Stores one batch in one commit, then acknowledges its entries.
+fn store(applier: &mut Applier<'_>, batch: &Batch, ack: Option<&Output>, stop: &Stop) -> Result<()> {
+    let applied = applier.apply(batch)?;
+    if let (Some(output), Some((peer, first, last))) = (ack, applied.local) {
+        let mut lines = Vec::new();
+        for seq in first.get()..=last.get() {
+            ndjson::put_head(&mut lines, &peer, seq, false, false);
+        }
+        output.write_unless(&lines, stop)?;
+    }
+    Ok(())
+}

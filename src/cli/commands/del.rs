@@ -1,0 +1,27 @@
+//! `del`: delete the bytes of one entry.
+
+use anyhow::Result;
+use clap::{ArgMatches, Command};
+use scuttleup::Log;
+
+use crate::cli::args::{no_entry, peer_and_seq, peer_and_seq_args};
+use crate::cli::context::Context;
+use crate::cli::exit::Exit;
+use crate::cli::help::epilogue;
+use crate::cli::io::signals::Stop;
+
+pub fn command() -> Command {
+    Command::new("del")
+        .about("Delete the bytes of one entry from this log; replication does not bring them back")
+        .defer(|command| command.args(peer_and_seq_args()).after_help(epilogue("scuttleup-del", "scuttleup del laptop 12")))
+}
+
+pub fn run(context: &Context, args: &ArgMatches) -> Result<Exit> {
+    let (peer, seq) = peer_and_seq(args)?;
+    let stop = Stop::on_signal()?;
+    let log = Log::open(&context.dir)?;
+    if log.delete(peer, seq)?.is_none() {
+        return Err(no_entry(peer, seq));
+    }
+    Ok(stop.exit().unwrap_or(Exit::Done))
+}

@@ -1,0 +1,31 @@
+//! `init`: create a log.
+
+use anyhow::Result;
+use clap::{Arg, ArgMatches, Command};
+use scuttleup::{Log, PeerId};
+
+use crate::cli::args::invalid_peer_id;
+use crate::cli::context::Context;
+use crate::cli::exit::{Exit, Usage};
+use crate::cli::help::epilogue;
+use crate::cli::io::signals::Stop;
+
+pub fn command() -> Command {
+    Command::new("init").about("Create a log; other writing commands create it on first use, with a random id").defer(|command| {
+        let id = Arg::new("id").long("id").value_name("ID");
+        command
+            .arg(id.help("The peer id of the log, which no other log may have [default: 32 random hex digits]"))
+            .after_help(epilogue("scuttleup-init", "scuttleup --log ~/notes init --id \"notes of $(hostname)\""))
+    })
+}
+
+pub fn run(context: &Context, args: &ArgMatches) -> Result<Exit> {
+    let id = args.get_one::<String>("id").map(|id| PeerId::new(id)).transpose().map_err(|err| invalid_peer_id(&err))?;
+    if id.as_ref().is_some_and(|id| id.as_str().contains(char::is_control)) {
+        return Err(Usage("invalid peer id: it contains a control character".into()).into());
+    }
+    let stop = Stop::on_signal()?;
+    let log = Log::create(&context.dir, id)?;
+    context.diagnostics.note(&format!("created log {} with id {}", context.dir.display(), log.id()));
+    Ok(stop.exit().unwrap_or(Exit::Done))
+}

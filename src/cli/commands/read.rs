@@ -1,0 +1,151 @@
+//! `read`: print change lines in order of arrival.
+
+use std::ops::ControlFlow;
+use std::os::fd::AsFd;
+
+use anyhow::Result;
+use clap::{ArgMatches, Command};
+use nix::poll::{PollFd, PollFlags};
+use scuttleup::ingest::pipeline::{Pipeline, WorkerEnded};
+use scuttleup::ndjson::{ChangeWriter, PayloadKeys};
+use scuttleup::{Bounds, Change, Log, Offset, Reader};
+
+use crate::cli::args::{payload, payload_args};
+use crate::cli::context::Context;
+use crate::cli::exit::Exit;
+use crate::cli::help::epilogue;
+use crate::cli::io::output::{Output, WRITE_BYTES};
+use crate::cli::io::signals;
+use crate::cli::report::progress::{self, Progress, Total};
+use crate::cli::select::{self, Selection};
+
+/// The memory that an empty buffer keeps, in bytes. A large entry makes the buffer larger.
+const KEPT_BYTES_MAX: usize = WRITE_BYTES * 4;
+
+pub fn command() -> Command {
+    Command::new("read").about("Print change lines in order of arrival").defer(|command| {
+        command
+            .args(select::options())
+            .args(payload_args())
+            .after_help(epilogue("scuttleup-read", "scuttleup --log a read | scuttleup --log b write"))
+    })
+}
+
+pub fn run(context: &Context, args: &ArgMatches) -> Result<Exit> {
+    print(context, Selection::new(args)?, payload(args))
+}
+
+/// Prints the selected changes.
+pub fn print(context: &Context, selection: Selection, payload: PayloadKeys) -> Result<Exit> {
+    let immediate_exit = signals::exit_on_signal()?;
+    let log = Log::open_read_only(&context.dir)?;
+    let output = Output::bulk();
+    let printer = Printer { lines: ChangeWriter::new(payload), buffer: Vec::with_capacity(WRITE_BYTES * 2), selection };
+    if printer.selection.live {
+        return printer.follow(&log, &output);
+    }
+    // Entries that arrive later are not printed. Otherwise `read` would never end if it is slower than the writers.
+    let end = log.last_offset()?;
+    let start = printer.selection.start(&log, end)?;
+    let shows_progress = progress::is_wanted(context.diagnostics) && output.is_file();
+    let stop = shows_progress.then(|| immediate_exit.into_stop()).transpose()?;
+    let progress = stop.as_ref().map_or_else(Progress::off, |stop| Progress::new(context.diagnostics, stop));
+    printer.print(&log, &output, (start, end), &progress)
+}
+
+/// Writes the lines and empties their buffer.
+fn write(output: &Output, lines: &mut Vec<u8>) -> Result<()> {
+    output.write(lines)?;
+    lines.clear();
+    lines.shrink_to(KEPT_BYTES_MAX);
+    Ok(())
+}
+
+struct Printer {
+    selection: Selection,
+    lines: ChangeWriter,
+    /// Lines that are not written yet.
+    buffer: Vec<u8>,
+}
+
+impl Printer {
+    fn add(&mut self, change: &Change<'_>) {
+        if self.selection.includes(change) {
+            self.lines.write(&mut self.buffer, change);
+        }
+    }
+
+    /// Prints the changes after `start` up to `end`, in large writes by a second thread.
+    fn print(mut self, log: &Log, output: &Output, (start, end): (Offset, Offset), progress: &Progress<'_>) -> Result<Exit> {
+        progress.set_total(Total::Entries(end.0.saturating_sub(start.0)));
+        std::thread::scope(|threads| {
+            let mut pipeline = Pipeline::new(threads, |lines| write(output, lines));
+            let read = self.read_up_to(end, &mut log.reader(), start, progress, &mut pipeline);
+            // The entries before a damaged entry are printed.
+            pipeline.finish(Some(self.buffer)).1.and(read)
+        })
+    }
+
+    fn read_up_to(
+        &mut self,
+        end: Offset,
+        reader: &mut Reader<'_>,
+        start: Offset,
+        progress: &Progress<'_>,
+        pipeline: &mut Pipeline<'_, '_, Vec<u8>, (), anyhow::Error>,
+    ) -> Result<Exit> {
+        let mut after = start;
+        while after < end {
+            if let Some(exit) = progress.stopped() {
+                return Ok(exit);
+            }
+            let before = self.buffer.len();
+            let last = reader.scan(after, Bounds::default(), |change| {
+                if change.offset > end {
+                    return Ok(ControlFlow::Break(()));
+                }
+                self.add(&change);
+                Ok(ControlFlow::Continue(()))
+            })?;
+            if last == after {
+                break;
+            }
+            progress.add(last.0 - after.0, (self.buffer.len() - before) as u64);
+            after = last;
+            if self.buffer.len() >= WRITE_BYTES && self.pass(pipeline).is_err() {
+                // `Pipeline::finish` returns the error of the write.
+                break;
+            }
+        }
+        Ok(Exit::Done)
+    }
+
+    /// Hands the lines to the thread that writes.
+    fn pass(&mut self, pipeline: &mut Pipeline<'_, '_, Vec<u8>, (), anyhow::Error>) -> Result<(), WorkerEnded> {
+        let is_large = self.buffer.len() > KEPT_BYTES_MAX;
+        self.buffer = pipeline.pass(std::mem::take(&mut self.buffer))?;
+        if is_large { pipeline.settle() } else { Ok(()) }
+    }
+
+    /// Prints the existing changes, then each new one immediately, until the reader closes stdout.
+    fn follow(mut self, log: &Log, output: &Output) -> Result<Exit> {
+        // The follower is created before the start is found, so that --tail misses no entry from now on.
+        let mut follower = log.follow(Offset::ZERO)?;
+        follower.go_to(self.selection.start(log, log.last_offset()?)?);
+        loop {
+            let found_any = follower.scan(Bounds::default(), |change| {
+                self.add(&change);
+                Ok(ControlFlow::Continue(()))
+            });
+            write(output, &mut self.buffer)?;
+            if found_any? {
+                continue;
+            }
+            // Without events, poll reports only that the reader closed stdout.
+            let output_closed = PollFd::new(output.as_fd(), PollFlags::empty());
+            if follower.wait(&[output_closed])?[0] {
+                return Ok(Exit::Done);
+            }
+        }
+    }
+}

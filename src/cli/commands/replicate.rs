@@ -1,0 +1,155 @@
+//! `replicate`: replicates over stdin and stdout, or with COMMAND.
+
+use std::ffi::OsString;
+use std::io::{self, IsTerminal};
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use clap::builder::PossibleValuesParser;
+use clap::{Arg, ArgMatches, Command, value_parser};
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use scuttleup::{Log, Mode, Options, Wire};
+
+use crate::cli::args::{entry_bytes, entry_bytes_arg, flag};
+use crate::cli::child;
+use crate::cli::context::Context;
+use crate::cli::exit::{Exit, Usage};
+use crate::cli::help::epilogue;
+use crate::cli::io::signals::Stop;
+use crate::cli::report::progress::Progress;
+use crate::cli::report::session::{self, Report};
+use crate::cli::report::transfer::Transfer;
+
+pub fn command() -> Command {
+    Command::new("replicate").about("Sync with another log over stdin and stdout, or over those of COMMAND").defer(|command| {
+        let mode = Arg::new("mode").long("mode").value_name("MODE").hide_possible_values(true);
+        let modes = PossibleValuesParser::new(["sync", "push", "pull"]);
+        let wire = Arg::new("wire").long("wire").value_name("WIRE").hide_possible_values(true);
+        let wires = PossibleValuesParser::new(["auto", "original", "native"]);
+        let words = Arg::new("command").value_name("COMMAND").num_args(1..).last(true);
+        command
+            .arg(
+                mode.value_parser(modes)
+                    .default_value("sync")
+                    .help("sync: send and receive; push: only send; pull: only receive"),
+            )
+            .arg(flag(
+                "once",
+                "End when both logs hold all entries that either log held at the start; do not wait for new entries",
+            ))
+            .arg(wire.value_parser(wires).default_value("auto").help("original, native, or auto: native if the remote speaks it"))
+            .arg(
+                flag("retry", "Run COMMAND again after exit 3, after a pause that grows from 1 to 60 seconds")
+                    .requires("command"),
+            )
+            .arg(flag("json", "Print the result as one JSON object on stderr"))
+            .arg(flag("accept-gaps", "Store entries that the remote deleted as deleted, instead of stopping their feed"))
+            .arg(entry_bytes_arg())
+            .arg(words.value_parser(value_parser!(OsString)).help("Run this program and replicate over its stdin and stdout"))
+            .after_help(epilogue("scuttleup-replicate", "scuttleup replicate --once -- ssh host scuttleup replicate"))
+    })
+}
+
+pub fn run(context: &Context, args: &ArgMatches) -> Result<Exit> {
+    let command: Option<Vec<OsString>> = args.get_many("command").map(|words| words.cloned().collect());
+    let terminal = io::stdin().is_terminal() || io::stdout().is_terminal();
+    if command.is_none() && std::env::args_os().next_back().is_some_and(|last| last == "--") {
+        return Err(Usage("no COMMAND after --: name the program to run".into()).into());
+    }
+    if command.is_none() && terminal {
+        return Err(
+            Usage("stdin or stdout is a terminal: connect both to another replicate, or name a COMMAND after --".into()).into()
+        );
+    }
+    let stop = Stop::on_signal()?;
+    stop.debounce();
+    let log = Log::open_or_create(&context.dir)?;
+    let mode = match args.get_one::<String>("mode").map(String::as_str) {
+        Some("push") => Mode::Push,
+        Some("pull") => Mode::Pull,
+        _ => Mode::Sync,
+    };
+    let wire = match args.get_one::<String>("wire").map(String::as_str) {
+        Some("original") => Some(Wire::Original),
+        Some("native") => Some(Wire::Native),
+        _ => None,
+    };
+    let options = Options {
+        mode,
+        once: args.get_flag("once"),
+        wire,
+        accept_gaps: args.get_flag("accept-gaps"),
+        // The user of this terminal may have to type a password for COMMAND.
+        await_opening: io::stderr().is_terminal(),
+        entry_bytes_max: entry_bytes(args),
+        stop: Some(stop.as_fd()),
+        ..Options::default()
+    };
+    let report = Report { json: args.get_flag("json"), diagnostics: context.diagnostics };
+    let mut pauses = Pauses::default();
+    loop {
+        let start = Instant::now();
+        // Only the process that runs COMMAND shows progress: the process that COMMAND runs may have the same terminal.
+        let progress = if command.is_some() { Progress::new(context.diagnostics, &stop) } else { Progress::off() };
+        let transfer = Transfer::new(progress, !options.once);
+        let step = |step| transfer.step(step);
+        let options = Options { progress: Some(&step), ..options };
+        let (outcome, failed) = match &command {
+            Some(words) => child::with_command(&log, words, options, &stop, &transfer)?,
+            None => (child::with_stdio(&log, options, &transfer)?, None),
+        };
+        drop(transfer);
+        let ended = session::exit_of(&outcome, failed.as_deref());
+        // A signal that comes after a complete session does not change its exit code.
+        let exit = if ended == Exit::Done { ended } else { stop.exit().unwrap_or(ended) };
+        report.print(&outcome, failed.as_deref(), exit);
+        // Another session does not resolve a fork, but it can move the other feeds.
+        let is_worth_a_retry = exit == Exit::Incomplete || exit == Exit::Fork && outcome.ended_early();
+        if !is_worth_a_retry || !args.get_flag("retry") {
+            return Ok(exit);
+        }
+        let pause = pauses.next(start.elapsed());
+        let seconds = pause.as_secs();
+        context.diagnostics.note(&format!("trying again in {seconds} second{}", if seconds == 1 { "" } else { "s" }));
+        if poll_for(&stop, pause) {
+            return Ok(stop.exit().unwrap_or(exit));
+        }
+    }
+}
+
+/// The pauses before COMMAND is run again. Holds the last pause, in seconds.
+#[derive(Default)]
+struct Pauses(u64);
+
+impl Pauses {
+    const SECONDS_MAX: u64 = 60;
+
+    /// Returns the next pause. It doubles each time. After a session of at least [`Pauses::SECONDS_MAX`] it starts at 1 second.
+    fn next(&mut self, lasted: Duration) -> Duration {
+        self.0 = if lasted.as_secs() >= Self::SECONDS_MAX { 1 } else { (self.0 * 2).clamp(1, Self::SECONDS_MAX) };
+        Duration::from_secs(self.0)
+    }
+}
+
+/// Waits for a signal. Returns false after `pause`.
+fn poll_for(stop: &Stop, pause: Duration) -> bool {
+    let timeout = PollTimeout::try_from(pause).unwrap_or(PollTimeout::MAX);
+    // The next poll reports a signal that interrupts this one.
+    while let Err(Errno::EINTR) = poll(&mut [PollFd::new(stop.as_fd(), PollFlags::POLLIN)], timeout) {}
+    stop.exit().is_some()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_grow_up_to_a_minute_and_are_short_again_after_a_session_that_lasted() {
+        let mut pauses = Pauses::default();
+        let seconds: Vec<u64> = (0..8).map(|_| pauses.next(Duration::ZERO).as_secs()).collect();
+        assert_eq!(seconds, [1, 2, 4, 8, 16, 32, 60, 60]);
+        assert_eq!(pauses.next(Duration::from_secs(61)).as_secs(), 1);
+    }
+}

@@ -1,0 +1,32 @@
+//! `watch`: print the last changes and continue with new ones, as `tail -f` does.
+
+use anyhow::Result;
+use clap::{ArgMatches, Command};
+
+use crate::cli::args::{payload, payload_args};
+use crate::cli::commands::read;
+use crate::cli::context::Context;
+use crate::cli::exit::Exit;
+use crate::cli::help::epilogue;
+use crate::cli::select::{self, Selection};
+
+/// The number of existing entries that are printed, unless an option sets the start.
+const LAST: u64 = 10;
+
+pub fn command() -> Command {
+    Command::new("watch").about("Print the last 10 changes, then new ones as they arrive: read --live -n 10").defer(|command| {
+        command
+            .args(select::options())
+            .args(payload_args())
+            .after_help(epilogue("scuttleup-watch", "scuttleup watch --tail --peer web1"))
+    })
+}
+
+pub fn run(context: &Context, args: &ArgMatches) -> Result<Exit> {
+    let mut selection = Selection::new(args)?;
+    selection.live = true;
+    if !selection.has_start() {
+        selection.last = Some(LAST);
+    }
+    read::print(context, selection, payload(args))
+}

@@ -1,0 +1,4 @@
+//! Stdout and signals.
+
+pub mod output;
+pub mod signals;

@@ -1,0 +1,89 @@
+//! Stdout. It gets only data, in large writes. Every failed write is an error.
+
+use std::fs::File;
+use std::io::{self, IsTerminal};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::FileTypeExt;
+
+use anyhow::Result;
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, fcntl};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::unistd::write;
+use scuttleup::Error;
+
+use crate::cli::exit::OutputClosed;
+use crate::cli::io::signals::Stop;
+
+/// The size of a large write, in bytes.
+pub const WRITE_BYTES: usize = 256 << 10;
+const PIPE_BYTES: i32 = 1 << 20;
+/// A pipe that is ready takes this many bytes without blocking (PIPE_BUF).
+const READY_BYTES: usize = 4096;
+
+/// Stdout.
+pub struct Output {
+    stdout: io::Stdout,
+}
+
+impl Output {
+    /// Stdout for much data: asks for a large pipe.
+    pub fn bulk() -> Self {
+        let stdout = io::stdout();
+        // This fails if stdout is not a pipe, or above the limit of the user. The pipe then keeps its size.
+        fcntl(&stdout, FcntlArg::F_SETPIPE_SZ(PIPE_BYTES)).ok();
+        Self { stdout }
+    }
+
+    /// Stdout for a few lines.
+    pub fn new() -> Self {
+        Self { stdout: io::stdout() }
+    }
+
+    /// Whether stdout is a file or a device: neither a terminal, nor a pipe or socket to another program, which may itself
+    /// write to the terminal.
+    pub fn is_file(&self) -> bool {
+        let meta = self.as_fd().try_clone_to_owned().and_then(|stdout| File::from(stdout).metadata());
+        let kind = meta.map(|meta| meta.file_type());
+        !self.stdout.is_terminal() && kind.is_ok_and(|kind| !kind.is_fifo() && !kind.is_socket())
+    }
+
+    /// Writes all of `bytes`.
+    ///
+    /// # Errors
+    /// [`OutputClosed`] if the reader closed stdout.
+    pub fn write(&self, mut bytes: &[u8]) -> Result<()> {
+        while !bytes.is_empty() {
+            match write(&self.stdout, bytes) {
+                Ok(count) => bytes = &bytes[count..],
+                Err(Errno::EINTR) => {}
+                // Another process that shares stdout has made it non-blocking.
+                Err(Errno::EAGAIN) => {
+                    poll(&mut [PollFd::new(self.as_fd(), PollFlags::POLLOUT)], PollTimeout::NONE).ok();
+                }
+                Err(Errno::EPIPE) => return Err(OutputClosed.into()),
+                Err(err) => return Err(Error::io("cannot write to stdout", err.into()).into()),
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes all of `bytes`. Returns false if `stop` came first while stdout was not ready.
+    pub fn write_unless(&self, bytes: &[u8], stop: &Stop) -> Result<bool> {
+        for part in bytes.chunks(READY_BYTES) {
+            let mut fds = [PollFd::new(self.as_fd(), PollFlags::POLLOUT), PollFd::new(stop.as_fd(), PollFlags::POLLIN)];
+            while poll(&mut fds, PollTimeout::NONE) == Err(Errno::EINTR) {}
+            if fds[0].any() != Some(true) {
+                return Ok(false);
+            }
+            self.write(part)?;
+        }
+        Ok(true)
+    }
+}
+
+impl AsFd for Output {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.stdout.as_fd()
+    }
+}

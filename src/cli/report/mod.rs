@@ -1,0 +1,8 @@
+//! The output on stderr: errors, diagnostics and progress.
+
+pub mod diagnostics;
+pub mod errors;
+pub mod hint;
+pub mod progress;
+pub mod session;
+pub mod transfer;

@@ -1,0 +1,246 @@
+//! The progress of a long command: one line on the terminal, which disappears before the command ends.
+//!
+//! The working threads only count. Another thread draws the line. It starts at the third step, so that short work does not need
+//! it. It draws the line for the first time after one second.
+
+use std::fmt::Write;
+use std::io::{self, IsTerminal, PipeWriter};
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::thread::{Builder, JoinHandle};
+
+use console::Term;
+use indicatif::{FormattedDuration, HumanBytes, HumanCount, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::unistd::{getpgrp, tcgetpgrp};
+
+use crate::cli::exit::Exit;
+use crate::cli::io::signals::Stop;
+use crate::cli::report::diagnostics::{self, Diagnostics};
+
+const FIRST_DRAW_MILLIS: u16 = 1000;
+const REDRAW_MILLIS: u16 = 200;
+/// Work of at most this many steps is short.
+const SHORT_STEPS: u32 = 2;
+const BAR_COLUMNS_MIN: usize = 10;
+const BAR_COLUMNS_MAX: usize = 40;
+
+/// The size of the whole work, if it is known.
+#[derive(Clone, Copy)]
+pub enum Total {
+    Entries(u64),
+    Bytes(u64),
+}
+
+/// The progress of a command. It is shown on stderr, if stderr is a terminal and `-q` is not given.
+pub struct Progress<'s>(Option<Work<'s>>);
+
+struct Work<'s> {
+    stop: &'s Stop,
+    counts: Arc<Counts>,
+    steps: AtomicU32,
+    /// Empty until the third step; `None` if the line cannot be drawn.
+    line: OnceLock<Option<Line>>,
+}
+
+/// Whether progress may be shown at all.
+pub fn is_wanted(diagnostics: Diagnostics) -> bool {
+    !diagnostics.is_quiet() && io::stderr().is_terminal()
+}
+
+impl<'s> Progress<'s> {
+    /// Progress that is shown until `stop` comes.
+    pub fn new(diagnostics: Diagnostics, stop: &'s Stop) -> Self {
+        let work = || Work { stop, counts: Arc::default(), steps: AtomicU32::new(0), line: OnceLock::new() };
+        Self(is_wanted(diagnostics).then(work))
+    }
+
+    /// Progress that is never shown.
+    pub fn off() -> Self {
+        Self(None)
+    }
+
+    pub fn is_on(&self) -> bool {
+        self.0.is_some()
+    }
+
+    pub fn set_total(&self, total: Total) {
+        if let Some(work) = &self.0 {
+            work.counts.set_total(total);
+        }
+    }
+
+    /// Counts one step: the number of additional entries and bytes that are done. (0, 0) only says that the work has begun. A
+    /// call is cheap enough for each batch, but not for each entry.
+    pub fn add(&self, entries: u64, bytes: u64) {
+        let Some(work) = &self.0 else { return };
+        work.counts.entries.fetch_add(entries, Ordering::Relaxed);
+        work.counts.bytes.fetch_add(bytes, Ordering::Relaxed);
+        if work.steps.fetch_add(1, Ordering::Relaxed) == SHORT_STEPS {
+            work.line.get_or_init(|| Line::start(work.stop, &work.counts).ok());
+        }
+    }
+
+    /// How the command ends, if progress is on and a signal has arrived.
+    pub fn stopped(&self) -> Option<Exit> {
+        self.0.as_ref()?.stop.exit()
+    }
+
+    /// Prints an error above the line of progress.
+    pub fn error(&self, text: &str) {
+        match self.0.as_ref().and_then(|work| work.line.get()?.as_ref()) {
+            Some(line) => line.bar.suspend(|| diagnostics::error(text)),
+            None => diagnostics::error(text),
+        }
+    }
+}
+
+#[derive(Default)]
+struct Counts {
+    entries: AtomicU64,
+    bytes: AtomicU64,
+    total: Mutex<Option<Total>>,
+}
+
+/// The counts at one moment.
+struct Snapshot {
+    entries: u64,
+    bytes: u64,
+    /// The position of the bar, in the unit of the total.
+    done: u64,
+    total: Option<u64>,
+}
+
+impl Counts {
+    fn set_total(&self, total: Total) {
+        *self.total.lock().unwrap_or_else(PoisonError::into_inner) = Some(total);
+    }
+
+    fn snapshot(&self) -> Snapshot {
+        let (entries, bytes) = (self.entries.load(Ordering::Relaxed), self.bytes.load(Ordering::Relaxed));
+        let (done, total) = match *self.total.lock().unwrap_or_else(PoisonError::into_inner) {
+            Some(Total::Entries(total)) => (entries, Some(total)),
+            Some(Total::Bytes(total)) => (bytes, Some(total)),
+            None => (bytes, None),
+        };
+        Snapshot { entries, bytes, done, total }
+    }
+}
+
+/// The line on the terminal and the thread that draws it. Dropping it clears the line.
+struct Line {
+    bar: ProgressBar,
+    thread: Option<JoinHandle<()>>,
+    /// The thread ends when this is closed.
+    keep_drawing: Option<PipeWriter>,
+}
+
+impl Line {
+    fn start(stop: &Stop, counts: &Arc<Counts>) -> io::Result<Self> {
+        // `bar` has the unit of the total. This second bar is never visible; it measures bytes per second.
+        let byte_rate = ProgressBar::hidden();
+        let style = line_style(Arc::clone(counts), byte_rate.clone())?;
+        let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::hidden()).with_style(style);
+        let (ended, keep_drawing) = io::pipe()?;
+        let end_fds = [OwnedFd::from(ended), stop.as_fd().try_clone_to_owned()?];
+        let (drawn, counts) = (bar.clone(), Arc::clone(counts));
+        let thread = Builder::new().spawn(move || draw_until_end(&drawn, &byte_rate, &counts, &end_fds))?;
+        Ok(Self { bar, thread: Some(thread), keep_drawing: Some(keep_drawing) })
+    }
+}
+
+impl Drop for Line {
+    fn drop(&mut self) {
+        self.keep_drawing = None;
+        self.thread.take().map(JoinHandle::join);
+    }
+}
+
+fn line_style(counts: Arc<Counts>, byte_rate: ProgressBar) -> io::Result<ProgressStyle> {
+    // The cursor returns to the start of the line. Other text, such as the ^C of the terminal, then overwrites this line, which is
+    // cleared later, and does not start a new line. The cursor needs one column.
+    let style = ProgressStyle::with_template("{line}\r").map_err(io::Error::other)?;
+    Ok(style.with_key("line", move |state: &ProgressState, out: &mut dyn Write| {
+        let columns = usize::from(Term::stderr().size().1).saturating_sub(1);
+        let text = format_line(&counts.snapshot(), state, byte_rate.per_sec(), columns);
+        write!(out, "{text:<columns$}").ok();
+    }))
+}
+
+/// Draws until one of `end_fds` has an event, then clears the line.
+fn draw_until_end(bar: &ProgressBar, byte_rate: &ProgressBar, counts: &Counts, end_fds: &[OwnedFd; 2]) {
+    let (mut wait, mut is_visible) = (FIRST_DRAW_MILLIS, false);
+    // In the background, the line would mix with the output of the foreground process, and the terminal may stop this process.
+    let mut set_visible = |wanted: bool| {
+        if wanted != is_visible {
+            bar.set_draw_target(if wanted { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() });
+            is_visible = wanted;
+        }
+    };
+    while wait_for_next_draw(wait, end_fds) {
+        wait = REDRAW_MILLIS;
+        let Snapshot { bytes, done, total, .. } = counts.snapshot();
+        byte_rate.update(|state| state.set_pos(bytes));
+        set_visible(is_in_foreground());
+        bar.update(|state| {
+            state.set_pos(done);
+            if let Some(total) = total {
+                state.set_len(total);
+            }
+        });
+    }
+    if !is_in_foreground() {
+        set_visible(false);
+    }
+    bar.finish_and_clear();
+}
+
+/// Waits for `millis` milliseconds. Returns false as soon as one of `end_fds` has an event.
+fn wait_for_next_draw(millis: u16, end_fds: &[OwnedFd; 2]) -> bool {
+    let mut fds = end_fds.each_ref().map(|end| PollFd::new(end.as_fd(), PollFlags::POLLIN));
+    loop {
+        match poll(&mut fds, PollTimeout::from(millis)) {
+            Err(Errno::EINTR) => {}
+            result => return result == Ok(0),
+        }
+    }
+}
+
+/// Whether this process is in the foreground of the terminal. True if the terminal does not control this process.
+fn is_in_foreground() -> bool {
+    tcgetpgrp(io::stderr()).map_or(true, |group| group == getpgrp())
+}
+
+/// The parts of the line that fit into `columns`, in the order of importance, then a bar if it fits.
+fn format_line(counts: &Snapshot, state: &ProgressState, bytes_per_second: f64, columns: usize) -> String {
+    let time = match state.len() {
+        Some(_) if state.per_sec() > 0.0 => format!("ETA {}", FormattedDuration(state.eta())),
+        Some(_) => "ETA --:--:--".into(),
+        None => FormattedDuration(state.elapsed()).to_string(),
+    };
+    let mut parts = vec![
+        format!("{} entries", HumanCount(counts.entries)),
+        HumanBytes(counts.bytes).to_string(),
+        format!("{}/s", HumanBytes(bytes_per_second as u64)),
+        time,
+    ];
+    if state.len().is_some() {
+        parts.push(format!("{}%", (state.fraction() * 100.0) as u8));
+    }
+    let mut text = String::new();
+    for part in parts {
+        let gap = if text.is_empty() { "" } else { "  " };
+        if text.len() + gap.len() + part.len() > columns {
+            return text;
+        }
+        text.extend([gap, &part]);
+    }
+    let room = columns.saturating_sub(text.len() + " []".len()).min(BAR_COLUMNS_MAX);
+    if state.len().is_some() && room >= BAR_COLUMNS_MIN {
+        let full = "=".repeat((state.fraction() * room as f32) as usize);
+        text.push_str(&format!(" [{full:<room$}]"));
+    }
+    text
+}

@@ -1,0 +1,183 @@
+//! The reports of a replication: notices while it runs, and one report at its end.
+
+use scuttleup::ingest::GAP_ENTRIES_MAX;
+use scuttleup::{Ending, Notice, Outcome, PeerId, Reached, Wire, ndjson};
+
+use crate::cli::exit::Exit;
+use crate::cli::report::diagnostics::{self, Diagnostics};
+
+/// The text of a notice.
+pub fn notice(notice: Notice) -> String {
+    match notice {
+        Notice::Fork(peer, seq) => format!(
+            "fork: entry {seq} of {peer} has different bytes in the remote log, this feed is stopped: each log keeps its version"
+        ),
+        Notice::NewId(peer) => new_id(&peer),
+        Notice::Gap(peer, head, seq) => format!(
+            "gap: the remote sent entry {seq} of {peer} after entry {head}, the entries between the two are deleted in \
+             the remote log, this feed is stopped: --accept-gaps stores up to {GAP_ENTRIES_MAX} such consecutive entries as deleted"
+        ),
+        Notice::NotComparable(peer, seq) => format!(
+            "gap: entry {seq} of {peer} is an accepted gap in only one of the two logs, the native wire cannot compare the \
+             entries after it, this feed is stopped: --wire original transfers it"
+        ),
+        Notice::TooLong(peer, seq, max) => format!(
+            "entry {seq} of {peer} is longer than the remote accepts ({max} bytes), this feed is stopped: \
+             raise --entry-bytes-max of the remote"
+        ),
+        Notice::Behind(peer, seq) => {
+            format!("this log is behind in its local feed: it receives the entries of {peer} up to {seq} from the remote")
+        }
+        Notice::StaysBehind(peer, head, seq) => format!(
+            "this log is behind in its local feed: the remote holds entries of {peer} up to {seq}, but this log only up to {head}: \
+             replicate with --mode sync or pull before you append, otherwise the feed forks"
+        ),
+        Notice::SameId(peer) => format!(
+            "the remote has the same id, {peer}: it is this log or a copy of it: append to only one of the two, \
+             otherwise the feed forks; to keep both, create a new log and append the entries of one copy to it"
+        ),
+        Notice::DeletedLeftOut(peer, seq) => {
+            format!(
+                "entry {seq} of {peer} was deleted in this log, the original wire cannot send deleted entries: \
+                 the remote log gets a gap"
+            )
+        }
+        Notice::IdLeftOut(peer) => {
+            format!("the original cannot store a feed with the id {peer}: feeds with such ids are not sent on the original wire")
+        }
+    }
+}
+
+/// The text for a log whose local feed has forked.
+pub fn new_id(peer: &PeerId) -> String {
+    format!("the local feed of this log has forked: new entries go to the feed of the new id {peer}")
+}
+
+/// The exit code for an outcome. `failed` says how COMMAND failed, if it failed.
+pub fn exit_of(outcome: &Outcome, failed: Option<&str>) -> Exit {
+    match outcome {
+        Outcome { forks: 1.., .. } => Exit::Fork,
+        outcome if outcome.complete() && failed.is_none() => Exit::Done,
+        _ => Exit::Incomplete,
+    }
+}
+
+/// Reports outcomes.
+#[derive(Clone, Copy)]
+pub struct Report {
+    /// Whether to print one JSON object instead of text.
+    pub json: bool,
+    pub diagnostics: Diagnostics,
+}
+
+impl Report {
+    /// Reports an outcome.
+    pub fn print(self, outcome: &Outcome, failed: Option<&str>, exit: Exit) {
+        if self.json {
+            return diagnostics::print_verbatim(&json(outcome, exit));
+        }
+        if let Exit::Signal(_) = exit {
+            return self.print_stopped(outcome);
+        }
+        let why = reasons(outcome, failed);
+        match (&outcome.peer, &outcome.ending) {
+            (None, ending) => diagnostics::error(&format!("{}{why}: run it again", without_id(ending))),
+            (Some(peer), Ending::Complete | Ending::Incomplete) => self.print_ended(outcome, peer, failed),
+            (Some(peer), Ending::RemoteTimedOut(_)) => {
+                diagnostics::error(&format!("the remote timed out{}{why}: run it again", counts(outcome, peer)));
+            }
+            (Some(peer), _) => {
+                diagnostics::error(&format!("the remote ended early{}{why}: run it again", counts(outcome, peer)));
+            }
+        }
+    }
+
+    /// Reports a session that ended in order.
+    fn print_ended(self, outcome: &Outcome, peer: &PeerId, failed: Option<&str>) {
+        let moved = format!("synced with {peer}: sent {}, received {}", sent(outcome), outcome.received);
+        let mut problems = Vec::new();
+        match outcome.forks + outcome.gaps {
+            0 => {}
+            1 => problems.push("1 feed is stopped".to_owned()),
+            feeds => problems.push(format!("{feeds} feeds are stopped")),
+        }
+        if outcome.missing > 0 {
+            let missing = outcome.missing;
+            problems.push(format!(
+                "{missing} entries of the remote were not received: see the messages of the remote, and --entry-bytes-max"
+            ));
+        }
+        match outcome.left_out {
+            0 => {}
+            1 => problems.push("1 deleted entry cannot be sent on this wire".to_owned()),
+            entries => problems.push(format!("{entries} deleted entries cannot be sent on this wire")),
+        }
+        problems.extend(failed.map(|failed| format!("{failed}: see its messages")));
+        if problems.is_empty() {
+            self.diagnostics.note(&moved);
+        } else {
+            diagnostics::error(&format!("{moved}, but {}", problems.join(", and ")));
+        }
+    }
+
+    /// Reports a session that a signal ended. This is not an error.
+    fn print_stopped(self, outcome: &Outcome) {
+        if let Some(peer) = &outcome.peer {
+            self.diagnostics.note(&format!("stopped: sent {} to {peer}, received {}", sent(outcome), outcome.received));
+        }
+    }
+}
+
+/// The text for a session in which the remote did not send its id.
+fn without_id(ending: &Ending) -> &'static str {
+    match ending {
+        Ending::RemoteTimedOut(_) => "timed out waiting for the handshake",
+        Ending::RemoteEnded(Reached::Handshake) => "the remote ended inside its handshake",
+        _ => "the remote ended before its handshake",
+    }
+}
+
+fn counts(outcome: &Outcome, peer: &PeerId) -> String {
+    let Outcome { sent, durable, unsent, received, missing, .. } = outcome;
+    let durable = durable.map_or(String::new(), |durable| format!(" ({durable} durable on the remote)"));
+    format!(": {sent} of {} sent to {peer}{durable}, {received} of {} received", sent + unsent, received + missing)
+}
+
+fn sent(outcome: &Outcome) -> String {
+    let sent = outcome.sent;
+    outcome.durable.map_or(sent.to_string(), |durable| format!("{sent} ({durable} durable on the remote)"))
+}
+
+/// The reason that the remote gave, and the failure of COMMAND, in parentheses; empty if there is none.
+fn reasons(outcome: &Outcome, failed: Option<&str>) -> String {
+    let remote = match &outcome.ending {
+        Ending::RemoteError(why) if !why.is_empty() => Some(format!("it said: {why}")),
+        _ => None,
+    };
+    let reasons: Vec<&str> = remote.as_deref().into_iter().chain(failed).collect();
+    if reasons.is_empty() { String::new() } else { format!(" ({})", reasons.join("; ")) }
+}
+
+/// The outcome as one line of JSON, see scuttleup-replicate(1).
+fn json(outcome: &Outcome, exit: Exit) -> Vec<u8> {
+    let mut line = b"{\"peer\":".to_vec();
+    match &outcome.peer {
+        Some(peer) => ndjson::put_string(&mut line, peer.as_str()),
+        None => line.extend_from_slice(b"null"),
+    }
+    let wire = outcome.wire.map_or("null".to_owned(), |wire: Wire| format!("\"{}\"", wire.name()));
+    let durable = outcome.durable.map_or("null".to_owned(), |durable| durable.to_string());
+    let Outcome { sent, received, missing, forks, gaps, bytes_sent, bytes_received, millis, .. } = outcome;
+    let unsent = outcome.unsent + outcome.left_out;
+    let rest = format!(
+        ",\"wire\":{wire},\"complete\":{},\"exit\":{},\"sent\":{sent},\"durable\":{durable},\"unsent\":{unsent},\
+         \"received\":{received},\"missing\":{missing},\"forks\":{forks},\"gaps\":{gaps},\
+         \"bytes_sent\":{bytes_sent},\"bytes_received\":{bytes_received},\"seconds\":{}.{:03}}}\n",
+        exit == Exit::Done,
+        exit.code(),
+        millis / 1000,
+        millis % 1000
+    );
+    line.extend_from_slice(rest.as_bytes());
+    line
+}

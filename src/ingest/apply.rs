@@ -1,0 +1,390 @@
+//! Applies batches to a log. Only this module decides whether an entry is new, known, a gap or a fork, and what happens then.
+//!
+//! | the entry is | when | result |
+//! |---|---|---|
+//! | new | seq = head + 1 | it is stored |
+//! | known | seq ≤ head, same hash and length, or one of the two is an unknown tombstone | nothing |
+//! | fork | seq ≤ head, different hash or length | the feed is marked and stopped; a fork of the local feed gives the log a new id |
+//! | gap | seq > head + 1 | the feed is stopped, or the gap is filled with unknown tombstones if the caller accepts gaps |
+//!
+//! A run (native wire) comes with the chain after its last entry. It is stored only if this log computes the same chain.
+
+use std::collections::HashSet;
+
+use super::batch::{Batch, Run, Target};
+use crate::model::{Error, FeedKey, HashedEntry, PeerId, Result, Seq, Tombstone};
+use crate::store::{Log, Writer};
+
+/// The longest gap that is accepted, in entries. Entries are deleted one by one, so larger gaps are not expected. With this
+/// limit, a wrong seq cannot fill the disk.
+pub const GAP_ENTRIES_MAX: u32 = 1 << 20;
+
+/// Applies batches one after the other, and remembers which feeds are stopped.
+pub struct Applier<'l> {
+    log: &'l Log,
+    accept_gaps: bool,
+    stopped: HashSet<FeedKey>,
+    /// A run broke the protocol: nothing more is stored.
+    is_broken: bool,
+}
+
+/// The result of applying one batch.
+#[derive(Default)]
+pub struct Applied {
+    /// The number of new entries.
+    pub new: u64,
+    /// Entries that were appended to the local feed: the peer id, the first seq and the last seq.
+    pub local: Option<(PeerId, Seq, Seq)>,
+    /// The feeds of the batch: the log holds the entries of the batch up to this seq.
+    pub reached: Vec<(FeedKey, u32)>,
+    /// Runs that are on the disk: the remote's handle for the feed, and the last seq.
+    pub acks: Vec<(u32, u32)>,
+    /// The number of runs in the batch.
+    pub runs: u64,
+    /// Feeds that were stopped.
+    pub stops: Vec<StoppedFeed>,
+    /// The new id of the log, if its local feed has forked.
+    pub new_id: Option<PeerId>,
+    /// The error of a run that breaks the protocol. The runs before it are stored.
+    pub broken: Option<Error>,
+}
+
+/// A feed that was stopped: the [`Applier`] stores no more entries of it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct StoppedFeed {
+    /// The author of the feed.
+    pub peer: PeerId,
+    /// The entry that stopped it.
+    pub seq: Seq,
+    /// The cause.
+    pub cause: StopCause,
+    /// The input line of the entry; 0 if the input has no lines.
+    pub line: u64,
+}
+
+/// The cause that stopped a feed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum StopCause {
+    /// The log holds different bytes for the entry.
+    Fork,
+    /// Entries between this head and the entry are missing.
+    Gap(u32),
+    /// The run does not continue the feed after this head: the run was damaged, or the feeds already differ before it.
+    ChainMismatch(u32),
+}
+
+/// The relation of an entry to a log.
+enum EntryStatus {
+    New,
+    Known,
+    Fork,
+    /// Entries between this head and the entry are missing.
+    Gap(u32),
+}
+
+impl<'l> Applier<'l> {
+    /// An applier for `log`. With `accept_gaps`, it fills a gap of up to [`GAP_ENTRIES_MAX`] entries with unknown tombstones. It
+    /// does not stop the feed then.
+    pub fn new(log: &'l Log, accept_gaps: bool) -> Self {
+        Self { log, accept_gaps, stopped: HashSet::new(), is_broken: false }
+    }
+
+    /// Stores a batch in one commit. When this returns, the stored entries are on the disk.
+    ///
+    /// # Errors
+    /// When the log cannot be read or written: then nothing of the batch is stored.
+    pub fn apply(&mut self, batch: &Batch) -> Result<Applied> {
+        // What follows a broken run would only break for its sake, and its error would hide the cause.
+        if self.is_broken {
+            return Ok(Applied::default());
+        }
+        let mut writer = self.log.writer()?;
+        let mut applied = Applied { runs: batch.runs().len() as u64, ..Applied::default() };
+        if batch.targets().is_empty() {
+            append(&mut writer, batch, &mut applied)?;
+        } else if batch.runs().is_empty() {
+            self.apply_entries(&mut writer, batch, &mut applied)?;
+        } else {
+            self.apply_runs(&mut writer, batch, &mut applied)?;
+        }
+        let forks = applied.stops.iter().filter(|stop| stop.cause == StopCause::Fork);
+        applied.new_id = mark_forks(&mut writer, forks.map(|fork| (&fork.peer, fork.seq)))?;
+        applied.new = writer.commit()?.new;
+        Ok(applied)
+    }
+
+    /// Applies entries one by one: change lines, and entries of the original wire.
+    fn apply_entries(&mut self, writer: &mut Writer<'_>, batch: &Batch, applied: &mut Applied) -> Result<()> {
+        // Successive entries usually belong to the same feed: it is looked up only once.
+        let mut current = usize::MAX;
+        let (mut feed, mut is_stopped) = (FeedKey::of(""), false);
+        for (target, entry) in batch.targeted(0..batch.entries.len()) {
+            let peer = batch.peer(target);
+            if current != target.peer {
+                (current, feed) = (target.peer, FeedKey::of(peer.as_str()));
+                is_stopped = self.stopped.contains(&feed);
+                if !is_stopped {
+                    applied.reached.push((feed, 0));
+                }
+            }
+            if is_stopped {
+                continue;
+            }
+            let status = match apply_entry(writer, peer, target.seq, entry)? {
+                EntryStatus::Gap(head) if self.accepts_gap(head, target.seq) => {
+                    fill_gap(writer, peer, head, target.seq)?;
+                    apply_entry(writer, peer, target.seq, entry)?
+                }
+                status => status,
+            };
+            let cause = match status {
+                EntryStatus::New | EntryStatus::Known => {
+                    if let Some((_, reached)) = applied.reached.last_mut() {
+                        *reached = target.seq.get().max(*reached);
+                    }
+                    continue;
+                }
+                EntryStatus::Fork => StopCause::Fork,
+                EntryStatus::Gap(head) => StopCause::Gap(head),
+            };
+            is_stopped = true;
+            self.stop(feed, stop_at(peer, target, cause), applied);
+        }
+        Ok(())
+    }
+
+    /// Applies runs, each as a whole.
+    fn apply_runs(&mut self, writer: &mut Writer<'_>, batch: &Batch, applied: &mut Applied) -> Result<()> {
+        for run in batch.runs() {
+            let targets = &batch.targets()[run.entries.clone()];
+            let (Some(&first), Some(&last)) = (targets.first(), targets.last()) else { continue };
+            let peer = batch.peer(first);
+            let feed = FeedKey::of(peer.as_str());
+            if self.stopped.contains(&feed) {
+                continue;
+            }
+            match apply_run(writer, batch, run, peer) {
+                Ok(None) => {
+                    applied.acks.push((run.handle, last.seq.get()));
+                    applied.reached.push((feed, last.seq.get()));
+                }
+                Ok(Some(stop)) => self.stop(feed, stop, applied),
+                Err(err @ Error::Wire(_)) => {
+                    (self.is_broken, applied.broken) = (true, Some(err));
+                    break;
+                }
+                Err(err) => return Err(err),
+            }
+        }
+        Ok(())
+    }
+
+    fn accepts_gap(&self, head: u32, seq: Seq) -> bool {
+        self.accept_gaps && seq.get() - head - 1 <= GAP_ENTRIES_MAX
+    }
+
+    fn stop(&mut self, feed: FeedKey, stop: StoppedFeed, applied: &mut Applied) {
+        self.stopped.insert(feed);
+        applied.stops.push(stop);
+    }
+}
+
+/// Appends all entries to the local feed.
+fn append(writer: &mut Writer<'_>, batch: &Batch, applied: &mut Applied) -> Result<()> {
+    let mut seqs: Option<(Seq, Seq)> = None;
+    for entry in batch.entries.iter() {
+        let seq = writer.append(entry)?;
+        seqs = Some((seqs.map_or(seq, |(first, _)| first), seq));
+    }
+    if let Some((first, last)) = seqs {
+        applied.local = Some((writer.local_id()?, first, last));
+    }
+    Ok(())
+}
+
+/// Compares an entry with the log, and stores it if it is new.
+fn apply_entry(writer: &mut Writer<'_>, peer: &PeerId, seq: Seq, entry: HashedEntry<'_>) -> Result<EntryStatus> {
+    let (head, _) = writer.feed_state(peer)?;
+    if seq.get() <= head {
+        let (stored, offered) = (writer.tombstone_of(peer, seq)?, entry.tombstone());
+        let same = stored == offered || stored == Tombstone::UNKNOWN || offered == Tombstone::UNKNOWN;
+        return Ok(if same { EntryStatus::Known } else { EntryStatus::Fork });
+    }
+    if seq.get() - head > 1 {
+        return Ok(EntryStatus::Gap(head));
+    }
+    writer.push(peer, entry)?;
+    Ok(EntryStatus::New)
+}
+
+/// Stores a run if it continues the feed. Returns the stopped feed if it does not.
+///
+/// The chain is computed from the received entries. If it equals the remote's chain, the entries are the remote's entries.
+fn apply_run(writer: &mut Writer<'_>, batch: &Batch, run: &Run, peer: &PeerId) -> Result<Option<StoppedFeed>> {
+    let (head, mut chain) = writer.feed_state(peer)?;
+    let targets = &batch.targets()[run.entries.clone()];
+    let known = run.entries.start + targets.partition_point(|target| target.seq.get() <= head);
+    for (target, entry) in batch.targeted(run.entries.start..known) {
+        if matches!(apply_entry(writer, peer, target.seq, entry)?, EntryStatus::Fork) {
+            return Ok(Some(stop_at(peer, target, StopCause::Fork)));
+        }
+    }
+    let Some((first, _)) = batch.targeted(known..run.entries.end).next() else { return Ok(None) };
+    if first.seq.get() != head + 1 {
+        return Err(Error::Wire(format!("the remote sent entry {} of {peer} after entry {head}: run it again", first.seq)));
+    }
+    for (_, entry) in batch.targeted(known..run.entries.end) {
+        chain = chain.next(entry.tombstone());
+    }
+    if chain != run.chain {
+        return match head {
+            0 => Err(damaged(peer)),
+            head => Ok(Some(stop_at(peer, first, StopCause::ChainMismatch(head)))),
+        };
+    }
+    for (_, entry) in batch.targeted(known..run.entries.end) {
+        writer.push(peer, entry)?;
+    }
+    Ok(None)
+}
+
+/// The error for received entries that differ from the entries of the remote.
+pub(crate) fn damaged(peer: &PeerId) -> Error {
+    Error::Wire(format!("entries of {peer} were damaged in transit: run it again"))
+}
+
+fn stop_at(peer: &PeerId, target: Target, cause: StopCause) -> StoppedFeed {
+    StoppedFeed { peer: peer.clone(), seq: target.seq, cause, line: target.line }
+}
+
+/// Stores unknown tombstones between `head` and `seq`.
+fn fill_gap(writer: &mut Writer<'_>, peer: &PeerId, head: u32, seq: Seq) -> Result<()> {
+    for _ in head + 1..seq.get() {
+        writer.push(peer, HashedEntry::deleted(Tombstone::UNKNOWN))?;
+    }
+    Ok(())
+}
+
+/// Records forks that were found by comparing chains, in one commit. Returns the new id of the log if the local feed has forked.
+///
+/// # Errors
+/// When the log cannot be written.
+pub fn record_forks(log: &Log, forks: &[(PeerId, Seq)]) -> Result<Option<PeerId>> {
+    if forks.is_empty() {
+        return Ok(None);
+    }
+    let mut writer = log.writer()?;
+    let new_id = mark_forks(&mut writer, forks.iter().map(|(peer, seq)| (peer, *seq)))?;
+    writer.commit()?;
+    Ok(new_id)
+}
+
+/// Marks the feeds that have forked. If the local feed has forked, gives the log a new id and returns it.
+fn mark_forks<'f>(writer: &mut Writer<'_>, forks: impl Iterator<Item = (&'f PeerId, Seq)>) -> Result<Option<PeerId>> {
+    let (local, mut local_has_forked) = (writer.local_id()?, false);
+    for (peer, seq) in forks {
+        writer.mark_fork(peer, seq)?;
+        local_has_forked |= *peer == local;
+    }
+    if local_has_forked { writer.renew_id().map(Some) } else { Ok(None) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Chain;
+
+    fn id(peer: &str) -> PeerId {
+        PeerId::new(peer).unwrap()
+    }
+
+    fn batch(entries: &[(&str, u64, &str)]) -> Batch {
+        let mut batch = Batch::default();
+        for (line, &(peer, seq, bytes)) in (1..).zip(entries) {
+            batch.entries.push_copy(bytes.as_bytes());
+            batch.set_target(&id(peer), Seq::new(seq).unwrap(), line);
+        }
+        batch
+    }
+
+    fn log(dir: &tempfile::TempDir) -> Log {
+        let log = Log::create(dir.path(), Some(id("own"))).unwrap();
+        log.append(b"1").unwrap();
+        log.append(b"2").unwrap();
+        log
+    }
+
+    fn stops(applied: &Applied) -> Vec<(String, u32, StopCause, u64)> {
+        applied.stops.iter().map(|stop| (stop.peer.to_string(), stop.seq.get(), stop.cause, stop.line)).collect()
+    }
+
+    #[test]
+    fn new_known_gap_and_fork() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = log(&dir);
+        let mut applier = Applier::new(&log, false);
+        let changes =
+            [("own", 2, "2"), ("a", 1, "x"), ("a", 2, "y"), ("b", 2, "z"), ("b", 1, "z"), ("a", 1, "other"), ("a", 3, "w")];
+        let applied = applier.apply(&batch(&changes)).unwrap();
+        assert_eq!(
+            stops(&applied),
+            [("b".into(), 2, StopCause::Gap(0), 4), ("a".into(), 1, StopCause::Fork, 6)],
+            "later entries of a stopped feed are ignored"
+        );
+        assert_eq!((applied.new, applied.new_id), (2, None));
+        assert_eq!(log.forks().unwrap(), [(id("a"), Seq::new(1).unwrap())].into());
+        let again = applier.apply(&batch(&[("a", 3, "w"), ("b", 1, "z"), ("c", 1, "q")])).unwrap();
+        assert_eq!((again.new, again.stops.len()), (1, 0), "stopped feeds stay stopped");
+    }
+
+    #[test]
+    fn a_fork_of_the_local_feed_gives_a_new_id_in_the_same_commit() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = log(&dir);
+        let applied = Applier::new(&log, false).apply(&batch(&[("own", 2, "other")])).unwrap();
+        assert_eq!(applied.new_id.as_ref(), Some(&log.local_id().unwrap()));
+        assert_ne!(log.local_id().unwrap(), id("own"));
+        // This feed is no longer the local feed: its second fork does not change the id.
+        let applied = Applier::new(&log, false).apply(&batch(&[("own", 1, "other")])).unwrap();
+        assert_eq!((applied.stops.len(), applied.new_id), (1, None));
+    }
+
+    #[test]
+    fn an_accepted_gap_is_filled_with_unknown_tombstones() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = log(&dir);
+        let mut applier = Applier::new(&log, true);
+        let applied = applier.apply(&batch(&[("a", 3, "x"), ("b", u64::from(GAP_ENTRIES_MAX) + 2, "y")])).unwrap();
+        assert_eq!(stops(&applied), [("b".into(), GAP_ENTRIES_MAX + 2, StopCause::Gap(0), 2)]);
+        assert_eq!((log.heads().unwrap().get("a"), applied.new), (3, 3));
+        // An unknown tombstone matches any bytes, so this entry is known.
+        let applied = applier.apply(&batch(&[("a", 1, "any")])).unwrap();
+        assert_eq!((applied.stops.len(), applied.new), (0, 0));
+    }
+
+    #[test]
+    fn a_run_is_stored_only_with_the_right_chain() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = log(&dir);
+        let mut applier = Applier::new(&log, false);
+        let run = |entries: &[(&str, u64, &str)], chain: Chain| {
+            let mut batch = batch(entries);
+            batch.end_run(entries.len(), 7, chain);
+            batch
+        };
+        let chain = |peer: &str, entries: &[&str]| {
+            entries
+                .iter()
+                .fold(Chain::start(&id(peer)), |chain, entry| chain.next(HashedEntry::new(entry.as_bytes()).tombstone()))
+        };
+        let good = applier.apply(&run(&[("a", 1, "x"), ("a", 2, "y")], chain("a", &["x", "y"]))).unwrap();
+        assert_eq!((good.new, good.acks, good.runs), (2, vec![(7, 2)], 1));
+        let wrong = applier.apply(&run(&[("a", 3, "z")], chain("a", &["x", "other", "z"]))).unwrap();
+        assert_eq!((wrong.new, stops(&wrong)), (0, vec![("a".into(), 3, StopCause::ChainMismatch(2), 1)]));
+        assert!(wrong.acks.is_empty());
+        let broken = applier.apply(&run(&[("b", 1, "x")], Chain(1))).unwrap();
+        assert!(matches!(broken.broken, Some(Error::Wire(_))) && broken.new == 0 && log.heads().unwrap().get("b") == 0);
+        let after = applier.apply(&run(&[("b", 2, "y")], Chain(2))).unwrap();
+        assert!(after.broken.is_none() && after.runs == 0, "only the first error counts");
+    }
+}

@@ -1,0 +1,105 @@
+//! A batch: entries that become durable in one commit.
+
+use std::ops::Range;
+
+use crate::model::{Chain, EntryBuffer, HashedEntry, PeerId, Seq};
+
+/// A batch is full at this many entries. Larger batches would save little time.
+const BATCH_ENTRIES_MAX: usize = 16 << 10;
+/// A batch is full at this many bytes.
+const BATCH_BYTES_MAX: usize = 4 << 20;
+/// A long entry makes a larger batch. Of its memory, at most this many bytes are kept for the next batch.
+const KEPT_BYTES_MAX: usize = 4 * BATCH_BYTES_MAX;
+
+/// Entries to store, hashed and in order.
+///
+/// In a batch for the local feed, no entry has a target: the writer sets the seq. In all other batches, every entry has a
+/// target.
+#[derive(Default)]
+pub struct Batch {
+    /// The entries. Input is read into it.
+    pub entries: EntryBuffer,
+    targets: Vec<Target>,
+    /// One peer for each sequence of entries of the same feed.
+    peers: Vec<PeerId>,
+    runs: Vec<Run>,
+    /// The length of the input of the entries in bytes, including input that is not part of an entry. For the progress display.
+    pub input_bytes: u64,
+}
+
+/// The feed and the seq of an entry.
+#[derive(Clone, Copy)]
+pub(super) struct Target {
+    /// Index in `peers`.
+    pub peer: usize,
+    pub seq: Seq,
+    /// The input line; 0 if the input has no lines.
+    pub line: u64,
+}
+
+/// Consecutive entries of one feed, and the chain that the remote gives for them.
+pub(super) struct Run {
+    pub entries: Range<usize>,
+    /// The remote's handle for the feed, to acknowledge the run.
+    pub handle: u32,
+    /// The chain after the last entry.
+    pub chain: Chain,
+}
+
+impl Batch {
+    /// Sets feed and seq of the entry that was added last. `line` is its input line; 0 if the input has no lines.
+    pub fn set_target(&mut self, peer: &PeerId, seq: Seq, line: u64) {
+        if self.peers.last() != Some(peer) {
+            self.peers.push(peer.clone());
+        }
+        self.targets.push(Target { peer: self.peers.len() - 1, seq, line });
+        debug_assert_eq!(self.targets.len(), self.entries.len(), "every entry has a target");
+    }
+
+    /// Makes a run of the last `count` entries. `chain` is the remote's chain after it.
+    pub fn end_run(&mut self, count: usize, handle: u32, chain: Chain) {
+        let end = self.entries.len();
+        self.runs.push(Run { entries: end - count..end, handle, chain });
+    }
+
+    /// Whether the batch has no entries.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// Whether the batch must be stored before more entries are added.
+    pub fn is_full(&self) -> bool {
+        self.entries.len() >= BATCH_ENTRIES_MAX || self.entries.input().len() >= BATCH_BYTES_MAX
+    }
+
+    /// Whether the batch holds a long entry. To limit the memory, only one such batch may be in the pipeline.
+    pub fn is_large(&self) -> bool {
+        self.entries.input().len() > KEPT_BYTES_MAX
+    }
+
+    /// Empties the batch, so that it can be used again.
+    pub fn clear(&mut self) {
+        self.entries.clear(KEPT_BYTES_MAX);
+        self.targets.clear();
+        self.peers.clear();
+        self.runs.clear();
+        self.input_bytes = 0;
+    }
+
+    pub(super) fn peer(&self, target: Target) -> &PeerId {
+        &self.peers[target.peer]
+    }
+
+    /// The entries in `range` with their targets. Not for a batch of the local feed.
+    pub(super) fn targeted(&self, range: Range<usize>) -> impl Iterator<Item = (Target, HashedEntry<'_>)> {
+        range.map(|index| (self.targets[index], self.entries.get(index)))
+    }
+
+    pub(super) fn targets(&self) -> &[Target] {
+        &self.targets
+    }
+
+    pub(super) fn runs(&self) -> &[Run] {
+        &self.runs
+    }
+}

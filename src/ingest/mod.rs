@@ -1,0 +1,9 @@
+//! Stores entries in a log: batches of hashed entries, a pipeline that commits them in groups, and the decision about each
+//! entry.
+
+mod apply;
+mod batch;
+pub mod pipeline;
+
+pub use apply::{Applied, Applier, GAP_ENTRIES_MAX, StopCause, StoppedFeed, record_forks};
+pub use batch::Batch;

@@ -1,0 +1,149 @@
+//! Every error of the library, as one type. A message says what failed, where, and what to do. It names no command-line
+//! flag: the command line adds such hints itself.
+
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+
+use nix::errno::Errno;
+
+use super::{Offset, PeerId};
+
+/// An error of the library.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Error {
+    /// The directory holds no log.
+    NoLog(PathBuf),
+    /// The directory already holds a log, with this id.
+    LogExists(PathBuf, PeerId),
+    /// This process has already opened the log.
+    AlreadyOpen(PathBuf),
+    /// The path of the log is not a directory.
+    NotADirectory(PathBuf),
+    /// The log has this format, which is newer than this program.
+    NewerFormat(PathBuf, u32),
+    /// The data file is shorter than its meta page says, in bytes: (has, needs).
+    Truncated(PathBuf, u64, u64),
+    /// Data on the disk is damaged: what is wrong.
+    Corrupt(String),
+    /// The record at this offset does not match its checksum.
+    Checksum(Offset),
+    /// The disk, a quota or a file size limit is exhausted.
+    DiskFull(io::Error),
+    /// The memory map, which limits the size of the log, is exhausted. Its size in bytes.
+    MapFull(usize),
+    /// Another process made the log larger than the memory map of this process.
+    MapOutgrown,
+    /// The files of the log were replaced or removed since they were opened, or data.mdb and lock.mdb do not belong together.
+    Replaced,
+    /// A feed, or the set of feeds, cannot grow.
+    FeedFull(String),
+    /// The operating system reported an error: what failed, and the error.
+    Io(String, io::Error),
+    /// LMDB reported an error: what failed, and the error.
+    Database(&'static str, Box<dyn std::error::Error + Send + Sync>),
+    /// Invalid peer id: the reason.
+    PeerId(&'static str),
+    /// The entry is longer than the limit, in bytes: (has at least, limit).
+    EntryTooLong(u64, usize),
+    /// The input is not UTF-8 at this byte. Bytes are counted from 1.
+    NotUtf8(usize),
+    /// The input is not valid: the reason.
+    BadInput(String),
+    /// The remote broke the protocol: what it did.
+    Wire(String),
+    /// The remote sent a frame that is longer than this limit, in bytes.
+    FrameTooLong(usize),
+    /// The remote sent an entry, but the local mode is push.
+    PushOnly,
+    /// The remote does not speak the native wire, and the caller allows only this wire.
+    NoNativeWire,
+}
+
+/// Alias for results of the library.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+impl Error {
+    /// Wraps an error of the operating system; `doing` says what failed. A full disk becomes [`Error::DiskFull`].
+    pub fn io(doing: impl Into<String>, err: io::Error) -> Self {
+        match err.raw_os_error() {
+            Some(code) if is_full(Errno::from_raw(code)) => Self::DiskFull(err),
+            _ => Self::Io(doing.into(), err),
+        }
+    }
+
+    /// The error for text that is not UTF-8.
+    pub fn not_utf8(err: &std::str::Utf8Error) -> Self {
+        Self::NotUtf8(err.valid_up_to() + 1)
+    }
+}
+
+/// Whether space ran out: on the disk, in a quota, or under a file size limit.
+pub(crate) fn is_full(code: Errno) -> bool {
+    matches!(code, Errno::ENOSPC | Errno::EDQUOT | Errno::EFBIG)
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoLog(dir) => write!(f, "no log in {}", dir.display()),
+            Self::LogExists(dir, id) => write!(f, "{} already holds a log with id {id}", dir.display()),
+            Self::AlreadyOpen(dir) => {
+                write!(f, "this process has already opened the log {}: share the open one", dir.display())
+            }
+            Self::NotADirectory(dir) => write!(f, "{} is not a directory", dir.display()),
+            Self::NewerFormat(dir, format) => write!(
+                f,
+                "the log in {} has format {format}, which is newer than this program: install a newer scuttleup",
+                dir.display()
+            ),
+            Self::Truncated(path, has, needs) => write!(
+                f,
+                "{} is truncated (it has {has} bytes and needs {needs}): restore the log from a backup, or replicate it from another log",
+                path.display()
+            ),
+            Self::Corrupt(what) => write!(f, "{what}: restore the log from a backup, or replicate it from another log"),
+            Self::Checksum(offset) => write!(
+                f,
+                "the entry at offset {offset} does not match its checksum, data.mdb is damaged: \
+                 restore the log from a backup, or replicate it from another log"
+            ),
+            Self::DiskFull(err) => write!(f, "cannot store more ({err}): free some space and run it again"),
+            Self::MapFull(bytes) => write!(
+                f,
+                "the log has reached its maximum size of {bytes} bytes: raise the address space limit (ulimit -v) and run it again"
+            ),
+            Self::MapOutgrown => f.write_str(
+                "another process made the log larger than this process can map: \
+                 raise the address space limit (ulimit -v) if there is one, and run it again",
+            ),
+            Self::Replaced => f.write_str(
+                "the files of the log were removed or replaced while processes had it open, and new entries would be lost: \
+                 end all of these processes and run it again",
+            ),
+            Self::FeedFull(what) => write!(f, "{what}: start a new log"),
+            Self::Io(doing, err) => write!(f, "{doing}: {err}"),
+            Self::Database(doing, err) => write!(f, "{doing}: {err}"),
+            Self::PeerId(why) => write!(f, "invalid peer id: {why}"),
+            Self::EntryTooLong(bytes, max) => {
+                write!(f, "the entry is too long: it has {bytes} bytes or more, and the limit is {max}")
+            }
+            Self::NotUtf8(at) => write!(f, "not UTF-8 at byte {at}"),
+            Self::BadInput(why) | Self::Wire(why) => f.write_str(why),
+            Self::FrameTooLong(max) => write!(f, "the remote sent a frame of more than {max} bytes"),
+            Self::PushOnly => f.write_str("the remote sent an entry, but the local mode is push"),
+            Self::NoNativeWire => f.write_str("the remote does not speak the native wire"),
+        }
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::DiskFull(err) | Self::Io(_, err) => Some(err),
+            Self::Database(_, err) => Some(&**err),
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,16 @@
+//! The values that every other module uses: peers, sequence numbers, entries, chains, heads and errors. No I/O.
+
+mod chain;
+mod entry;
+mod error;
+mod heads;
+mod peer;
+mod seq;
+
+pub use chain::Chain;
+pub use entry::{Change, ENTRY_BYTES_MAX, Entry, EntryBuffer, HashedEntry, Kind, Tombstone};
+pub(crate) use error::is_full;
+pub use error::{Error, Result};
+pub use heads::{FeedKey, FeedMap, Heads};
+pub use peer::{PEER_BYTES_MAX, PeerId};
+pub use seq::{Offset, Seq};

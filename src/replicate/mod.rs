@@ -1,0 +1,256 @@
+//! Replication: connects a session of `wire` to two descriptors and a log. It has two threads, and holds no lock during I/O:
+//!
+//! ```text
+//! receiver: input → events of the session → batches → ingest (stores them in a third thread) → news for the sender
+//! sender:   news → log → frames of the session → output
+//! ```
+//!
+//! The receiver never waits for the sender, so two full pipes cannot block each other.
+
+mod coordination;
+mod ledger;
+mod outcome;
+mod output;
+mod receiver;
+mod sender;
+
+use std::collections::hash_map::RandomState;
+use std::hash::{BuildHasher, Hasher};
+use std::io::{PipeReader, PipeWriter, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::Instant;
+
+pub use outcome::{Ending, Outcome, Reached};
+
+use crate::model::{Chain, ENTRY_BYTES_MAX, Error, PeerId, Result, Seq};
+use crate::store::Log;
+use crate::wire::{Local, Mode, Session, Wire};
+use coordination::Coordination;
+use outcome::{Facts, ReceiverEnd};
+use output::Written;
+
+/// The options of a replication.
+#[derive(Clone, Copy)]
+pub struct Options<'a> {
+    /// The directions in which entries may move.
+    pub mode: Mode,
+    /// End when both logs hold all entries that they held at the start. If false, continue with new entries as they arrive, if the
+    /// remote does so too.
+    pub once: bool,
+    /// The only wire that is allowed; `None`: the native wire if the remote speaks it, else the original's.
+    pub wire: Option<Wire>,
+    /// Fill gaps with unknown tombstones instead of stopping the feed. The original wire leaves gaps where entries were deleted.
+    pub accept_gaps: bool,
+    /// The longest entry that is accepted, in bytes.
+    pub entry_bytes_max: usize,
+    /// On the native wire an idle side sends a heartbeat after this time.
+    pub heartbeat_millis: u16,
+    /// A remote that sends nothing useful for this time has timed out. On the original wire, this applies only before the
+    /// handshake of the remote, and to the end of its stream after everything was sent.
+    pub silence_millis: u16,
+    /// Wait for the handshake without a time limit, because the user may have to type a password.
+    pub await_opening: bool,
+    /// Called with the progress of the session. Must not block.
+    pub progress: Option<&'a (dyn Fn(Step) + Sync)>,
+    /// When this becomes readable, the session finishes its commit and returns.
+    pub stop: Option<BorrowedFd<'a>>,
+}
+
+impl Default for Options<'_> {
+    fn default() -> Self {
+        Self {
+            mode: Mode::Sync,
+            once: false,
+            wire: None,
+            accept_gaps: false,
+            entry_bytes_max: ENTRY_BYTES_MAX,
+            heartbeat_millis: 15_000,
+            silence_millis: 60_000,
+            await_opening: false,
+            progress: None,
+            stop: None,
+        }
+    }
+}
+
+/// A step of the progress of a session.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Step {
+    /// The session has to move this many additional entries, as far as the local side knows.
+    Ahead(u64),
+    /// Entries were stored, written to the wire, or already known.
+    Moved {
+        /// Number of entries.
+        entries: u64,
+        /// Number of bytes.
+        bytes: u64,
+    },
+}
+
+/// A message for the user. It is given immediately.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Notice {
+    /// The two logs hold different bytes for this entry: the feed is stopped.
+    Fork(PeerId, Seq),
+    /// The local feed has forked: new entries go to the feed of this new id.
+    NewId(PeerId),
+    /// Entries between this head and this entry are missing: the feed is stopped.
+    Gap(PeerId, u32, Seq),
+    /// One of the two logs has an unknown tombstone for this entry ([`Options::accept_gaps`]), so the native wire cannot compare
+    /// the entries that follow: the feed is stopped.
+    NotComparable(PeerId, Seq),
+    /// The entry is longer than the remote accepts, in bytes: the feed is stopped.
+    TooLong(PeerId, Seq, u64),
+    /// The remote holds the local feed up to this seq, which is above the local head: this log receives the missing entries.
+    Behind(PeerId, u32),
+    /// The remote's head of the local feed is above the local head, but the modes do not allow this log to receive the missing
+    /// entries: the local head, the remote's head.
+    StaysBehind(PeerId, u32, u32),
+    /// The remote has the id of this log: it is this log, or a copy of it.
+    SameId(PeerId),
+    /// The entry is deleted, and the original wire cannot send deleted entries: the remote gets a gap.
+    DeletedLeftOut(PeerId, Seq),
+    /// The original cannot hold a feed with an id such as this one: such feeds are not sent.
+    IdLeftOut(PeerId),
+}
+
+/// Replicates `log` with the remote at the other end of `input` and `output`.
+///
+/// `output` is non-blocking during the session. It is closed when everything is sent: a pipe is dropped, the sending half of
+/// a socket is shut down.
+///
+/// ```
+/// use scuttleup::{Log, Options, PeerId, replicate};
+///
+/// # let dir = std::env::temp_dir().join(format!("scuttleup-doc-replicate-{}", std::process::id()));
+/// # let alice = Log::create(dir.join("alice"), Some(PeerId::new("alice")?))?;
+/// # let bob = Log::create(dir.join("bob"), Some(PeerId::new("bob")?))?;
+/// alice.append(b"1")?;
+/// let (to_bob, from_alice) = std::io::pipe().map_err(|err| scuttleup::Error::io("a pipe", err))?;
+/// let (to_alice, from_bob) = std::io::pipe().map_err(|err| scuttleup::Error::io("a pipe", err))?;
+/// let once = Options { once: true, ..Options::default() };
+/// let outcome = std::thread::scope(|threads| {
+///     threads.spawn(|| replicate(&bob, to_bob, from_bob, once, &|_| ()));
+///     replicate(&alice, to_alice, from_alice, once, &|notice| eprintln!("{notice:?}"))
+/// })?;
+/// assert!(outcome.complete());
+/// assert_eq!((outcome.sent, outcome.received), (1, 0));
+/// assert_eq!(bob.heads()?.get("alice"), 1);
+/// # std::fs::remove_dir_all(dir).ok();
+/// # Ok::<(), scuttleup::Error>(())
+/// ```
+///
+/// # Errors
+/// [`Error::Wire`] when the remote breaks the protocol, [`Error::PushOnly`] and [`Error::NoNativeWire`] when it breaks the
+/// local mode or wire; errors of the log. Everything that was received before is stored. A session that ended early is not an
+/// error: see [`Outcome`].
+pub fn replicate<R, W>(log: &Log, input: R, output: W, options: Options<'_>, notify: &(dyn Fn(Notice) + Sync)) -> Result<Outcome>
+where
+    R: Read + AsFd + Send,
+    W: Write + AsFd + Send,
+{
+    let start = Instant::now();
+    let context = Context { log, options, notify };
+    let coordination = Coordination::new()?;
+    let Session { incoming, outgoing } = Session::new(context.local()?);
+    let pipe: std::io::Result<(PipeReader, PipeWriter)> = std::io::pipe();
+    let (sender_done, done_writer) = pipe.map_err(|err| Error::io("cannot create a pipe", err))?;
+    let (received, sent) = std::thread::scope(|threads| {
+        let (context, coordination) = (&context, &coordination);
+        let sender = threads.spawn(move || {
+            let sent = sender::run(context, coordination, outgoing, output);
+            if sent.is_err() {
+                coordination.set_sender_failed();
+            }
+            drop(done_writer);
+            sent
+        });
+        let received = receiver::run(context, coordination, incoming, input, &sender_done);
+        // The sender must not wait for a receiver that has failed.
+        if received.is_err() {
+            coordination.abandon("it failed".into());
+        }
+        (received, sender.join())
+    });
+    let sent = sent.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+    let (received, mut sent) = (received?, sent?);
+    // The last acknowledgements may have come after the last write.
+    coordination.learn(&mut sent.outgoing);
+    outcome(&context, received, &sent, start)
+}
+
+fn outcome(context: &Context<'_>, received: receiver::Received, sent: &sender::Sent, start: Instant) -> Result<Outcome> {
+    let receiver::Received { end, reached, is_cut, confirms_end, remote_id, wire, ledger, bytes } = received;
+    let outgoing = &sent.outgoing;
+    let durable = outgoing.durable();
+    // It is unknown how much of an unfinished write has arrived. Only acknowledged entries of it count as sent.
+    let entries_sent = sent.entries.max(durable.unwrap_or(0));
+    let mut unsent = if outgoing.is_confirmed() { 0 } else { outgoing.framed() - entries_sent };
+    if outgoing.has_unsent(sent.written != Written::All) {
+        context.log.each_head(|peer, head| unsent += outgoing.lacks(peer, head))?;
+    }
+    let (deleted, too_long) = outgoing.left_out();
+    let left_out = if context.options.accept_gaps { 0 } else { deleted };
+    let missing = ledger.missing(context.log)?;
+    let (forks, gaps) = (ledger.forks, ledger.gaps + too_long);
+    let confirmed = outgoing.is_confirmed();
+    let is_cut = is_cut || sent.written == Written::Closed && unsent > 0;
+    let left_first = end == ReceiverEnd::TimedOut || end == ReceiverEnd::Satisfied && !confirms_end;
+    let facts = Facts { receiver: end, reached, is_cut, confirms_end, confirmed, unsent, missing, left_out, forks, gaps };
+    Ok(Outcome {
+        ending: Ending::of(facts),
+        peer: remote_id,
+        wire,
+        confirmed,
+        left_first,
+        sent: entries_sent,
+        durable,
+        unsent,
+        received: ledger.received,
+        missing,
+        left_out,
+        forks,
+        gaps,
+        bytes_sent: sent.bytes,
+        bytes_received: bytes,
+        millis: u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX),
+    })
+}
+
+/// The log and the options of a session, for both threads.
+struct Context<'a> {
+    log: &'a Log,
+    options: Options<'a>,
+    notify: &'a (dyn Fn(Notice) + Sync),
+}
+
+impl Context<'_> {
+    /// The description of the local side for the session.
+    fn local(&self) -> Result<Local> {
+        let (root, last_offset) = self.log.state()?;
+        Ok(Local {
+            id: self.log.local_id()?,
+            mode: self.options.mode,
+            live: !self.options.once,
+            root,
+            last_offset,
+            entry_bytes_max: self.options.entry_bytes_max,
+            wire: self.options.wire,
+            // The standard library seeds each hasher with random keys.
+            nonce: RandomState::new().build_hasher().finish(),
+        })
+    }
+
+    /// Reports a step of the progress.
+    fn step(&self, step: Step) {
+        if let Some(progress) = self.options.progress {
+            progress(step);
+        }
+    }
+
+    /// Returns a function that reads the local chain of a feed at a seq.
+    fn chain_of(&self) -> impl FnMut(&str, u32) -> Result<Option<Chain>> {
+        let reader = self.log.reader();
+        move |peer, seq| reader.chain_at(peer, seq)
+    }
+}

@@ -1,0 +1,490 @@
+//! The receiving thread: reads the remote's bytes, gives the session's events to the log, and publishes the news.
+//! A thread behind it stores the batches (`ingest::pipeline`).
+
+use std::io::{ErrorKind, PipeReader, Read};
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
+
+use nix::fcntl::{FcntlArg, fcntl};
+use nix::poll::{PollFd, PollFlags, PollTimeout};
+
+use super::coordination::Coordination;
+use super::ledger::{Ledger, StopKind};
+use super::outcome::{Reached, ReceiverEnd};
+use super::{Context, Notice, Step};
+use crate::follow::{poll_until, wait_for};
+use crate::ingest::pipeline::{Pipeline, WorkerEnded};
+use crate::ingest::{Applied, Applier, Batch, StopCause, record_forks};
+use crate::model::{Chain, Error, FeedKey, FeedMap, PeerId, Result, Seq};
+use crate::wire::{Difference, Entries, Event, Incoming, Payload, RemoteHead, Stored, Wire};
+
+const PIPE_BYTES: i32 = 1 << 20;
+/// This many bytes of an incomplete frame show that the remote is alive. Fewer bytes may be heartbeats that follow a damaged
+/// length and so become part of the frame.
+const PROGRESS_BYTES: u64 = 1 << 10;
+/// The time limit for the last messages of a remote that has closed its input.
+const CLOSED_MILLIS: u16 = 5000;
+
+/// The result of the receiving thread.
+pub struct Received {
+    pub end: ReceiverEnd,
+    pub reached: Reached,
+    /// The stream ended inside a frame, or the connection was reset.
+    pub is_cut: bool,
+    pub confirms_end: bool,
+    pub remote_id: Option<PeerId>,
+    pub wire: Option<Wire>,
+    pub ledger: Ledger,
+    pub bytes: u64,
+}
+
+/// The event that ended a wait.
+enum Wait {
+    Input,
+    Over(ReceiverEnd),
+}
+
+struct Receiver<'a, 'scope, 'env> {
+    context: &'a Context<'a>,
+    coordination: &'a Coordination,
+    incoming: Incoming,
+    pipeline: Pipeline<'scope, 'env, Batch, Applied, Error>,
+    batch: Batch,
+    ledger: Ledger,
+    /// The announced heads that are above the local heads, until all heads have come.
+    awaited: Vec<(FeedKey, u32)>,
+    /// The last time at which a frame, or [`PROGRESS_BYTES`] of a frame, had come.
+    last_progress: Instant,
+    /// The value of `bytes` at that time.
+    progress_bytes: u64,
+    bytes: u64,
+    /// Whether the sending thread has ended.
+    sender_ended: bool,
+    was_reset: bool,
+}
+
+/// Receives until the remote ends its stream, or the session ends for another reason. Then orders the end of the sender.
+///
+/// # Errors
+/// Of the input, the log and the protocol. All entries that came before the error are stored.
+pub fn run<'a>(
+    context: &'a Context<'a>,
+    coordination: &'a Coordination,
+    incoming: Incoming,
+    mut input: impl Read + AsFd,
+    sender_done: &PipeReader,
+) -> Result<Received> {
+    // This fails if the input is not a pipe, or above the limit of the user. The pipe then keeps its size.
+    fcntl(input.as_fd(), FcntlArg::F_SETPIPE_SZ(PIPE_BYTES)).ok();
+    let _guard = AbandonOnPanic(coordination);
+    let mut applier = Applier::new(context.log, context.options.accept_gaps);
+    std::thread::scope(|threads| {
+        let store = move |batch: &mut Batch| {
+            let (entries, bytes) = (batch.entries.len() as u64, batch.entries.input().len() as u64);
+            coordination.wait_for_heads();
+            let applied = applier.apply(batch)?;
+            batch.clear();
+            context.step(Step::Moved { entries, bytes });
+            Ok(applied)
+        };
+        let mut receiver = Receiver {
+            context,
+            coordination,
+            incoming,
+            pipeline: Pipeline::new(threads, store),
+            batch: Batch::default(),
+            ledger: Ledger::default(),
+            awaited: Vec::new(),
+            last_progress: Instant::now(),
+            progress_bytes: 0,
+            bytes: 0,
+            sender_ended: false,
+            was_reset: false,
+        };
+        let received = receiver.receive(&mut input, sender_done);
+        let ended = receiver.finish(received);
+        let ended = receiver.order_end(ended, sender_done);
+        let Receiver { incoming, ledger, bytes, was_reset, .. } = receiver;
+        let end = ended?;
+        let is_cut = was_reset || end == ReceiverEnd::StreamEnded && incoming.is_cut()?;
+        let reached = match incoming.remote_id() {
+            Some(_) => Reached::Id,
+            None if is_cut && incoming.has_begun_handshake(bytes) => Reached::Handshake,
+            None => Reached::Nothing,
+        };
+        Ok(Received {
+            end,
+            reached,
+            is_cut,
+            confirms_end: incoming.confirms_end(),
+            remote_id: incoming.remote_id().cloned(),
+            wire: incoming.wire(),
+            ledger,
+            bytes,
+        })
+    })
+}
+
+/// If this thread panics, the sender must not wait for it.
+struct AbandonOnPanic<'a>(&'a Coordination);
+
+impl Drop for AbandonOnPanic<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.abandon("it failed".into());
+        }
+    }
+}
+
+impl Receiver<'_, '_, '_> {
+    fn receive(&mut self, input: &mut (impl Read + AsFd), sender_done: &PipeReader) -> Result<ReceiverEnd> {
+        loop {
+            if let Wait::Over(end) = self.wait(input, sender_done)? {
+                return Ok(end);
+            }
+            match input.read(self.incoming.space()) {
+                Ok(0) => return Ok(ReceiverEnd::StreamEnded),
+                Ok(count) => {
+                    self.incoming.filled(count);
+                    self.bytes += count as u64;
+                }
+                Err(err) if matches!(err.kind(), ErrorKind::Interrupted | ErrorKind::WouldBlock) => continue,
+                Err(err) if err.kind() == ErrorKind::ConnectionReset => {
+                    self.was_reset = true;
+                    return Ok(ReceiverEnd::StreamEnded);
+                }
+                Err(err) => return Err(Error::io("cannot read from the remote", err)),
+            }
+            let (was_known, consumed) = (self.incoming.remote_id().is_some(), self.incoming.consumed());
+            if let Some(why) = self.handle_events()? {
+                return Ok(ReceiverEnd::RemoteError(why));
+            }
+            if self.is_stuck(consumed) {
+                return Ok(ReceiverEnd::TimedOut);
+            }
+            if !was_known {
+                self.check_remote_id()?;
+            }
+            let ready = || poll_until(&mut [PollFd::new(input.as_fd(), PollFlags::POLLIN)], PollTimeout::ZERO);
+            if (self.batch.is_full() || self.pipeline.is_idle() && !ready()?) && !self.pass()? {
+                return Ok(ReceiverEnd::Stopped);
+            }
+        }
+    }
+
+    /// Waits for input, or for the end of the session. Meanwhile passes the batch on when the pipeline is idle.
+    fn wait(&mut self, input: &impl AsFd, sender_done: &PipeReader) -> Result<Wait> {
+        loop {
+            let options = &self.context.options;
+            let confirms_end = self.incoming.confirms_end();
+            let stored_all = self.pipeline.is_idle() && self.batch.is_empty();
+            let sent_all = !confirms_end && options.once && self.sender_ended && self.incoming.has_handshake() && stored_all;
+            // A side that sends no entries can end the session first without loss.
+            let may_leave = sent_all && self.ledger.has_all() && !self.incoming.sends();
+            if may_leave || confirms_end && self.sender_ended && self.coordination.is_over() {
+                return Ok(Wait::Over(ReceiverEnd::Satisfied));
+            }
+            let sender = if self.sender_ended { None } else { Some(sender_done.as_fd()) };
+            let sources = [Some(input.as_fd()), self.pipeline.ready(), options.stop, sender];
+            let mut fds: Vec<PollFd<'_>> = sources.into_iter().flatten().map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
+            let closed = confirms_end && self.sender_ended;
+            let timeout = match self.silence_limit(closed) {
+                Some(limit) => {
+                    PollTimeout::try_from(limit.saturating_sub(self.last_progress.elapsed())).unwrap_or(PollTimeout::MAX)
+                }
+                None if sent_all => PollTimeout::from(options.silence_millis),
+                None => PollTimeout::NONE,
+            };
+            if !poll_until(&mut fds, timeout)? {
+                return Ok(Wait::Over(if closed { ReceiverEnd::StreamEnded } else { ReceiverEnd::TimedOut }));
+            }
+            let mut polled = fds.iter().map(|fd| fd.any() == Some(true));
+            let [readable, stored, stopped, sender] = sources.map(|source| source.is_some() && polled.next() == Some(true));
+            // The input may hold the remote's FIN, which completes the session: read it before the stop is obeyed.
+            if stopped && !(readable && self.coordination.has_sent_fin()) {
+                return Ok(Wait::Over(ReceiverEnd::Stopped));
+            }
+            if sender {
+                self.sender_ended = true;
+                self.last_progress = Instant::now();
+                if self.coordination.sender_failed() {
+                    return Ok(Wait::Over(ReceiverEnd::Stopped));
+                }
+            }
+            if stored && !self.take_back(readable)? {
+                return Ok(Wait::Over(ReceiverEnd::Stopped));
+            }
+            if readable {
+                return Ok(Wait::Input);
+            }
+        }
+    }
+
+    /// Takes a stored batch back, and passes the next batch on unless input is available. Returns false if the storing thread has
+    /// ended.
+    fn take_back(&mut self, readable: bool) -> Result<bool> {
+        if self.pipeline.take_back().is_err() {
+            return Ok(false);
+        }
+        self.handle_results()?;
+        if !readable && self.pipeline.is_idle() { self.pass() } else { Ok(true) }
+    }
+
+    /// Passes the batch on to be stored. Returns false if the storing thread has ended. [`Receiver::finish`] returns its error.
+    fn pass(&mut self) -> Result<bool> {
+        if self.batch.is_empty() {
+            return Ok(true);
+        }
+        let is_large = self.batch.is_large();
+        let passed = self.pipeline.pass(std::mem::take(&mut self.batch)).and_then(|batch| {
+            self.batch = batch;
+            if is_large { self.pipeline.settle() } else { Ok(()) }
+        });
+        // This may have waited for the local disk: the remote was not silent.
+        self.last_progress = Instant::now();
+        self.handle_results()?;
+        Ok(!matches!(passed, Err(WorkerEnded)))
+    }
+
+    /// The time limit for a silent remote, if there is a limit. `closed`: the remote has closed its input, so that only its last
+    /// messages may come.
+    fn silence_limit(&self, closed: bool) -> Option<Duration> {
+        let options = &self.context.options;
+        // Before the handshake, the user may have to type a password.
+        let is_limited = self.incoming.confirms_end() || !self.incoming.has_handshake() && !options.await_opening;
+        let millis = if closed { CLOSED_MILLIS.min(options.silence_millis) } else { options.silence_millis };
+        is_limited.then(|| Duration::from_millis(u64::from(millis)))
+    }
+
+    /// Whether the remote has sent nothing useful for too long, although it sends bytes. `consumed` is the count before the last
+    /// read.
+    fn is_stuck(&mut self, consumed: u64) -> bool {
+        let has_begun = self.incoming.consumed() > 0;
+        if self.incoming.consumed() > consumed || has_begun && self.bytes - self.progress_bytes >= PROGRESS_BYTES {
+            (self.last_progress, self.progress_bytes) = (Instant::now(), self.bytes);
+            return false;
+        }
+        self.silence_limit(false).is_some_and(|limit| self.last_progress.elapsed() > limit)
+    }
+
+    /// Handles all complete messages. If the remote ends the session with an ERROR, returns its reason.
+    fn handle_events(&mut self) -> Result<Option<String>> {
+        let mut found = Vec::new();
+        let taken = self.read_events(&mut found);
+        // The news must be published before the entries are passed on to be stored.
+        self.publish();
+        self.record(found).and(taken)
+    }
+
+    fn read_events(&mut self, found: &mut Vec<Difference>) -> Result<Option<String>> {
+        let context = self.context;
+        let mut chain_of = context.chain_of();
+        self.coordination.learn_sent(&mut self.incoming);
+        let mut why = None;
+        while let Some(event) = self.incoming.next(&mut chain_of)? {
+            match event {
+                Event::Nothing => {}
+                Event::Entries(entries) => add_entries(&mut self.batch, &entries),
+                Event::Heads(heads, last) => self.compare(&heads, last, found)?,
+                Event::AllHeads { heads, receives } => self.ledger.expect(await_heads(context, heads, receives)?),
+                Event::Differs(difference) => found.push(difference),
+                // Other frames may follow, such as acknowledgements.
+                Event::Error(text) => why = Some(text),
+            }
+        }
+        Ok(why)
+    }
+
+    /// Compares heads of the remote with the log. The ledger awaits the entries that the log lacks.
+    fn compare(&mut self, heads: &[RemoteHead], last: bool, found: &mut Vec<Difference>) -> Result<()> {
+        let context = self.context;
+        let rows: Vec<(&str, u32, Chain)> = heads.iter().map(|head| (head.peer.as_str(), head.seq, head.chain)).collect();
+        let compared = context.log.reader().compare(&rows)?;
+        let differs: Vec<bool> = compared.iter().map(|compared| compared.differs).collect();
+        let receives = self.incoming.receives();
+        let ahead = || heads.iter().zip(&compared).filter(|(head, compared)| head.seq > compared.head);
+        // This must come before the sender begins: otherwise the progress may look complete too early.
+        let lacking = ahead().filter(|_| receives).map(|(head, compared)| u64::from(head.seq - compared.head));
+        context.step(Step::Ahead(lacking.sum()));
+        self.incoming.compared(heads, &differs, last, &mut context.chain_of(), found)?;
+        let local = context.log.local_id()?;
+        for (head, compared) in ahead() {
+            if receives {
+                self.awaited.push((FeedKey::of(head.peer.as_str()), head.seq));
+            }
+            if head.peer == local && receives {
+                self.ledger.set_behind(local.clone(), head.seq);
+            } else if head.peer == local {
+                (context.notify)(Notice::StaysBehind(local.clone(), compared.head, head.seq));
+            }
+        }
+        if last {
+            // Stopped feeds are not awaited.
+            self.stop_feeds(found)?;
+            self.ledger.expect(std::mem::take(&mut self.awaited));
+        }
+        Ok(())
+    }
+
+    /// Hands the news to the sender.
+    fn publish(&mut self) {
+        if self.incoming.confirms_end() {
+            // On the native wire, entries come only after the local heads.
+            self.coordination.allow_storing();
+        }
+        let backlog = self.coordination.publish(self.incoming.take_news());
+        self.incoming.set_backlog(backlog);
+    }
+
+    /// Handles the results of stored batches.
+    fn handle_results(&mut self) -> Result<()> {
+        while let Some(applied) = self.pipeline.result() {
+            self.handle_result(applied)?;
+        }
+        Ok(())
+    }
+
+    fn handle_result(&mut self, applied: Applied) -> Result<()> {
+        let Applied { new, reached, acks, runs, stops, new_id, broken, .. } = applied;
+        self.ledger.received += new;
+        let behind: Vec<_> = reached.into_iter().filter_map(|(feed, seq)| self.ledger.reached(feed, seq)).collect();
+        let (mut forks, mut mismatches, mut gaps) = (Vec::<(PeerId, Seq)>::new(), Vec::new(), Vec::new());
+        for stop in stops {
+            match stop.cause {
+                StopCause::Fork => forks.push((stop.peer, stop.seq)),
+                StopCause::ChainMismatch(head) => mismatches.push((stop.peer, head)),
+                StopCause::Gap(head) => gaps.push((stop.peer, head, stop.seq)),
+            }
+        }
+        // After a broken run, the session must not be complete: no run of this batch counts as handled.
+        let runs = if broken.is_some() { 0 } else { runs };
+        let stored = Stored { runs, new, acks: &acks, forks: &forks, mismatches: &mismatches };
+        let mut found = Vec::new();
+        let mut handled = self.incoming.stored(stored, &mut self.context.chain_of(), &mut found);
+        self.publish();
+        let notify = self.context.notify;
+        behind.into_iter().for_each(|(local, seq)| notify(Notice::Behind(local, seq)));
+        for (peer, head, seq) in gaps {
+            let counted = self.ledger.stop(&peer, StopKind::Gap);
+            notify(Notice::Gap(peer, head, seq));
+            handled = handled.and(counted);
+        }
+        let counted = self.stop_feeds(&found);
+        found.into_iter().for_each(|fork| notify(Notice::Fork(fork.peer, fork.seq)));
+        new_id.into_iter().for_each(|id| notify(Notice::NewId(id)));
+        handled.and(counted).and(broken.map_or(Ok(()), Err))
+    }
+
+    /// Records differences that were found by comparing chains, and reports them to the user.
+    fn record(&mut self, found: Vec<Difference>) -> Result<()> {
+        if found.is_empty() {
+            return Ok(());
+        }
+        let counted = self.stop_feeds(&found);
+        let (unknown, forks): (Vec<_>, Vec<_>) = found.into_iter().partition(|difference| difference.is_unknown);
+        let forks: Vec<(PeerId, Seq)> = forks.into_iter().map(|fork| (fork.peer, fork.seq)).collect();
+        let new_id = record_forks(self.context.log, &forks)?;
+        let notify = self.context.notify;
+        unknown.into_iter().for_each(|difference| notify(Notice::NotComparable(difference.peer, difference.seq)));
+        forks.into_iter().for_each(|(peer, seq)| notify(Notice::Fork(peer, seq)));
+        new_id.into_iter().for_each(|id| notify(Notice::NewId(id)));
+        counted
+    }
+
+    fn stop_feeds(&mut self, found: &[Difference]) -> Result<()> {
+        let mut counted = Ok(());
+        for difference in found {
+            let why = if difference.is_unknown { StopKind::Gap } else { StopKind::Fork };
+            counted = counted.and(self.ledger.stop(&difference.peer, why));
+        }
+        counted
+    }
+
+    /// Warns if the remote has the id of this log.
+    fn check_remote_id(&self) -> Result<()> {
+        if let Some(remote) = self.incoming.remote_id()
+            && *remote == self.context.log.local_id()?
+        {
+            (self.context.notify)(Notice::SameId(remote.clone()));
+        }
+        Ok(())
+    }
+
+    /// Stores the last batch. An error of the log comes before an error of the input, because it happened first.
+    fn finish(&mut self, received: Result<ReceiverEnd>) -> Result<ReceiverEnd> {
+        let last = Some(std::mem::take(&mut self.batch)).filter(|batch| !batch.is_empty());
+        let (results, stored) = self.pipeline.finish(last);
+        let mut handled = Ok(());
+        for applied in results {
+            handled = handled.and(self.handle_result(applied));
+        }
+        stored.and(handled).and(received)
+    }
+
+    /// Orders the end of the sender. The end of the remote's stream also ends a live session. There is one exception: if the modes
+    /// do not allow the remote to send entries, the sender continues until it ends by itself.
+    fn order_end(&mut self, ended: Result<ReceiverEnd>, sender_done: &PipeReader) -> Result<ReceiverEnd> {
+        let why = match &ended {
+            Err(err) => err.to_string(),
+            Ok(ReceiverEnd::TimedOut) => "timed out waiting for a message".into(),
+            Ok(ReceiverEnd::Stopped) => "it was stopped".into(),
+            Ok(_) => "its input ended early".into(),
+        };
+        match &ended {
+            Ok(ReceiverEnd::StreamEnded | ReceiverEnd::Satisfied)
+                if self.incoming.has_handshake() && !self.incoming.confirms_end() =>
+            {
+                let continues = matches!(ended, Ok(ReceiverEnd::StreamEnded)) && !self.incoming.receives();
+                if continues && !self.wait_for_sender(sender_done)? {
+                    self.coordination.abandon("it was stopped".into());
+                    return Ok(ReceiverEnd::Stopped);
+                }
+                self.coordination.finish();
+            }
+            _ => self.coordination.abandon(why),
+        }
+        ended
+    }
+
+    /// Waits until the sender has ended. Returns false if the caller's stop comes first.
+    fn wait_for_sender(&self, sender_done: &PipeReader) -> Result<bool> {
+        let mut fds = vec![PollFd::new(sender_done.as_fd(), PollFlags::POLLIN)];
+        fds.extend(self.context.options.stop.map(|stop| PollFd::new(stop, PollFlags::POLLIN)));
+        wait_for(&mut fds)?;
+        Ok(fds[0].any() == Some(true))
+    }
+}
+
+fn add_entries(batch: &mut Batch, entries: &Entries<'_>) {
+    entries.each(|seq, payload| {
+        match payload {
+            Payload::Bytes(bytes) => batch.entries.push_copy(bytes),
+            Payload::Deleted(tombstone) => batch.entries.push_deleted(tombstone),
+        }
+        batch.set_target(entries.peer, seq, 0);
+    });
+    if let Some((count, handle, chain)) = entries.run() {
+        batch.end_run(count, handle, chain);
+    }
+}
+
+/// The heads of the remote that are above the local heads.
+fn await_heads(context: &Context<'_>, heads: &FeedMap, receives: bool) -> Result<Vec<(FeedKey, u32)>> {
+    // The roots are equal, or the remote has no feeds: a scan of the local feeds, which may be many, is not needed.
+    if heads.is_empty() {
+        context.step(Step::Ahead(0));
+        return Ok(Vec::new());
+    }
+    let local = context.log.local_id()?;
+    let mut held = Vec::new();
+    context.log.each_head(|peer, head| held.push((FeedKey::of(peer), head)))?;
+    let held = FeedMap::from(held);
+    let awaited: Vec<_> = heads.iter().filter(|&(feed, seq)| receives && seq > held.get(feed)).collect();
+    context.step(Step::Ahead(awaited.iter().map(|&(feed, seq)| u64::from(seq - held.get(feed))).sum()));
+    let local_feed = FeedKey::of(local.as_str());
+    let (head, remote_head) = (held.get(local_feed), heads.get(local_feed));
+    if !receives && remote_head > head {
+        (context.notify)(Notice::StaysBehind(local, head, remote_head));
+    }
+    Ok(awaited)
+}

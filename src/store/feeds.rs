@@ -1,0 +1,387 @@
+//! Feeds as a whole: heads, chains and forks. Replication compares two logs by them.
+
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+
+use super::lmdb::ReadTxn;
+use super::records::check_record;
+use super::rows::FeedRow;
+use super::{Log, Reader};
+use crate::model::{Chain, Error, Heads, Offset, PeerId, Result, Seq};
+
+/// The result of comparing a feed with that of another log.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Compared {
+    /// The head in this log, 0 if the feed is unknown.
+    pub head: u32,
+    /// Whether the chains are known to differ.
+    pub differs: bool,
+}
+
+impl Log {
+    /// The head of each feed.
+    ///
+    /// ```
+    /// # use scuttleup::{Log, PeerId};
+    /// # let dir = std::env::temp_dir().join(format!("scuttleup-doc-heads-{}", std::process::id()));
+    /// # let log = Log::create(&dir, Some(PeerId::new("alice")?))?;
+    /// log.append(b"one")?;
+    /// log.append(b"two")?;
+    /// let heads = log.heads()?;
+    /// assert_eq!((heads.get("alice"), heads.get("bob")), (2, 0));
+    /// # std::fs::remove_dir_all(dir).ok();
+    /// # Ok::<(), scuttleup::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// When the log cannot be read.
+    pub fn heads(&self) -> Result<Heads> {
+        let mut heads = Heads::new();
+        self.env.read()?.feeds(|peer, row| {
+            heads.raise(&PeerId::new(peer)?, row.head);
+            Ok(())
+        })?;
+        Ok(heads)
+    }
+
+    /// Gives each feed and its head to `each`. Returns the offset of the last entry in the same snapshot. Takes less memory
+    /// than [`Log::heads`] in a log with many feeds.
+    ///
+    /// `each` must not block: the snapshot is open while it runs.
+    pub(crate) fn each_head(&self, mut each: impl FnMut(&str, u32)) -> Result<Offset> {
+        let txn = self.env.read()?;
+        txn.feeds(|peer, row| {
+            each(peer, row.head);
+            Ok(())
+        })?;
+        txn.last_offset()
+    }
+
+    /// Gives up to `feeds_max` feeds with an id above `after` to `each`, in the byte order of the ids: id, head and chain.
+    /// Returns the number of feeds that were given, and the offset of the last entry in the same snapshot.
+    ///
+    /// `each` must not block: the snapshot is open while it runs.
+    ///
+    /// # Errors
+    /// When the log cannot be read.
+    pub fn feeds_after(
+        &self,
+        after: Option<&str>,
+        feeds_max: usize,
+        mut each: impl FnMut(&str, u32, Chain),
+    ) -> Result<(usize, Offset)> {
+        let txn = self.env.read()?;
+        let mut given = 0;
+        txn.feeds_after(after.unwrap_or_default(), |peer, row| {
+            if given == feeds_max {
+                return Ok(ControlFlow::Break(()));
+            }
+            each(peer, row.head, row.chain);
+            given += 1;
+            Ok(ControlFlow::Continue(()))
+        })?;
+        Ok((given, txn.last_offset()?))
+    }
+
+    /// The feeds that are known to have forked, each with the lowest seq that is known to differ in another log.
+    ///
+    /// # Errors
+    /// When the log cannot be read.
+    pub fn forks(&self) -> Result<BTreeMap<PeerId, Seq>> {
+        let mut forks = BTreeMap::new();
+        self.env.read()?.forks(|peer, seq| {
+            forks.insert(peer, seq);
+        })?;
+        Ok(forks)
+    }
+
+    /// The root, and the offset of the last entry in the same snapshot.
+    ///
+    /// # Errors
+    /// When the log cannot be read.
+    pub fn state(&self) -> Result<(u128, Offset)> {
+        let txn = self.env.read()?;
+        Ok((txn.root()?, txn.last_offset()?))
+    }
+}
+
+impl Reader<'_> {
+    /// The offset after which a scan finds every entry with a seq above `head_of` its peer. It is the last offset if the
+    /// log holds no such entry.
+    ///
+    /// # Errors
+    /// When the log cannot be read.
+    pub fn start_above(&self, head_of: impl Fn(&str) -> u32) -> Result<Offset> {
+        let txn = self.log.env.read()?;
+        let mut start = txn.last_offset()?.next();
+        txn.feeds(|peer, row| {
+            let next = head_of(peer).saturating_add(1);
+            if next <= row.head
+                && let Some(offset) = txn.run(row.number, next)?.and_then(|run| run.offset_of(next))
+            {
+                start = start.min(offset);
+            }
+            Ok(())
+        })?;
+        Ok(Offset(start.0 - 1))
+    }
+
+    /// The chain of a feed after its entry `seq`, or `None` if the feed ends before it. Reads at most one run.
+    ///
+    /// # Errors
+    /// [`Error::Checksum`] if a record of this run is damaged.
+    pub fn chain_at(&self, peer: &str, seq: u32) -> Result<Option<Chain>> {
+        let txn = self.log.env.read()?;
+        match txn.feed(peer)? {
+            Some(row) if seq > 0 => compute_chain(&txn, peer, row, seq),
+            _ => Ok(PeerId::new(peer).ok().filter(|_| seq == 0).map(|peer| Chain::start(&peer))),
+        }
+    }
+
+    /// Compares feeds with those of another log, in one snapshot. Each of `feeds` is id, head and chain in the other log.
+    /// Chains can differ only if both logs have entries of the feed.
+    ///
+    /// # Errors
+    /// As [`Reader::chain_at`].
+    pub fn compare(&self, feeds: &[(&str, u32, Chain)]) -> Result<Vec<Compared>> {
+        let txn = self.log.env.read()?;
+        let compare = |&(peer, seq, chain): &(&str, u32, Chain)| {
+            let Some(row) = txn.feed(peer)? else { return Ok(Compared { head: 0, differs: false }) };
+            let local = if seq == 0 { None } else { compute_chain(&txn, peer, row, seq)? };
+            Ok(Compared { head: row.head, differs: local.is_some_and(|local| local != chain) })
+        };
+        feeds.iter().map(compare).collect()
+    }
+}
+
+/// The chain after the entry `seq` of the feed `row`, or `None` if the feed ends before it. `seq` must not be 0.
+fn compute_chain(txn: &ReadTxn<'_>, peer: &str, row: FeedRow, seq: u32) -> Result<Option<Chain>> {
+    if seq >= row.head {
+        return Ok((seq == row.head).then_some(row.chain));
+    }
+    let bad_index = || Error::Corrupt(format!("the index of {} is wrong at entry {seq}", peer.escape_debug()));
+    let run = txn.run(row.number, seq)?.filter(|run| run.offset_of(seq).is_some()).ok_or_else(bad_index)?;
+    let (mut chain, mut next) = (run.chain_before, run.first_seq);
+    txn.records(Offset(run.first_offset), |offset, record| {
+        let expected = Offset(run.first_offset + u64::from(next - run.first_seq));
+        if offset != expected {
+            return Err(Error::Checksum(expected));
+        }
+        let record = check_record(offset, record)?;
+        if (record.number, record.seq.get()) != (row.number, next) {
+            return Err(bad_index());
+        }
+        chain = chain.next(record.entry.tombstone());
+        let is_last = next == seq;
+        // No overflow: `next` is at most `seq`, which is below the head.
+        next += 1;
+        Ok(if is_last { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+    })?;
+    if next > seq { Ok(Some(chain)) } else { Err(bad_index()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{HashedEntry, Tombstone};
+    use crate::store::Bounds;
+
+    fn id(name: &str) -> PeerId {
+        PeerId::new(name).unwrap()
+    }
+
+    fn push(log: &Log, peer: &str, seqs: std::ops::RangeInclusive<u64>) {
+        let mut writer = log.writer().unwrap();
+        for seq in seqs {
+            let bytes = format!("{peer} {seq}");
+            assert_eq!(u64::from(writer.push(&id(peer), HashedEntry::new(bytes.as_bytes())).unwrap().get()), seq);
+        }
+        writer.commit().unwrap();
+    }
+
+    /// A log with a long feed, two feeds whose entries alternate, and deleted entries.
+    fn varied(dir: &tempfile::TempDir) -> Log {
+        let log = Log::create(dir.path(), Some(id("local"))).unwrap();
+        push(&log, "long", 1..=1500);
+        for n in 1..=40 {
+            push(&log, "a", n..=n);
+            push(&log, "b", 2 * n - 1..=2 * n);
+        }
+        push(&log, "long", 1501..=4000);
+        for (peer, seq) in [("long", 1), ("long", 1024), ("long", 1025), ("long", 3000), ("a", 7), ("b", 80)] {
+            assert!(log.delete(peer, Seq::new(seq).unwrap()).unwrap().is_some());
+        }
+        let mut writer = log.writer().unwrap();
+        assert_eq!(writer.push(&id("a"), HashedEntry::deleted(Tombstone::UNKNOWN)).unwrap().get(), 41);
+        writer.commit().unwrap();
+        push(&log, "a", 42..=43);
+        log
+    }
+
+    /// The chains of each feed after its entries 0, 1, 2 …, computed from all entries.
+    fn chains(log: &Log) -> BTreeMap<String, Vec<Chain>> {
+        let (mut chains, mut after, mut reader) = (BTreeMap::<String, Vec<Chain>>::new(), Offset::ZERO, log.reader());
+        loop {
+            let last = reader.scan(after, Bounds::default(), |change| {
+                let feed = chains.entry(change.peer.as_str().into()).or_insert_with(|| vec![Chain::start(change.peer)]);
+                feed.push(feed.last().unwrap().next(change.entry.tombstone()));
+                Ok(ControlFlow::Continue(()))
+            });
+            if std::mem::replace(&mut after, last.unwrap()) == after {
+                return chains;
+            }
+        }
+    }
+
+    #[test]
+    fn the_chain_at_an_entry_covers_all_entries_up_to_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = varied(&dir);
+        let (reader, chains) = (log.reader(), chains(&log));
+        assert_eq!(
+            chains.iter().map(|(peer, feed)| (peer.as_str(), feed.len())).collect::<Vec<_>>(),
+            [("a", 44), ("b", 81), ("long", 4001)]
+        );
+        for (peer, feed) in &chains {
+            for (seq, chain) in (0..).zip(feed) {
+                assert_eq!(reader.chain_at(peer, seq).unwrap(), Some(*chain), "{peer} {seq}");
+            }
+            assert_eq!(reader.chain_at(peer, feed.len() as u32).unwrap(), None);
+            assert_eq!(reader.chain_at(peer, u32::MAX).unwrap(), None);
+        }
+        assert_eq!(reader.chain_at("unknown", 0).unwrap(), Some(Chain::start(&id("unknown"))));
+        assert_eq!(reader.chain_at("unknown", 1).unwrap(), None);
+        for bad in ["", &*"x".repeat(256)] {
+            assert_eq!((reader.chain_at(bad, 0).unwrap(), reader.chain_at(bad, 1).unwrap()), (None, None));
+        }
+    }
+
+    #[test]
+    fn feeds_differ_only_where_both_logs_have_entries() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = varied(&dir);
+        let (wrong, chains) = (Chain(7), chains(&log));
+        let at = |peer: &str, seq: usize| chains[peer][seq];
+        let rows = [
+            ("long", 4000, at("long", 4000)),
+            ("long", 4000, wrong),
+            ("long", 1400, at("long", 1400)),
+            ("long", 1400, at("long", 1399)),
+            ("long", 4001, wrong),
+            ("a", 0, wrong),
+            ("a", 43, at("a", 43)),
+            ("unknown", 3, wrong),
+            ("", 3, wrong),
+        ];
+        let compared = log.reader().compare(&rows).unwrap();
+        assert_eq!(
+            compared.iter().map(|compared| (compared.head, compared.differs)).collect::<Vec<_>>(),
+            [
+                (4000, false),
+                (4000, true),
+                (4000, false),
+                (4000, true),
+                (4000, false),
+                (43, false),
+                (43, false),
+                (0, false),
+                (0, false)
+            ]
+        );
+    }
+
+    #[test]
+    fn a_damaged_or_misplaced_record_gives_an_error_and_no_chain() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = varied(&dir);
+        // Entry 1030 of "long", which is also offset 1030. It is in the middle of the second run.
+        let mut txn = log.env.write().unwrap();
+        let mut record = txn.record(Offset(1030)).unwrap().unwrap().to_vec();
+        *record.last_mut().unwrap() ^= 1;
+        txn.replace_record(Offset(1030), &record).unwrap();
+        // A record of "b" at the offset of one of "a".
+        let other = txn.record(Offset(1502)).unwrap().unwrap().to_vec();
+        txn.replace_record(Offset(1501), &other).unwrap();
+        txn.commit().unwrap();
+        let reader = log.reader();
+        for seq in [1, 1024, 1025, 1029, 1501, 2500, 4000] {
+            assert!(reader.chain_at("long", seq).unwrap().is_some());
+        }
+        for seq in [1030, 1031, 1500] {
+            assert!(matches!(reader.chain_at("long", seq), Err(Error::Checksum(Offset(1030)))), "{seq}");
+            assert!(reader.compare(&[("long", seq, Chain(7))]).is_err());
+        }
+        assert!(matches!(reader.chain_at("a", 1), Err(Error::Checksum(Offset(1501)))));
+        assert!(reader.chain_at("a", 2).unwrap().is_some());
+    }
+
+    #[test]
+    fn feeds_are_given_in_parts_and_in_order() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = varied(&dir);
+        let chains = chains(&log);
+        let last = log.last_offset().unwrap();
+        let after = |after: Option<&str>, feeds_max| {
+            let mut feeds = Vec::new();
+            let given = log.feeds_after(after, feeds_max, |peer, head, chain| {
+                assert_eq!((head as usize + 1, Some(&chain)), (chains[peer].len(), chains[peer].last()));
+                feeds.push(peer.to_owned());
+            });
+            assert_eq!(given.unwrap(), (feeds.len(), last));
+            feeds
+        };
+        assert_eq!(after(None, 9), ["a", "b", "long"]);
+        assert_eq!(after(Some(""), 3), ["a", "b", "long"]);
+        assert_eq!(after(None, 2), ["a", "b"]);
+        assert_eq!(after(Some("a"), 1), ["b"]);
+        // An unknown id has its place in the order too.
+        assert_eq!(after(Some("aa"), 9), ["b", "long"]);
+        assert_eq!(after(Some(&"b".repeat(600)), 9), ["long"]);
+        for none in [after(Some("long"), 9), after(None, 0)] {
+            assert_eq!(none, Vec::<String>::new());
+        }
+        assert_eq!(log.state().unwrap(), (log.info().unwrap().root, last));
+    }
+
+    #[test]
+    fn a_writer_sees_the_feeds_as_it_changed_them() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = varied(&dir);
+        let (chains, new) = (chains(&log), HashedEntry::new(b"new"));
+        let mut writer = log.writer().unwrap();
+        assert_eq!(writer.feed_state(&id("a")).unwrap(), (43, chains["a"][43]));
+        assert_eq!(writer.feed_state(&id("unknown")).unwrap(), (0, Chain::start(&id("unknown"))));
+        for (peer, seq, before) in [("a", 44, chains["a"][43]), ("new", 1, Chain::start(&id("new")))] {
+            assert_eq!(u64::from(writer.push(&id(peer), new).unwrap().get()), seq);
+            assert_eq!(writer.feed_state(&id(peer)).unwrap(), (seq as u32, before.next(new.tombstone())));
+        }
+        writer.commit().unwrap();
+        assert_eq!(log.reader().chain_at("a", 44).unwrap(), Some(chains["a"][43].next(new.tombstone())));
+        assert_eq!(log.heads().unwrap().iter().map(|(peer, _)| peer.as_str()).collect::<Vec<_>>(), ["a", "b", "long", "new"]);
+        assert_eq!(log.info().unwrap().feeds, 4, "an unknown feed that was only looked up gets no number");
+    }
+
+    #[test]
+    fn a_fork_mark_keeps_the_lowest_seq_and_changes_nothing_else() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = varied(&dir);
+        let (state, heads, longest) = (log.state().unwrap(), log.heads().unwrap(), "x".repeat(255));
+        let mark = |marks: &[(&str, u64)]| {
+            let mut writer = log.writer().unwrap();
+            for &(peer, seq) in marks {
+                writer.mark_fork(&id(peer), Seq::new(seq).unwrap()).unwrap();
+            }
+            assert_eq!(writer.commit().unwrap().new, 0);
+            log.forks().unwrap().iter().map(|(peer, seq)| (peer.as_str().to_owned(), seq.get())).collect::<Vec<_>>()
+        };
+        let marks = |marks: &[(&str, u32)]| marks.iter().map(|&(peer, seq)| (peer.to_owned(), seq)).collect::<Vec<_>>();
+        assert_eq!(mark(&[]), []);
+        assert_eq!(mark(&[("long", 30), ("a", 9)]), marks(&[("a", 9), ("long", 30)]));
+        assert_eq!(mark(&[("long", 31), ("a", 8), ("a", 10)]), marks(&[("a", 8), ("long", 30)]));
+        assert_eq!(mark(&[(&longest, 4_294_967_295)]), marks(&[("a", 8), ("long", 30), (&longest, u32::MAX)]));
+        // Without a commit, nothing is marked.
+        log.writer().unwrap().mark_fork(&id("b"), Seq::new(1).unwrap()).unwrap();
+        assert_eq!(log.forks().unwrap().len(), 3);
+        assert_eq!((log.state().unwrap(), log.heads().unwrap(), log.info().unwrap().forks), (state, heads, 3));
+    }
+}

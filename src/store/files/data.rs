@@ -1,0 +1,126 @@
+//! The data file of LMDB: whether it is complete, and its size on the disk.
+//!
+//! Rows are added and replaced, never removed. LMDB then writes every page that its meta page counts, so a shorter data file
+//! was truncated.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+use crate::model::{Error, Result};
+use crate::store::notify;
+
+/// The file in the directory of a log.
+pub const FILE_NAME: &str = "data.mdb";
+
+/// The number of bytes that are read of a meta page.
+const META_BYTES: usize = 152;
+/// LMDB writes its two meta pages first. This is their length with the smallest page size.
+const BYTES_MIN: u64 = 8192;
+const LMDB_MAGIC: u32 = 0xbeef_c0de;
+
+/// Whether the log in `dir` was created. Also checks that the data file is as long as its newer meta page says: LMDB maps the
+/// file, and a read beyond its end would raise SIGBUS.
+///
+/// # Errors
+/// [`Error::Truncated`] if the file is too short, [`Error::Corrupt`] if it is not a data file.
+pub fn check(dir: &Path) -> Result<bool> {
+    let path = dir.join(FILE_NAME);
+    let file = match File::open(&path) {
+        Ok(file) => file,
+        Err(err) if err.kind() == io::ErrorKind::NotFound => return check_never_created(dir, path, BYTES_MIN),
+        Err(err) => return Err(Error::io(format!("{} cannot be opened", path.display()), err)),
+    };
+    let fail = |err| Error::io(format!("{} cannot be read", path.display()), err);
+    // If the file is empty, another process is creating the log, or was killed while it created it. The length is read before
+    // the pages, because the file may grow.
+    if file.metadata().map_err(fail)?.len() == 0 {
+        return check_never_created(dir, path, BYTES_MIN);
+    }
+    let Some((page_bytes, first)) = read_meta_page(&file, 0).map_err(fail)? else {
+        return Err(Error::Corrupt(format!("{} is not a data file of a log", path.display())));
+    };
+    let second = read_meta_page(&file, page_bytes).map_err(fail)?;
+    let newer = second.map_or(first, |(_, second)| if second.txn >= first.txn { second } else { first });
+    // The length is read after the meta pages, because a writer writes its other pages before its meta page.
+    let (has, needs) = (file.metadata().map_err(fail)?.len(), (newer.last_page + 1).saturating_mul(page_bytes));
+    match has {
+        has if is_half_created(has, page_bytes, newer) => check_never_created(dir, path, needs),
+        has if has < needs => Err(Error::Truncated(path, has, needs)),
+        _ => Ok(true),
+    }
+}
+
+/// Whether the file is half of LMDB's first write. That write has both meta pages, of transaction 0.
+fn is_half_created(has: u64, page_bytes: u64, meta: MetaPage) -> bool {
+    has == page_bytes && meta.txn == 0
+}
+
+/// Empties a data file if its creator was killed halfway, so that this process can create the log. The caller must hold the
+/// lock for opening.
+pub fn empty_half_created(dir: &Path) -> Result<()> {
+    let path = dir.join(FILE_NAME);
+    if was_created(dir) {
+        return Ok(());
+    }
+    // If the file cannot be opened or read, LMDB reports it.
+    let Ok(file) = OpenOptions::new().read(true).write(true).open(&path) else { return Ok(()) };
+    match (file.metadata(), read_meta_page(&file, 0)) {
+        (Ok(about), Ok(Some((page_bytes, meta)))) if is_half_created(about.len(), page_bytes, meta) => {
+            file.set_len(0).map_err(|err| Error::io(format!("{} cannot be emptied", path.display()), err))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Whether the creation of the log was completed. Does not look at the data file.
+fn was_created(dir: &Path) -> bool {
+    dir.join(notify::FILE_NAME).exists()
+}
+
+/// Handles a data file of fewer than `needs` bytes. Returns false if the log was never created, else an error.
+fn check_never_created(dir: &Path, path: PathBuf, needs: u64) -> Result<bool> {
+    if !was_created(dir) {
+        return Ok(false);
+    }
+    // Another process may have created the log since the file was read.
+    match path.metadata().map_or(0, |meta| meta.len()) {
+        has if has < needs => Err(Error::Truncated(path, has, needs)),
+        _ => check(dir),
+    }
+}
+
+/// The fields of a meta page that are used.
+#[derive(Clone, Copy)]
+struct MetaPage {
+    /// The number of the last page, from 0.
+    last_page: u64,
+    /// The number of the transaction that wrote it.
+    txn: u64,
+}
+
+/// Reads the page size and the meta page at `at`. Returns `None` if the file has no meta page there.
+///
+/// A meta page is: page header (16 bytes), magic u32, version u32, address u64, map size u64, two database records of
+/// 48 bytes (the page size is the first field of the first), last page u64, transaction id u64.
+fn read_meta_page(file: &File, at: u64) -> io::Result<Option<(u64, MetaPage)>> {
+    let mut page = [0; META_BYTES];
+    match file.read_exact_at(&mut page, at) {
+        Err(err) if err.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
+        result => result?,
+    }
+    let u32_at = |at: usize| u32::from_ne_bytes(page[at..at + 4].try_into().expect("4 bytes"));
+    let u64_at = |at: usize| u64::from_ne_bytes(page[at..at + 8].try_into().expect("8 bytes"));
+    if u32_at(16) != LMDB_MAGIC {
+        return Ok(None);
+    }
+    Ok(Some((u64::from(u32_at(40)), MetaPage { last_page: u64_at(136), txn: u64_at(144) })))
+}
+
+/// The disk space of the data file, in bytes.
+pub fn disk_bytes(dir: &Path) -> Result<u64> {
+    let path = dir.join(FILE_NAME);
+    let meta = path.metadata().map_err(|err| Error::io(format!("{} cannot be read", path.display()), err))?;
+    Ok(meta.blocks() * 512)
+}

@@ -1,0 +1,44 @@
+//! Identities: the peer id of a new log, and the identity of a file.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use data_encoding::HEXLOWER;
+
+use super::data;
+use crate::model::{Error, PeerId, Result};
+
+/// A new peer id: 128 random bits in hex.
+pub fn random_id() -> Result<PeerId> {
+    let mut bits = [0; 16];
+    let read = File::open("/dev/urandom").and_then(|mut random| random.read_exact(&mut bits));
+    read.map_err(|err| Error::io("/dev/urandom cannot be read", err))?;
+    PeerId::new(&HEXLOWER.encode(&bits))
+}
+
+/// Identifies a file or directory independently of its path.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct FileId {
+    device: u64,
+    inode: u64,
+}
+
+impl FileId {
+    /// The identity of the file or directory at `path`. Follows symbolic links.
+    pub fn of(path: &Path) -> io::Result<Self> {
+        path.metadata().map(|meta| Self { device: meta.dev(), inode: meta.ino() })
+    }
+}
+
+/// The clone marker of the log in `dir`: device and inode of its data file, 8 bytes each. If the data file later has a
+/// different marker, the log was copied or restored.
+pub fn clone_marker(dir: &Path) -> Result<[u8; 16]> {
+    let path = dir.join(data::FILE_NAME);
+    let file = FileId::of(&path).map_err(|err| Error::io(format!("{} cannot be read", path.display()), err))?;
+    let mut marker = [0; 16];
+    marker[..8].copy_from_slice(&file.device.to_le_bytes());
+    marker[8..].copy_from_slice(&file.inode.to_le_bytes());
+    Ok(marker)
+}

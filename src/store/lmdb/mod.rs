@@ -1,0 +1,147 @@
+//! LMDB: the environment, its tables and transactions. No other module imports lmdb.
+//!
+//! Values that leave this module are copied, or borrowed from the transaction that read them. So no reference can dangle.
+//! No lmdb-rkv iterator is used, because it may outlive its cursor. No slice of a write cursor leaves its function.
+//!
+//! Rows are added and replaced, never removed: `files::data` relies on it to detect a truncated data file.
+//!
+//! | file | content |
+//! |---|---|
+//! | `tables` | transactions, and the rows of the six tables |
+//! | `error` | LMDB's errors, with explanations |
+//! | `ffi` | every call of LMDB that needs `unsafe` |
+//! | `prefetch` | a hint to the processor, which needs `unsafe` too |
+
+mod error;
+mod ffi;
+mod prefetch;
+mod tables;
+
+use std::path::Path;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use lmdb::{Environment, EnvironmentFlags};
+use nix::errno::Errno;
+
+use super::files::{data, lock, space};
+use crate::model::{Error, Result};
+use error::{lmdb_error, read_error, write_error};
+use ffi::{UnsharedEnv, continues_newest_commit, free_slots_of_dead_readers};
+use tables::Tables;
+pub use tables::{ReadTxn, WriteTxn};
+
+/// The maximum size of the memory map, in bytes: 1 TiB of address space. Less if the address space is limited.
+const MAP_BYTES_MAX: usize = 1 << 40;
+const MAP_BYTES_MIN: usize = 1 << 20;
+
+/// Free the slots of dead readers in every N-th write transaction.
+const WRITES_PER_READER_CHECK: u32 = 64;
+
+/// An open environment. A process must open the environment of a log only once at a time.
+pub struct Env {
+    env: Environment,
+    /// `None`: the log was not created yet.
+    tables: Option<Tables>,
+    map_bytes: usize,
+    files: lock::OpenFiles,
+    /// The number of write transactions that this process has begun.
+    writes: AtomicU32,
+}
+
+impl Env {
+    /// Opens the environment in `dir`. Without `write`, data.mdb is neither created nor written.
+    pub fn open(dir: &Path, write: bool) -> Result<Self> {
+        let opening = lock::lock_for_opening(dir);
+        if write && opening.is_some() {
+            data::empty_half_created(dir)?;
+        }
+        lock::reserve_blocks(dir, write)?;
+        let (env, map_bytes) = open_environment(dir, write)?;
+        let files = lock::OpenFiles::new(dir);
+        drop(opening);
+        let env = UnsharedEnv::new(env);
+        let tables = match env.open_tables(|open| Tables::open(open)) {
+            Ok(tables) => Some(tables),
+            Err(lmdb::Error::NotFound) => None,
+            Err(err) => return Err(open_error(dir, err)),
+        };
+        Ok(Self { env: env.into_shared(), tables, map_bytes, files, writes: AtomicU32::new(0) })
+    }
+
+    /// Creates the missing tables and calls `fill`, in one commit. Another process may have created the log since this
+    /// environment was opened; then `fill` sees its rows.
+    pub fn create_tables(self, fill: impl FnOnce(&mut WriteTxn<'_>) -> Result<()>) -> Result<Self> {
+        let Self { env, map_bytes, files, writes, .. } = self;
+        let env = UnsharedEnv::new(env);
+        let created = env.create_tables(|create| Tables::create(create));
+        let (txn, tables) = created.map_err(|err| lmdb_error("the log cannot be created", err))?;
+        let mut txn = WriteTxn::new(txn, tables, map_bytes)?;
+        fill(&mut txn)?;
+        txn.commit()?;
+        Ok(Self { env: env.into_shared(), tables: Some(tables), map_bytes, files, writes })
+    }
+
+    /// Whether the environment has tables, so that the log was created.
+    pub fn has_tables(&self) -> bool {
+        self.tables.is_some()
+    }
+
+    fn tables(&self) -> Result<Tables> {
+        self.tables.ok_or_else(|| Error::Corrupt("the log has no tables".into()))
+    }
+
+    /// Begins a read transaction, which sees the log as of one commit.
+    pub fn read(&self) -> Result<ReadTxn<'_>> {
+        let txn = self.env.begin_ro_txn().map_err(read_error)?;
+        Ok(ReadTxn::new(txn, self.tables()?))
+    }
+
+    /// Begins a write transaction. Waits until other writers have ended their transactions.
+    ///
+    /// # Errors
+    /// [`Error::Replaced`] if commits of this process would be lost.
+    pub fn write(&self) -> Result<WriteTxn<'_>> {
+        if self.writes.fetch_add(1, Ordering::Relaxed) % WRITES_PER_READER_CHECK == WRITES_PER_READER_CHECK - 1 {
+            free_slots_of_dead_readers(&self.env);
+        }
+        let txn = self.env.begin_rw_txn().map_err(|err| write_error(err, self.map_bytes))?;
+        if !self.files.are_unchanged() || !continues_newest_commit(&self.env, &txn) {
+            return Err(Error::Replaced);
+        }
+        WriteTxn::new(txn, self.tables()?, self.map_bytes)
+    }
+}
+
+/// Opens the environment with the largest memory map that fits into the address space. Also returns the size of the map in
+/// bytes.
+fn open_environment(dir: &Path, write: bool) -> Result<(Environment, usize)> {
+    let mut flags = EnvironmentFlags::NO_TLS;
+    flags.set(EnvironmentFlags::READ_ONLY, !write);
+    let mut map_bytes = space::map_bytes(MAP_BYTES_MAX);
+    loop {
+        let opened = Environment::new()
+            .set_flags(flags)
+            .set_max_dbs(tables::COUNT)
+            .set_max_readers(lock::READERS_MAX)
+            .set_map_size(map_bytes)
+            .open_with_permissions(dir, 0o600);
+        match opened {
+            Err(lmdb::Error::Other(code)) if code == Errno::ENOMEM as i32 => {
+                map_bytes /= 2;
+                if map_bytes < MAP_BYTES_MIN {
+                    return Err(Error::MapFull(map_bytes));
+                }
+            }
+            opened => return opened.map(|env| (env, map_bytes)).map_err(|err| open_error(dir, err)),
+        }
+    }
+}
+
+/// Adds the directory to an error of opening.
+fn open_error(dir: &Path, err: lmdb::Error) -> Error {
+    match lmdb_error("the log cannot be opened", err) {
+        Error::Io(doing, cause) => Error::Io(format!("{}: {doing}", dir.display()), cause),
+        Error::Corrupt(what) => Error::Corrupt(format!("{}: {what}", dir.display())),
+        err => err,
+    }
+}

@@ -1,0 +1,339 @@
+//! Transactions, and the rows of the six tables. The format is described in scuttleup-store(5).
+
+use std::ops::{ControlFlow, Deref};
+
+use lmdb::{Cursor, Database, DatabaseFlags, RoCursor, RoTransaction, RwTransaction, Transaction, WriteFlags};
+use lmdb_sys as sys;
+
+use super::error::{found, read_error, write_error};
+use super::ffi::AppendTxn;
+use super::prefetch::prefetch_next;
+use crate::model::{Error, Offset, PeerId, Result, Seq};
+use crate::store::rows::{FeedRow, RunRow, bad_row};
+
+/// The handles of the tables.
+#[derive(Clone, Copy)]
+pub struct Tables {
+    meta: Database,
+    peers: Database,
+    numbers: Database,
+    entries: Database,
+    runs: Database,
+    times: Database,
+}
+
+/// The number of tables.
+pub const COUNT: u32 = 6;
+
+/// The keys of `meta`.
+mod key {
+    pub const FORMAT: &str = "format";
+    pub const ID: &str = "id";
+    pub const ROOT: &str = "root";
+    pub const CLONE: &str = "clone";
+    /// A peer id follows, so the key has at most 260 bytes. LMDB allows 511.
+    pub const FORK: &str = "fork ";
+}
+
+impl Tables {
+    pub fn open(open: &dyn Fn(&str) -> lmdb::Result<Database>) -> lmdb::Result<Self> {
+        Self::create(&|name, _| open(name))
+    }
+
+    pub fn create(create: &dyn Fn(&str, DatabaseFlags) -> lmdb::Result<Database>) -> lmdb::Result<Self> {
+        let (plain, by_integer) = (DatabaseFlags::empty(), DatabaseFlags::INTEGER_KEY);
+        Ok(Self {
+            meta: create("meta", plain)?,
+            peers: create("peers", plain)?,
+            numbers: create("numbers", plain)?,
+            entries: create("entries", by_integer)?,
+            runs: create("runs", plain)?,
+            times: create("times", by_integer)?,
+        })
+    }
+}
+
+/// A transaction that can read. [`WriteTxn`] adds writing.
+pub struct Txn<T> {
+    txn: T,
+    tables: Tables,
+}
+
+/// A read transaction. It must be short: LMDB cannot reuse the pages that it sees.
+pub type ReadTxn<'e> = Txn<RoTransaction<'e>>;
+
+/// The error for an offset without a record. Offsets have no gaps.
+fn missing_record(offset: Offset) -> Error {
+    Error::Corrupt(format!("the entry at offset {offset} is missing"))
+}
+
+fn decode_offset(key: Option<&[u8]>) -> Result<Offset> {
+    let key = key.and_then(|key| key.try_into().ok());
+    key.map(|key| Offset(u64::from_ne_bytes(key))).ok_or_else(|| bad_row("entries"))
+}
+
+impl<'e> ReadTxn<'e> {
+    pub fn new(txn: RoTransaction<'e>, tables: Tables) -> Self {
+        Self { txn, tables }
+    }
+}
+
+impl<T: Transaction> Txn<T> {
+    fn cursor(&self, table: Database) -> Result<RoCursor<'_>> {
+        self.txn.open_ro_cursor(table).map_err(read_error)
+    }
+
+    fn meta(&self, key: &str) -> Result<Option<&[u8]>> {
+        found(self.txn.get(self.tables.meta, &key))
+    }
+
+    /// The format of the log. `None` if the log was not created yet, 0 if the row is damaged.
+    pub fn format(&self) -> Result<Option<u32>> {
+        Ok(self.meta(key::FORMAT)?.map(|value| value.try_into().map_or(0, u32::from_le_bytes)))
+    }
+
+    /// The peer id of the log.
+    pub fn local_id(&self) -> Result<PeerId> {
+        self.meta(key::ID)?.ok_or_else(|| Error::Corrupt("the log has no id".into())).and_then(PeerId::from_bytes)
+    }
+
+    pub fn root(&self) -> Result<u128> {
+        let root = self.meta(key::ROOT)?.and_then(|value| value.try_into().ok());
+        root.map(u128::from_le_bytes).ok_or_else(|| Error::Corrupt("the log has no root".into()))
+    }
+
+    /// The fork mark of a feed: the lowest seq that is known to differ.
+    pub fn fork(&self, peer: &PeerId) -> Result<Option<Seq>> {
+        self.meta(&fork_key(peer))?.map(decode_fork).transpose()
+    }
+
+    /// Gives each fork mark to `each`, in the order of the ids: peer id and seq.
+    pub fn forks(&self, mut each: impl FnMut(PeerId, Seq)) -> Result<()> {
+        self.fork_rows(|peer, seq| {
+            each(PeerId::from_bytes(peer)?, decode_fork(seq)?);
+            Ok(())
+        })
+    }
+
+    /// The number of feeds with a fork mark.
+    pub fn fork_count(&self) -> Result<u64> {
+        let mut count = 0;
+        self.fork_rows(|_, _| {
+            count += 1;
+            Ok(())
+        })?;
+        Ok(count)
+    }
+
+    fn fork_rows(&self, mut each: impl FnMut(&[u8], &[u8]) -> Result<()>) -> Result<()> {
+        let prefix = key::FORK.as_bytes();
+        let cursor = self.cursor(self.tables.meta)?;
+        let mut next = found(cursor.get(Some(prefix), None, sys::MDB_SET_RANGE))?;
+        while let Some((key, value)) = next {
+            let Some(peer) = key.and_then(|key| key.strip_prefix(prefix)) else { break };
+            each(peer, value)?;
+            next = found(cursor.get(None, None, sys::MDB_NEXT))?;
+        }
+        Ok(())
+    }
+
+    /// The feed of `peer`, or `None` if the log has no such feed or the peer id is invalid.
+    pub fn feed(&self, peer: &str) -> Result<Option<FeedRow>> {
+        // LMDB reports an error for a key that is empty or too long.
+        if PeerId::check(peer.as_bytes()).is_err() {
+            return Ok(None);
+        }
+        found(self.txn.get(self.tables.peers, &peer))?.map(FeedRow::decode).transpose()
+    }
+
+    /// Gives each feed to `each`, in the order of the ids.
+    pub fn feeds(&self, mut each: impl FnMut(&str, FeedRow) -> Result<()>) -> Result<()> {
+        self.feeds_after("", |peer, row| each(peer, row).map(ControlFlow::Continue))
+    }
+
+    /// Gives each feed with an id above `after` to `each`, in the order of the ids, until `each` breaks.
+    pub fn feeds_after(&self, after: &str, mut each: impl FnMut(&str, FeedRow) -> Result<ControlFlow<()>>) -> Result<()> {
+        let cursor = self.cursor(self.tables.peers)?;
+        let (after, op) = match after.as_bytes() {
+            // LMDB cannot seek to an empty key.
+            [] => (None, sys::MDB_FIRST),
+            after => (Some(after), sys::MDB_SET_RANGE),
+        };
+        let mut next = found(cursor.get(after, None, op))?;
+        while let Some((key, row)) = next {
+            if key != after && each(PeerId::check(key.unwrap_or_default())?, FeedRow::decode(row)?)?.is_break() {
+                break;
+            }
+            next = found(cursor.get(None, None, sys::MDB_NEXT))?;
+        }
+        Ok(())
+    }
+
+    pub fn feed_count(&self) -> Result<u64> {
+        self.row_count(self.tables.numbers)
+    }
+
+    /// The number of entries, including deleted entries.
+    pub fn entry_count(&self) -> Result<u64> {
+        self.row_count(self.tables.entries)
+    }
+
+    fn row_count(&self, table: Database) -> Result<u64> {
+        Ok(found(self.txn.stat(table))?.map_or(0, |stat| stat.entries() as u64))
+    }
+
+    /// The peer id that has this peer number.
+    pub fn peer(&self, number: u32) -> Result<PeerId> {
+        match found(self.txn.get(self.tables.numbers, &number.to_be_bytes()))? {
+            Some(id) => PeerId::from_bytes(id),
+            None => Err(Error::Corrupt(format!("no peer has the number {number}"))),
+        }
+    }
+
+    /// The record at `offset`. Does not verify its checksum.
+    pub fn record(&self, offset: Offset) -> Result<Option<&[u8]>> {
+        found(self.txn.get(self.tables.entries, &offset.0.to_ne_bytes()))
+    }
+
+    /// Gives each record from the offset `from` to `each`, until `each` breaks. Does not verify the checksums.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] if an offset has no record.
+    pub fn records(&self, from: Offset, mut each: impl FnMut(Offset, &[u8]) -> Result<ControlFlow<()>>) -> Result<()> {
+        let cursor = self.cursor(self.tables.entries)?;
+        let mut next = found(cursor.get(Some(&from.0.to_ne_bytes()), None, sys::MDB_SET_RANGE))?;
+        let mut expected = from;
+        while let Some((key, record)) = next {
+            prefetch_next(record);
+            let offset = decode_offset(key)?;
+            if offset != expected {
+                return Err(missing_record(expected));
+            }
+            if each(offset, record)?.is_break() {
+                return Ok(());
+            }
+            expected = offset.next();
+            next = found(cursor.get(None, None, sys::MDB_NEXT))?;
+        }
+        if expected > self.last_offset()? { Ok(()) } else { Err(missing_record(expected)) }
+    }
+
+    /// The offset of the last entry, [`Offset::ZERO`] in an empty log.
+    pub fn last_offset(&self) -> Result<Offset> {
+        let last = found(self.cursor(self.tables.entries)?.get(None, None, sys::MDB_LAST))?;
+        last.map_or(Ok(Offset::ZERO), |(key, _)| decode_offset(key))
+    }
+
+    /// The last run of a feed that starts at `seq` or before. `number` is the peer number.
+    pub fn run(&self, number: u32, seq: u32) -> Result<Option<RunRow>> {
+        let cursor = self.cursor(self.tables.runs)?;
+        let sought = RunRow::key(number, seq);
+        let mut row = found(cursor.get(Some(&sought), None, sys::MDB_SET_RANGE))?;
+        if row.is_none_or(|(key, _)| key != Some(&sought[..])) {
+            let back = if row.is_some() { sys::MDB_PREV } else { sys::MDB_LAST };
+            row = found(cursor.get(None, None, back))?;
+        }
+        let Some((key, row)) = row else { return Ok(None) };
+        let (found_number, run) = RunRow::decode(key.unwrap_or_default(), row)?;
+        Ok((found_number == number).then_some(run))
+    }
+}
+
+fn fork_key(peer: &PeerId) -> String {
+    [key::FORK, peer.as_str()].concat()
+}
+
+fn decode_fork(value: &[u8]) -> Result<Seq> {
+    let seq = value.try_into().ok().and_then(|value| Seq::new(u64::from(u32::from_le_bytes(value))));
+    seq.ok_or_else(|| bad_row("meta"))
+}
+
+/// The write transaction. Only one exists at a time, in all processes together.
+pub struct WriteTxn<'e> {
+    txn: Txn<AppendTxn<'e>>,
+    /// The size of the memory map, for errors.
+    map_bytes: usize,
+}
+
+impl<'e> Deref for WriteTxn<'e> {
+    type Target = Txn<AppendTxn<'e>>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.txn
+    }
+}
+
+impl<'e> WriteTxn<'e> {
+    pub fn new(txn: RwTransaction<'e>, tables: Tables, map_bytes: usize) -> Result<Self> {
+        let txn = AppendTxn::new(txn, tables.entries).map_err(|err| write_error(err, map_bytes))?;
+        Ok(Self { txn: Txn { txn, tables }, map_bytes })
+    }
+
+    fn set(&mut self, table: Database, key: &[u8], value: &[u8]) -> Result<()> {
+        self.set_with(table, key, value, WriteFlags::empty())
+    }
+
+    fn set_with(&mut self, table: Database, key: &[u8], value: &[u8], flags: WriteFlags) -> Result<()> {
+        self.txn.txn.set(table, key, value, flags).map_err(|err| write_error(err, self.map_bytes))
+    }
+
+    fn set_meta(&mut self, key: &str, value: &[u8]) -> Result<()> {
+        self.set(self.tables.meta, key.as_bytes(), value)
+    }
+
+    pub fn set_format(&mut self, format: u32) -> Result<()> {
+        self.set_meta(key::FORMAT, &format.to_le_bytes())
+    }
+
+    pub fn set_local_id(&mut self, id: &PeerId) -> Result<()> {
+        self.set_meta(key::ID, id.as_str().as_bytes())
+    }
+
+    pub fn set_root(&mut self, root: u128) -> Result<()> {
+        self.set_meta(key::ROOT, &root.to_le_bytes())
+    }
+
+    pub fn set_clone_marker(&mut self, marker: &[u8; 16]) -> Result<()> {
+        self.set_meta(key::CLONE, marker)
+    }
+
+    /// Sets the fork mark of a feed.
+    pub fn set_fork(&mut self, peer: &PeerId, seq: Seq) -> Result<()> {
+        self.set_meta(&fork_key(peer), &seq.get().to_le_bytes())
+    }
+
+    pub fn set_feed(&mut self, peer: &PeerId, row: &FeedRow) -> Result<()> {
+        self.set(self.tables.peers, peer.as_str().as_bytes(), &row.encode())
+    }
+
+    /// Gives a peer its peer number.
+    pub fn set_number(&mut self, number: u32, peer: &PeerId) -> Result<()> {
+        self.set(self.tables.numbers, &number.to_be_bytes(), peer.as_str().as_bytes())
+    }
+
+    pub fn set_run(&mut self, number: u32, run: &RunRow) -> Result<()> {
+        self.set(self.tables.runs, &RunRow::key(number, run.first_seq), &run.encode())
+    }
+
+    /// Appends the time of a commit in Unix milliseconds. `first` is the offset of its first entry.
+    pub fn append_time(&mut self, first: Offset, millis: u64) -> Result<()> {
+        self.set_with(self.tables.times, &first.0.to_ne_bytes(), &millis.to_le_bytes(), WriteFlags::APPEND)
+    }
+
+    /// Appends a record. `offset` must be one above the last offset.
+    pub fn append_record(&mut self, offset: Offset, header: &[u8], payload: &[u8]) -> Result<()> {
+        let appended = self.txn.txn.append(&offset.0.to_ne_bytes(), header, payload);
+        appended.map_err(|err| write_error(err, self.map_bytes))
+    }
+
+    /// Replaces the record at `offset`.
+    pub fn replace_record(&mut self, offset: Offset, record: &[u8]) -> Result<()> {
+        self.set(self.tables.entries, &offset.0.to_ne_bytes(), record)
+    }
+
+    /// Makes the transaction durable and visible.
+    pub fn commit(self) -> Result<()> {
+        let Self { txn, map_bytes } = self;
+        txn.txn.commit().map_err(|err| write_error(err, map_bytes))
+    }
+}

@@ -1,0 +1,86 @@
+//! Notifications: after each commit the writer writes one byte to the file `bell`, which live readers watch with inotify.
+//!
+//! A notification carries no data. It tells a reader to scan again, so merged or early notifications do no harm.
+//! Readers must not watch data.mdb instead: LMDB writes the pages of a transaction before it makes the transaction
+//! visible, so a reader would scan too early and miss the commit.
+
+use std::fs::{File, OpenOptions};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::Path;
+
+use nix::errno::Errno;
+use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
+
+use crate::model::{Error, Result};
+
+/// The file in the directory of a log. It is created last: if it exists, the log was completely created.
+pub const FILE_NAME: &str = "bell";
+
+/// Sends notifications, for writers.
+pub struct Notifier(File);
+
+impl Notifier {
+    /// Opens the file in `dir`, and creates it if it does not exist.
+    pub fn open(dir: &Path) -> Result<Self> {
+        let path = dir.join(FILE_NAME);
+        let mut options = OpenOptions::new();
+        let file = options.write(true).create(true).truncate(false).mode(0o600).open(&path);
+        file.map(Self).map_err(|err| Error::io(format!("{} cannot be opened", path.display()), err))
+    }
+
+    /// Wakes the live readers. The commit is durable even if this fails.
+    pub fn notify(&self) -> Result<()> {
+        let woken = self.0.write_all_at(b"!", 0);
+        woken.map_err(|err| Error::io("the commit is stored, but live readers cannot be woken", err))
+    }
+}
+
+/// Receives notifications, for readers. Its descriptor is readable after a notification that arrived since [`Watcher::new`]
+/// or [`Watcher::clear`].
+pub struct Watcher(Inotify);
+
+impl Watcher {
+    /// Starts to watch the log in `dir`.
+    pub fn new(dir: &Path) -> Result<Self> {
+        // inotify reports ENOSPC for its own limit. It does not mean a full disk.
+        let limits = "the log cannot be watched (raise fs.inotify.max_user_watches, fs.inotify.max_user_instances or ulimit -n)";
+        let fail = |err: Errno| match err {
+            Errno::EMFILE | Errno::ENOSPC => Error::Io(limits.into(), err.into()),
+            err => Error::io("the log cannot be watched", err.into()),
+        };
+        let inotify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK).map_err(fail)?;
+        // IN_CLOSE_WRITE reports the end of a writer. A writer may be killed after its commit and before its notification.
+        let events = AddWatchFlags::IN_MODIFY | AddWatchFlags::IN_CLOSE_WRITE;
+        let add = || inotify.add_watch(&dir.join(FILE_NAME), events);
+        match add() {
+            // The creator of the log was killed before it created this file.
+            Err(Errno::ENOENT) => {
+                Notifier::open(dir)?;
+                add().map_err(fail)?;
+            }
+            added => {
+                added.map_err(fail)?;
+            }
+        }
+        Ok(Self(inotify))
+    }
+
+    /// Discards all notifications that have arrived. Call this before a scan: if it is called after the scan, a commit between
+    /// the two is missed.
+    pub fn clear(&self) -> Result<()> {
+        loop {
+            match self.0.read_events() {
+                Ok(_) | Err(Errno::EINTR) => {}
+                Err(Errno::EAGAIN) => return Ok(()),
+                Err(err) => return Err(Error::io("the log cannot be watched", err.into())),
+            }
+        }
+    }
+}
+
+impl AsFd for Watcher {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}

@@ -1,0 +1,138 @@
+//! Reads in short snapshots, and checks each record.
+
+use std::ops::ControlFlow;
+
+use super::Log;
+use super::lmdb::ReadTxn;
+use super::records::{Record, check_record};
+use crate::model::{Change, Error, Offset, PeerId, Result, Seq};
+
+/// Limits for one snapshot, so that it stays short.
+#[derive(Clone, Copy, Debug)]
+pub struct Bounds {
+    /// The maximum number of entries.
+    pub entries_max: usize,
+    /// The maximum number of bytes. The entry that reaches it is still given.
+    pub bytes_max: usize,
+}
+
+impl Default for Bounds {
+    fn default() -> Self {
+        Self { entries_max: 4096, bytes_max: 256 << 10 }
+    }
+}
+
+/// The cache keeps the ids of all peer numbers below this. Of the other numbers, it keeps only the last one.
+const CACHED_PEERS_MAX: u32 = 1 << 16;
+
+/// Reads a log. Each call sees one snapshot, which ends with the call.
+pub struct Reader<'l> {
+    pub(super) log: &'l Log,
+    peers: PeerCache,
+}
+
+impl Log {
+    /// A reader of this log.
+    pub fn reader(&self) -> Reader<'_> {
+        Reader { log: self, peers: PeerCache::default() }
+    }
+}
+
+impl Reader<'_> {
+    /// Gives the changes after the offset `after` to `each`, in order of arrival, until `each` breaks or `bounds` are
+    /// reached. Returns the offset of the last change given, or `after` if there was none.
+    ///
+    /// `each` must not block: the snapshot is open while it runs.
+    ///
+    /// ```
+    /// use std::ops::ControlFlow;
+    /// use scuttleup::{Bounds, Log, Offset};
+    ///
+    /// # let dir = std::env::temp_dir().join(format!("scuttleup-doc-scan-{}", std::process::id()));
+    /// # let log = Log::open_or_create(&dir)?;
+    /// for n in 1..=10 {
+    ///     log.append(n.to_string().as_bytes())?;
+    /// }
+    /// let mut reader = log.reader();
+    /// let (mut position, mut seqs) = (Offset(7), Vec::new());
+    /// loop {
+    ///     let last = reader.scan(position, Bounds::default(), |change| {
+    ///         seqs.push(change.seq.get());
+    ///         Ok(ControlFlow::Continue(()))
+    ///     })?;
+    ///     if last == position {
+    ///         break;
+    ///     }
+    ///     position = last;
+    /// }
+    /// assert_eq!(seqs, [8, 9, 10]);
+    /// # std::fs::remove_dir_all(dir).ok();
+    /// # Ok::<(), scuttleup::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::Checksum`] if a record is damaged; every error that `each` returns.
+    pub fn scan(
+        &mut self,
+        after: Offset,
+        bounds: Bounds,
+        mut each: impl FnMut(Change<'_>) -> Result<ControlFlow<()>>,
+    ) -> Result<Offset> {
+        let txn = self.log.env.read()?;
+        let (mut last, mut entries, mut bytes) = (after, 0, 0);
+        let peers = &mut self.peers;
+        txn.records(after.next(), |offset, record| {
+            let Record { number, seq, entry } = check_record(offset, record)?;
+            let peer = peers.get(number, &txn)?;
+            let flow = each(Change { offset, peer, seq, entry })?;
+            (last, entries, bytes) = (offset, entries + 1, bytes + record.len());
+            let full = entries >= bounds.entries_max || bytes >= bounds.bytes_max;
+            Ok(if full { ControlFlow::Break(()) } else { flow })
+        })?;
+        Ok(last)
+    }
+
+    /// Gives one change to `each` and returns its result. Returns `None` if the log does not hold the entry.
+    ///
+    /// # Errors
+    /// As [`Reader::scan`].
+    pub fn entry<T>(&mut self, peer: &str, seq: Seq, each: impl FnOnce(Change<'_>) -> T) -> Result<Option<T>> {
+        let txn = self.log.env.read()?;
+        let Some(feed) = txn.feed(peer)? else { return Ok(None) };
+        let Some(run) = txn.run(feed.number, seq.get())? else { return Ok(None) };
+        let Some(offset) = run.offset_of(seq.get()) else { return Ok(None) };
+        let record = check_record(offset, txn.record(offset)?.ok_or(Error::Checksum(offset))?)?;
+        if (record.number, record.seq) != (feed.number, seq) {
+            let peer = peer.escape_debug();
+            return Err(Error::Corrupt(format!("the index of {peer} points to another entry at offset {offset}")));
+        }
+        let peer = self.peers.get(record.number, &txn)?;
+        Ok(Some(each(Change { offset, peer, seq, entry: record.entry })))
+    }
+}
+
+/// Peer ids by their peer numbers. The numbers are 0, 1, 2 …
+#[derive(Default)]
+struct PeerCache {
+    ids: Vec<Option<PeerId>>,
+    /// The last peer with a number of [`CACHED_PEERS_MAX`] or above.
+    last_other: Option<(u32, PeerId)>,
+}
+
+impl PeerCache {
+    fn get(&mut self, number: u32, txn: &ReadTxn<'_>) -> Result<&PeerId> {
+        if number >= CACHED_PEERS_MAX {
+            let other = self.last_other.take().filter(|(known, _)| *known == number);
+            let other = other.map_or_else(|| txn.peer(number).map(|peer| (number, peer)), Ok)?;
+            return Ok(&self.last_other.insert(other).1);
+        }
+        let index = number as usize;
+        if index >= self.ids.len() {
+            self.ids.resize(index + 1, None);
+        }
+        match &mut self.ids[index] {
+            Some(known) => Ok(known),
+            new => Ok(new.insert(txn.peer(number)?)),
+        }
+    }
+}

@@ -1,0 +1,126 @@
+//! Records: an entry and its header as bytes, stored at an offset. The format is described in scuttleup-store(5).
+//!
+//! A record is a header of 16 bytes and the payload. Its checksum covers the payload, the header and the offset.
+
+use xxhash_rust::xxh3::xxh3_64;
+
+use super::rows::{FEEDS_MAX, u32_at, u64_at};
+use crate::model::{Entry, Error, Kind, Offset, Result, Seq, Tombstone};
+
+/// The length of the header in bytes.
+pub const HEADER_BYTES: usize = 16;
+/// The payload of a deleted entry: its hash (8 bytes) and length (4 bytes).
+const TOMBSTONE_BYTES: usize = 12;
+
+/// A record with a valid checksum.
+pub struct Record<'a> {
+    /// The peer number of the feed.
+    pub number: u32,
+    pub seq: Seq,
+    pub entry: Entry<'a>,
+}
+
+/// Decodes the record at `offset`.
+///
+/// # Errors
+/// [`Error::Checksum`] if it is damaged.
+pub fn check_record(offset: Offset, record: &[u8]) -> Result<Record<'_>> {
+    let (header, payload, hash) = Header::decode(offset, record)?;
+    let seq = Seq::new(u64::from(header.seq));
+    let entry = match header.kind {
+        Some(kind) => Some(Entry::Bytes(payload, kind)),
+        None => decode_tombstone(payload).map(Entry::Deleted),
+    };
+    match (seq, entry) {
+        (Some(seq), Some(entry)) if xxh3_64(payload) == hash => Ok(Record { number: header.number, seq, entry }),
+        _ => Err(Error::Checksum(offset)),
+    }
+}
+
+/// The first 8 bytes of a header, without the checksum.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Header {
+    /// The peer number of the feed.
+    pub number: u32,
+    pub seq: u32,
+    /// `None`: the entry is deleted, and the payload is its [`Tombstone`].
+    pub kind: Option<Kind>,
+}
+
+impl Header {
+    /// The kind and the peer number.
+    fn tag(self) -> u32 {
+        let kind = match self.kind {
+            Some(Kind::Json) => 0,
+            Some(Kind::Text) => 1,
+            Some(Kind::Binary) => 2,
+            None => 3,
+        };
+        kind << 30 | self.number
+    }
+
+    /// The header of the record at `offset` whose payload has the xxh3-64 `payload_hash`.
+    pub fn encode(self, offset: Offset, payload_hash: u64) -> [u8; HEADER_BYTES] {
+        let mut header = [0; HEADER_BYTES];
+        header[..4].copy_from_slice(&self.tag().to_le_bytes());
+        header[4..8].copy_from_slice(&self.seq.to_le_bytes());
+        header[8..].copy_from_slice(&(payload_hash ^ self.mask(offset)).to_le_bytes());
+        header
+    }
+
+    /// Returns the header, the payload, and the xxh3-64 that the payload must have.
+    fn decode(offset: Offset, record: &[u8]) -> Result<(Self, &[u8], u64)> {
+        let Some((header, payload)) = record.split_at_checked(HEADER_BYTES) else {
+            return Err(Error::Checksum(offset));
+        };
+        let tag = u32_at(header, 0);
+        let kind = match tag >> 30 {
+            0 => Some(Kind::Json),
+            1 => Some(Kind::Text),
+            2 => Some(Kind::Binary),
+            _ => None,
+        };
+        let this = Self { number: tag & (FEEDS_MAX - 1), seq: u32_at(header, 4), kind };
+        Ok((this, payload, u64_at(header, 8) ^ this.mask(offset)))
+    }
+
+    /// The value that is combined with the payload's hash. With it, the checksum also covers the header and the offset.
+    fn mask(self, offset: Offset) -> u64 {
+        // Two odd constants (the golden ratio, and one of splitmix64): a change of either factor changes the mask.
+        let first_bytes = u64::from(self.tag()) << 32 | u64::from(self.seq);
+        first_bytes.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ offset.0.wrapping_mul(0xbf58_476d_1ce4_e5b9).rotate_left(32)
+    }
+}
+
+/// The whole record of a deleted entry.
+pub fn encode_deleted(offset: Offset, number: u32, seq: Seq, tombstone: Tombstone) -> [u8; HEADER_BYTES + TOMBSTONE_BYTES] {
+    let mut record = [0; HEADER_BYTES + TOMBSTONE_BYTES];
+    let (header, payload) = record.split_at_mut(HEADER_BYTES);
+    payload[..8].copy_from_slice(&tombstone.hash.to_le_bytes());
+    payload[8..].copy_from_slice(&tombstone.bytes.to_le_bytes());
+    header.copy_from_slice(&Header { number, seq: seq.get(), kind: None }.encode(offset, xxh3_64(payload)));
+    record
+}
+
+/// Returns `None` if `payload` has the wrong size.
+fn decode_tombstone(payload: &[u8]) -> Option<Tombstone> {
+    (payload.len() == TOMBSTONE_BYTES).then(|| Tombstone { hash: u64_at(payload, 0), bytes: u32_at(payload, 8) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_flipped_bit_of_a_header_changes_the_hash_that_the_payload_must_have() {
+        let header = Header { number: 5, seq: 9, kind: Some(Kind::Json) };
+        let good = header.encode(Offset(77), 0x1234);
+        assert_eq!(Header::decode(Offset(77), &good).unwrap(), (header, &[][..], 0x1234));
+        assert_ne!(Header::decode(Offset(78), &good).unwrap().2, 0x1234);
+        for bit in 0..8 * HEADER_BYTES {
+            let mut bad = good;
+            bad[bit / 8] ^= 1 << (bit % 8);
+            assert_ne!(Header::decode(Offset(77), &bad).unwrap().2, 0x1234, "bit {bit}");
+        }
+    }
+}

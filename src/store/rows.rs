@@ -1,0 +1,109 @@
+//! Rows of the tables as bytes, except the records of entries. The format is described in scuttleup-store(5).
+//!
+//! Numbers in values are little-endian. Numbers in keys that LMDB compares as bytes are big-endian, so that the order of the
+//! bytes is the order of the numbers.
+//! Offsets are INTEGERKEY keys in the byte order of the machine.
+
+use crate::model::{Chain, Error, Offset, Result};
+
+/// The format that this program reads and writes.
+pub const FORMAT: u32 = 1;
+/// The maximum number of entries of one run. It limits the work to compute the chain at an entry from the chain before its
+/// run.
+pub const RUN_ENTRIES_MAX: u32 = 1024;
+/// The maximum number of feeds of one log: a record has 30 bits for the peer number.
+pub const FEEDS_MAX: u32 = 1 << 30;
+
+/// A row of `peers`. The key is the peer id.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct FeedRow {
+    /// The peer number. Records and runs contain it in place of the peer id.
+    pub number: u32,
+    /// The highest seq.
+    pub head: u32,
+    /// The chain at the head.
+    pub chain: Chain,
+}
+
+impl FeedRow {
+    pub fn encode(&self) -> [u8; 24] {
+        let mut row = [0; 24];
+        row[..4].copy_from_slice(&self.number.to_le_bytes());
+        row[4..8].copy_from_slice(&self.head.to_le_bytes());
+        row[8..].copy_from_slice(&self.chain.0.to_le_bytes());
+        row
+    }
+
+    pub fn decode(row: &[u8]) -> Result<Self> {
+        if row.len() != 24 {
+            return Err(bad_row("peers"));
+        }
+        Ok(Self { number: u32_at(row, 0), head: u32_at(row, 4), chain: Chain(u128_at(row, 8)) })
+    }
+}
+
+/// A row of `runs`: entries of one feed with successive seqs and successive offsets.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct RunRow {
+    /// The seq of the first entry. It is part of the key.
+    pub first_seq: u32,
+    /// The offset of the first entry.
+    pub first_offset: u64,
+    /// The number of entries, 1 to [`RUN_ENTRIES_MAX`].
+    pub count: u32,
+    /// The feed's chain before the first entry.
+    pub chain_before: Chain,
+}
+
+impl RunRow {
+    /// The key of a run that starts at `seq`: peer number and seq.
+    pub fn key(number: u32, seq: u32) -> [u8; 8] {
+        ((u64::from(number) << 32) | u64::from(seq)).to_be_bytes()
+    }
+
+    pub fn encode(&self) -> [u8; 28] {
+        let mut row = [0; 28];
+        row[..8].copy_from_slice(&self.first_offset.to_le_bytes());
+        row[8..12].copy_from_slice(&self.count.to_le_bytes());
+        row[12..].copy_from_slice(&self.chain_before.0.to_le_bytes());
+        row
+    }
+
+    /// Decodes key and value. Returns the peer number and the run.
+    pub fn decode(key: &[u8], row: &[u8]) -> Result<(u32, Self)> {
+        let key = u64::from_be_bytes(key.try_into().map_err(|_| bad_row("runs"))?);
+        if row.len() != 28 {
+            return Err(bad_row("runs"));
+        }
+        let run = Self {
+            first_seq: key as u32,
+            first_offset: u64_at(row, 0),
+            count: u32_at(row, 8),
+            chain_before: Chain(u128_at(row, 12)),
+        };
+        Ok(((key >> 32) as u32, run))
+    }
+
+    /// The offset of the entry `seq`, if it is in this run.
+    pub fn offset_of(&self, seq: u32) -> Option<Offset> {
+        let index = seq.checked_sub(self.first_seq)?;
+        (index < self.count).then(|| Offset(self.first_offset + u64::from(index)))
+    }
+}
+
+/// The error for a key or value that has the wrong size.
+pub fn bad_row(table: &str) -> Error {
+    Error::Corrupt(format!("a row of the table {table} has the wrong size"))
+}
+
+pub fn u32_at(bytes: &[u8], at: usize) -> u32 {
+    u32::from_le_bytes(bytes[at..at + 4].try_into().expect("4 bytes"))
+}
+
+pub fn u64_at(bytes: &[u8], at: usize) -> u64 {
+    u64::from_le_bytes(bytes[at..at + 8].try_into().expect("8 bytes"))
+}
+
+fn u128_at(bytes: &[u8], at: usize) -> u128 {
+    u128::from_le_bytes(bytes[at..at + 16].try_into().expect("16 bytes"))
+}

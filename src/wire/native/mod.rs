@@ -1,0 +1,257 @@
+//! The wire between two scuttleup programs. Each side sends HELLO, and HEADS if the roots differ. Then it sends the runs that
+//! the remote lacks, acknowledges the runs that it has stored, and sends SYNCED and FIN. If a feed differs, both sides search
+//! for the fork.
+
+mod encode;
+mod forks;
+mod handles;
+mod message;
+mod runs;
+
+use std::collections::HashMap;
+
+pub use forks::Difference;
+pub use message::{FRAME_EXTRA_BYTES_MAX, Head, Hello, Message, RUN_BYTES_MAX, Run};
+
+pub(super) use encode::{put_ack, put_error, put_fin, put_head, put_heads, put_hello, put_synced};
+pub(super) use runs::Runs;
+
+use forks::Forks;
+use handles::Handles;
+
+use super::protobuf::{sent_by_remote, unexpected};
+use super::session::{Body, Progress, ReceivedFeed, Remote};
+use super::{ChainOf, Entries, Event, FEEDS_MAX, Mode, News, RemoteHead, Stored};
+use crate::model::{Error, FeedKey, FeedMap, PeerId, Result};
+
+/// The maximum length of the FORK answers that wait to be sent, in bytes: twice the length that the maximum number of forked
+/// feeds can cause.
+const BACKLOG_BYTES_MAX: usize = 16 << 20;
+
+/// The receiving half.
+pub(in crate::wire) struct IncomingHalf {
+    /// The local HELLO.
+    local: Hello,
+    /// The HELLO of the remote.
+    remote: Option<Hello>,
+    /// No more HEADS may come: the roots are equal, or the last one came.
+    heads_over: bool,
+    /// The heads so far.
+    heads: Vec<(FeedKey, u32)>,
+    /// Always empty: the heads for a remote with an equal root.
+    no_heads: FeedMap,
+    handles: Handles,
+    forks: Forks,
+    /// The last seq that was sent, by the local handle of the feed.
+    sent: HashMap<u32, u32>,
+    entries_received: u64,
+    progress: Progress,
+    backlog_bytes: usize,
+}
+
+impl IncomingHalf {
+    /// For a side that sends the HELLO `local`.
+    pub fn new(local: Hello) -> Self {
+        Self {
+            local,
+            remote: None,
+            heads_over: false,
+            heads: Vec::new(),
+            no_heads: FeedMap::default(),
+            handles: Handles::default(),
+            forks: Forks::default(),
+            sent: HashMap::new(),
+            entries_received: 0,
+            progress: Progress::default(),
+            backlog_bytes: 0,
+        }
+    }
+
+    /// Takes a frame.
+    ///
+    /// # Errors
+    /// See [`Incoming::next`](super::Incoming::next).
+    pub fn take<'a>(
+        &'a mut self,
+        frame: &'a [u8],
+        remote: &mut Option<(PeerId, Mode)>,
+        received: &'a mut ReceivedFeed,
+        news: &mut News,
+        chain_of: &mut ChainOf<'_>,
+    ) -> Result<Event<'a>> {
+        let message = Message::decode(frame).map_err(sent_by_remote)?;
+        self.check_order(&message)?;
+        Ok(match message {
+            Message::Hello(hello) => self.handle_hello(hello, remote, news)?,
+            Message::Heads(heads, last) => Event::Heads(owned(heads)?, last),
+            Message::Feed(handle, peer) => self.handles.add(handle, peer).map(|()| Event::Nothing)?,
+            Message::Run(run) => self.handle_run(run, received, news)?,
+            Message::Ack(handle, seq) if self.sent.get(&handle).is_none_or(|&sent| seq > sent) => {
+                return Err(unexpected("an acknowledgement of an entry that was not sent to it"));
+            }
+            Message::Ack(handle, seq) => {
+                let acked = news.acked.entry(handle).or_default();
+                *acked = seq.max(*acked);
+                Event::Nothing
+            }
+            Message::Fork(peer, points) => {
+                if news.frames.len() + self.backlog_bytes > BACKLOG_BYTES_MAX {
+                    return Err(Error::Wire("the remote asks about forks and does not read the answers".into()));
+                }
+                let found = self.forks.compare(&mut news.frames, peer, &points, chain_of)?;
+                self.stop_if_forked(peer, news);
+                found.map_or(Event::Nothing, Event::Differs)
+            }
+            Message::Synced => {
+                self.progress.synced = true;
+                Event::Nothing
+            }
+            Message::Fin(sent, _) if sent != self.entries_received => {
+                return Err(unexpected(format!("FIN that counts {sent} entries, but {} arrived", self.entries_received)));
+            }
+            Message::Fin(..) => {
+                self.progress.fin = true;
+                Event::Nothing
+            }
+            Message::Error(text) => Event::Error(text.into_owned()),
+            Message::Unknown => Event::Nothing,
+        })
+    }
+
+    /// Checks that the protocol allows a message at this point.
+    fn check_order(&self, message: &Message<'_>) -> Result<()> {
+        match (message, &self.remote) {
+            (Message::Hello(_), Some(_)) => return Err(unexpected("a second HELLO")),
+            (Message::Hello(_) | Message::Error(_) | Message::Unknown, _) | (_, Some(_)) => {}
+            _ => return Err(unexpected("a first frame that is not HELLO")),
+        }
+        if self.progress.fin && !matches!(message, Message::Unknown | Message::Fork(..) | Message::Ack(..) | Message::Error(_)) {
+            return Err(unexpected("a frame after FIN"));
+        }
+        if matches!(message, Message::Heads(..)) && self.heads_over {
+            return Err(unexpected("HEADS that the protocol does not allow"));
+        }
+        Ok(())
+    }
+
+    fn handle_hello(&mut self, hello: Hello, remote: &mut Option<(PeerId, Mode)>, news: &mut News) -> Result<Event<'_>> {
+        if hello.nonce != 0 && hello.nonce == self.local.nonce {
+            return Err(Error::Wire(
+                "the output of this process comes back as its input: connect it to another replicate".into(),
+            ));
+        }
+        self.heads_over = hello.root == self.local.root;
+        *remote = Some((hello.id.clone(), hello.mode));
+        news.remote =
+            Some(Remote { mode: hello.mode, live: hello.live, root: Some(hello.root), entry_bytes_max: hello.entry_bytes_max });
+        self.remote = Some(hello);
+        let receives = self.receives();
+        Ok(if self.heads_over { Event::AllHeads { heads: &self.no_heads, receives } } else { Event::Nothing })
+    }
+
+    fn receives(&self) -> bool {
+        self.remote.as_ref().is_some_and(|remote| remote.mode.sends_to(self.local.mode))
+    }
+
+    fn handle_run<'a>(&mut self, run: Run<'a>, received: &'a mut ReceivedFeed, news: &mut News) -> Result<Event<'a>> {
+        if !self.receives() || !self.heads_over {
+            return Err(match self.local.mode {
+                Mode::Push => Error::PushOnly,
+                _ => unexpected("entries before its heads, or in a direction that the modes forbid"),
+            });
+        }
+        let max = usize::try_from(self.local.entry_bytes_max).unwrap_or(usize::MAX);
+        if run.longest > max {
+            return Err(Error::EntryTooLong(run.longest as u64, max));
+        }
+        let peer = self.handles.get(run.handle)?;
+        self.entries_received += u64::from(run.count);
+        if self.forks.is_stopped(FeedKey::of(peer)) {
+            return Ok(Event::Nothing);
+        }
+        self.progress.runs_received += 1;
+        let last = run.first.get() + (run.count - 1);
+        let peer = received.raise(peer, last, news)?;
+        Ok(Event::Entries(Entries { peer, first: run.first, body: Body::Run(run) }))
+    }
+
+    /// See [`Incoming::compared`](super::Incoming::compared).
+    pub fn compared(
+        &mut self,
+        heads: &[RemoteHead],
+        differs: &[bool],
+        last: bool,
+        news: &mut News,
+        chain_of: &mut ChainOf<'_>,
+        found: &mut Vec<Difference>,
+    ) -> Result<()> {
+        if self.heads.len() + heads.len() > FEEDS_MAX {
+            return Err(Error::Wire(format!("the remote has more than {FEEDS_MAX} feeds")));
+        }
+        for (RemoteHead { peer, seq, chain }, &differs) in heads.iter().zip(differs) {
+            self.heads.push((FeedKey::of(peer.as_str()), *seq));
+            if differs {
+                found.extend(self.forks.suspect(&mut news.frames, peer.as_str(), (*seq, *chain), chain_of)?);
+                self.stop_if_forked(peer.as_str(), news);
+            }
+        }
+        if last {
+            self.heads_over = true;
+            news.heads = Some(FeedMap::from(std::mem::take(&mut self.heads)));
+        }
+        Ok(())
+    }
+
+    /// See [`Incoming::stored`](super::Incoming::stored).
+    pub fn stored(
+        &mut self,
+        stored: Stored<'_>,
+        news: &mut News,
+        chain_of: &mut ChainOf<'_>,
+        found: &mut Vec<Difference>,
+    ) -> Result<()> {
+        for &(handle, seq) in stored.acks {
+            let acked = news.acks.entry(handle).or_default();
+            *acked = seq.max(*acked);
+        }
+        // The forks must come before the count of runs: after the last run, the session may end.
+        for (peer, seq) in stored.forks {
+            found.extend(self.forks.found_at(&mut news.frames, peer.as_str(), seq.get(), chain_of)?);
+            self.stop_if_forked(peer.as_str(), news);
+        }
+        for (peer, head) in stored.mismatches {
+            self.forks.ask(&mut news.frames, peer.as_str(), *head, chain_of)?;
+            self.stop_if_forked(peer.as_str(), news);
+        }
+        self.progress.runs_stored += stored.runs;
+        self.progress.entries_new += stored.new;
+        Ok(())
+    }
+
+    fn stop_if_forked(&self, peer: &str, news: &mut News) {
+        let feed = FeedKey::of(peer);
+        if self.forks.is_stopped(feed) {
+            news.stopped.insert(feed);
+        }
+    }
+
+    /// How far this half is.
+    pub fn progress(&self) -> Progress {
+        Progress { searching: self.forks.is_searching(), ..self.progress }
+    }
+
+    /// See [`Incoming::set_backlog`](super::Incoming::set_backlog).
+    pub fn set_backlog(&mut self, bytes: usize) {
+        self.backlog_bytes = bytes;
+    }
+
+    /// See [`Incoming::set_sent`](super::Incoming::set_sent).
+    pub fn set_sent(&mut self, sent: HashMap<u32, u32>) {
+        self.sent.extend(sent);
+    }
+}
+
+fn owned(heads: Vec<Head<'_>>) -> Result<Vec<RemoteHead>> {
+    let owned = |Head { peer, seq, chain }| Ok(RemoteHead { peer: PeerId::new(peer)?, seq, chain });
+    heads.into_iter().map(owned).collect()
+}

@@ -1,0 +1,266 @@
+//! The receiving half of a session.
+
+use std::collections::HashMap;
+
+use super::{Body, Entries, Event, Local, News, ReceivedFeed, Remote, RemoteHead, Stored};
+use crate::model::{Error, FeedKey, PEER_BYTES_MAX, PeerId, Result};
+use crate::wire::frame::FrameReader;
+use crate::wire::native::{self, Difference, FRAME_EXTRA_BYTES_MAX, RUN_BYTES_MAX};
+use crate::wire::negotiate::{Opening, PREAMBLE, Wire};
+use crate::wire::original::{ChangeMessage, Handshake, HandshakeReader};
+use crate::wire::protobuf::sent_by_remote;
+use crate::wire::{ChainOf, Mode};
+
+/// Tags, lengths and seq around the two strings of a change, in bytes.
+const CHANGE_EXTRA_BYTES_MAX: usize = 64;
+/// The maximum length of a handshake in bytes. A longer first frame is not a handshake.
+const HANDSHAKE_BYTES_MAX: u64 = 1 << 32;
+
+/// The incoming half of a session.
+pub struct Incoming {
+    frames: FrameReader,
+    opening: Opening,
+    local: Local,
+    protocol: Protocol,
+    /// Id and mode of the remote, once it has said them.
+    remote: Option<(PeerId, Mode)>,
+    received: ReceivedFeed,
+    news: News,
+}
+
+enum Protocol {
+    /// The remote has not shown yet which wire it speaks.
+    Undecided,
+    /// The reader of the handshake, which is used once.
+    Original(HandshakeReader),
+    Native(Box<native::IncomingHalf>),
+}
+
+impl Incoming {
+    pub(super) fn new(local: &Local) -> Self {
+        Self {
+            frames: FrameReader::new(local.entry_bytes_max + PEER_BYTES_MAX + CHANGE_EXTRA_BYTES_MAX),
+            opening: Opening::default(),
+            local: local.clone(),
+            protocol: Protocol::Undecided,
+            remote: None,
+            received: ReceivedFeed::default(),
+            news: News::default(),
+        }
+    }
+
+    /// Room for the next bytes. After the read, call [`Incoming::filled`] with the number of bytes.
+    pub fn space(&mut self) -> &mut [u8] {
+        self.frames.space()
+    }
+
+    /// The first `bytes` of [`Incoming::space`] hold input now.
+    pub fn filled(&mut self, bytes: usize) {
+        self.frames.filled(bytes);
+        if !self.has_handshake() {
+            self.opening.push(self.frames.pending(), bytes);
+        }
+    }
+
+    /// Adds bytes of the stream, for drivers that have them already.
+    pub fn push(&mut self, mut bytes: &[u8]) {
+        while !bytes.is_empty() {
+            let space = self.space();
+            let count = bytes.len().min(space.len());
+            space[..count].copy_from_slice(&bytes[..count]);
+            self.filled(count);
+            bytes = &bytes[count..];
+        }
+    }
+
+    /// Reads the next message; `None` if it is incomplete. `chain_of` returns local chains.
+    ///
+    /// # Errors
+    /// [`Error::Wire`] when the message breaks the protocol, [`Error::PushOnly`] when it breaks the local mode,
+    /// [`Error::NoNativeWire`] when the remote does not speak the only wire that is allowed.
+    pub fn next(&mut self, chain_of: &mut ChainOf<'_>) -> Result<Option<Event<'_>>> {
+        if matches!(self.protocol, Protocol::Undecided) {
+            self.decide();
+        }
+        match &self.protocol {
+            Protocol::Undecided => Ok(None),
+            Protocol::Native(_) => self.next_frame(chain_of),
+            Protocol::Original(_) if self.remote.is_some() => self.next_change(),
+            Protocol::Original(_) => self.next_handshake(),
+        }
+    }
+
+    /// Reads a frame of the native wire.
+    fn next_frame(&mut self, chain_of: &mut ChainOf<'_>) -> Result<Option<Event<'_>>> {
+        let Self { frames, protocol: Protocol::Native(native), remote, received, news, .. } = self else { return Ok(None) };
+        let Some(frame) = frames.next_frame()? else { return Ok(None) };
+        native.take(frame, remote, received, news, chain_of).map(Some)
+    }
+
+    /// Finds out which wire the remote speaks.
+    fn decide(&mut self) {
+        match self.opening.is_native(&mut self.frames, self.local.wire != Some(Wire::Original)) {
+            Some(true) => {
+                self.frames.set_max(self.local.entry_bytes_max.max(RUN_BYTES_MAX) + FRAME_EXTRA_BYTES_MAX);
+                self.news.wire = Some(Wire::Native);
+                self.protocol = Protocol::Native(Box::new(native::IncomingHalf::new(self.local.hello())));
+            }
+            Some(false) => self.protocol = Protocol::Original(HandshakeReader::default()),
+            None => {}
+        }
+    }
+
+    /// Reads the handshake of the original's wire, as far as it has come.
+    fn next_handshake(&mut self) -> Result<Option<Event<'_>>> {
+        let Protocol::Original(handshake) = &mut self.protocol else { return Ok(None) };
+        if !self.opening.explain(handshake.begin(&mut self.frames))? {
+            return Ok(None);
+        }
+        if self.local.wire == Some(Wire::Native) {
+            return Err(Error::NoNativeWire);
+        }
+        self.news.wire = Some(Wire::Original);
+        let Some(Handshake { id, heads, mode }) = self.opening.explain(handshake.read(&mut self.frames))? else {
+            return Ok(None);
+        };
+        self.remote = Some((id, mode));
+        self.news.remote = Some(Remote { mode, live: true, root: None, entry_bytes_max: u64::MAX });
+        Ok(Some(Event::AllHeads { heads: self.news.heads.insert(heads), receives: mode.sends_to(self.local.mode) }))
+    }
+
+    /// Reads a change of the original's wire.
+    fn next_change(&mut self) -> Result<Option<Event<'_>>> {
+        let Some(frame) = self.frames.next_frame()? else { return Ok(None) };
+        let ChangeMessage { peer, seq, entry } = ChangeMessage::decode(frame).map_err(sent_by_remote)?;
+        if entry.len() > self.local.entry_bytes_max {
+            return Err(Error::EntryTooLong(entry.len() as u64, self.local.entry_bytes_max));
+        }
+        if self.local.mode == Mode::Push {
+            return Err(Error::PushOnly);
+        }
+        let peer = self.received.raise(peer, seq.get(), &mut self.news).map_err(|err| Error::Wire(err.to_string()))?;
+        Ok(Some(Event::Entries(Entries { peer, first: seq, body: Body::One(entry) })))
+    }
+
+    /// The driver has compared some heads with the log. `differs` says for each head whether the log has a different chain at its
+    /// seq. Adds the first differences that are now known to `found`.
+    ///
+    /// # Errors
+    /// [`Error::Wire`] when there are too many feeds, or too many differ.
+    pub fn compared(
+        &mut self,
+        heads: &[RemoteHead],
+        differs: &[bool],
+        last: bool,
+        chain_of: &mut ChainOf<'_>,
+        found: &mut Vec<Difference>,
+    ) -> Result<()> {
+        match &mut self.protocol {
+            Protocol::Native(native) => native.compared(heads, differs, last, &mut self.news, chain_of, found),
+            _ => Ok(()),
+        }
+    }
+
+    /// The driver has stored received entries durably. Adds the forks that are new to the session to `found`.
+    ///
+    /// # Errors
+    /// [`Error::Wire`] when too many feeds have forked.
+    pub fn stored(&mut self, stored: Stored<'_>, chain_of: &mut ChainOf<'_>, found: &mut Vec<Difference>) -> Result<()> {
+        if let Protocol::Native(native) = &mut self.protocol {
+            return native.stored(stored, &mut self.news, chain_of, found);
+        }
+        // Nothing more is sent of a feed that has forked: in the remote log our entries would continue other ones.
+        for (peer, seq) in stored.forks {
+            self.news.stopped.insert(FeedKey::of(peer.as_str()));
+            found.push(Difference { peer: peer.clone(), seq: *seq, is_unknown: false });
+        }
+        Ok(())
+    }
+
+    /// The news since the last call.
+    pub fn take_news(&mut self) -> News {
+        self.received.complete(&mut self.news);
+        if let Protocol::Native(native) = &self.protocol {
+            self.news.progress = Some(native.progress());
+        }
+        std::mem::take(&mut self.news)
+    }
+
+    /// Entries were sent: up to which seq, by the local number of the feed (see [`Outgoing::take_sent`](super::Outgoing::take_sent)).
+    pub fn set_sent(&mut self, sent: HashMap<u32, u32>) {
+        if let Protocol::Native(native) = &mut self.protocol {
+            native.set_sent(sent);
+        }
+    }
+
+    /// Sets the number of bytes of answers that wait to be sent. A remote that does not read them must not cause more answers.
+    pub fn set_backlog(&mut self, bytes: usize) {
+        if let Protocol::Native(native) = &mut self.protocol {
+            native.set_backlog(bytes);
+        }
+    }
+
+    /// The wire of the session, once the remote has decided it.
+    pub fn wire(&self) -> Option<Wire> {
+        match &self.protocol {
+            Protocol::Native(_) => Some(Wire::Native),
+            Protocol::Original(handshake) if self.remote.is_some() || handshake.has_begun() => Some(Wire::Original),
+            _ => None,
+        }
+    }
+
+    /// The id of the remote log, once it is known.
+    pub fn remote_id(&self) -> Option<&PeerId> {
+        self.remote.as_ref().map(|(id, _)| id)
+    }
+
+    /// Whether the local side may receive entries; true as long as the remote's mode is unknown.
+    pub fn receives(&self) -> bool {
+        self.remote.as_ref().is_none_or(|(_, remote)| remote.sends_to(self.local.mode))
+    }
+
+    /// Whether the local side may send entries; true as long as the remote's mode is unknown.
+    pub fn sends(&self) -> bool {
+        self.remote.as_ref().is_none_or(|&(_, remote)| self.local.mode.sends_to(remote))
+    }
+
+    /// Whether the stream is known to be a session: the remote's preamble or its whole handshake has come.
+    pub fn has_handshake(&self) -> bool {
+        self.remote.is_some() || self.confirms_end()
+    }
+
+    /// Whether the remote sends heartbeats and confirms the end of the session (FIN). True on the native wire only.
+    pub fn confirms_end(&self) -> bool {
+        matches!(self.protocol, Protocol::Native(_))
+    }
+
+    /// The number of bytes of messages that were read. Empty frames before a handshake do not count: any program can send them.
+    pub fn consumed(&self) -> u64 {
+        if self.wire().is_some() { self.frames.consumed() } else { 0 }
+    }
+
+    /// Whether the remote has sent a part of its handshake. The preamble does not count: every scuttleup sends it at once.
+    pub fn has_begun_handshake(&self, bytes_received: u64) -> bool {
+        bytes_received > if self.confirms_end() { PREAMBLE.len() as u64 } else { 0 }
+    }
+
+    /// Whether the input so far ends inside a frame.
+    ///
+    /// # Errors
+    /// [`Error::Wire`] when the stream is not a session. The error quotes it if it is text.
+    pub fn is_cut(&self) -> Result<bool> {
+        let pending = self.frames.pending();
+        if self.has_handshake() {
+            return Ok(!pending.is_empty());
+        }
+        let begun = self.wire().is_some();
+        if !begun && PREAMBLE.starts_with(pending) {
+            return Ok(false);
+        }
+        let is_absurd = matches!(&self.protocol, Protocol::Original(handshake) if handshake.left() > HANDSHAKE_BYTES_MAX);
+        if self.opening.quote().is_some() || is_absurd {
+            return Err(self.opening.not_a_session(&Error::Wire("the stream ended inside it".into())));
+        }
+        Ok(begun || !pending.is_empty())
+    }
+}

@@ -1,0 +1,496 @@
+//! The sending half of a session.
+
+use std::collections::{HashMap, HashSet};
+
+use super::{Local, News, Progress, Remote, raise_all};
+use crate::model::{Chain, Change, Entry, FeedKey, FeedMap, Offset, PeerId, Result, Seq};
+use crate::wire::native::{Head, Runs, put_ack, put_error, put_fin, put_head, put_heads, put_hello, put_synced};
+use crate::wire::negotiate::{PREAMBLE, Wire};
+use crate::wire::original::{can_hold, put_change, put_digest, put_handshake};
+
+/// The number of heads in one HEADS of the native wire.
+const HEADS_MAX: usize = 256;
+
+/// The next task of the driver for the outgoing half.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Task {
+    /// Wait for news, or for new entries in the log.
+    Wait,
+    /// Give the next heads of the log to [`Outgoing::add_head`], then call [`Outgoing::end_heads`].
+    AddHeads,
+    /// Give changes of the log to [`Outgoing::offer`], then call [`Outgoing::end_offers`]. If the log has no more changes, call
+    /// [`Outgoing::caught_up`].
+    Offer,
+}
+
+/// An entry or a feed that the remote lacks, but that this session cannot send.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum LeftOut {
+    /// The entry is deleted, and the original wire cannot send deleted entries: the remote gets a gap. Reported once for each
+    /// feed.
+    Deleted(PeerId, Seq),
+    /// The original cannot hold a feed with this id. Reported once for each session.
+    Id(PeerId),
+    /// The entry is longer than the remote accepts, in bytes: the feed is stopped.
+    TooLong(PeerId, Seq, u64),
+}
+/// The outgoing half of a session.
+pub struct Outgoing {
+    local: Local,
+    protocol: Protocol,
+    preamble_sent: bool,
+    remote: Option<Remote>,
+    /// The heads that are being added, encoded, and the last feed of those that were.
+    heads: Vec<u8>,
+    heads_after: Option<PeerId>,
+    /// No more heads are to be added.
+    heads_sent: bool,
+    /// The last offset at the start: that of the HELLO, later that of the heads.
+    announced_offset: Offset,
+    has_remote_heads: bool,
+    held: Held,
+    /// Feeds of which nothing is sent.
+    stopped: HashSet<FeedKey>,
+    /// Feeds withheld because an entry exceeds the remote's limit: the seq of that entry.
+    withheld: HashMap<FeedKey, u32>,
+    left_out: Vec<LeftOut>,
+    /// How many feeds were stopped at a too long entry.
+    too_long: u64,
+    /// Frames that are complete.
+    frames: Vec<u8>,
+    /// All changes were offered; see [`Outgoing::caught_up`].
+    caught_up: bool,
+    input_ended: bool,
+}
+
+enum Protocol {
+    /// The remote has not shown yet which wire it speaks.
+    Undecided,
+    Original(Original),
+    Native(Box<Native>),
+}
+
+/// What only the original's wire needs.
+#[derive(Default)]
+struct Original {
+    /// The local heads in the handshake.
+    announced: Vec<(FeedKey, u32)>,
+    heads: FeedMap,
+    /// Feeds of which a deleted entry was left out, and how many entries were.
+    gap_feeds: HashSet<PeerId>,
+    deleted: u64,
+    is_id_reported: bool,
+    framed: u64,
+}
+
+/// What only the native wire needs.
+#[derive(Default)]
+struct Native {
+    runs: Runs,
+    acks: HashMap<u32, u32>,
+    incoming: Progress,
+    hello_sent: bool,
+    synced_sent: bool,
+    fin_sent: bool,
+    failed: bool,
+    /// An ERROR, which is the last frame.
+    error_frame: Vec<u8>,
+}
+
+impl Native {
+    /// Whether both logs hold everything, durably, as far as this side knows. A live session ends only after the remote's FIN.
+    fn may_end(&self, is_live: bool) -> bool {
+        let Progress { runs_received, runs_stored, synced, fin, searching, .. } = self.incoming;
+        let holds_all = synced && runs_received == runs_stored && !searching;
+        (!is_live || fin) && self.synced_sent && holds_all && self.runs.is_acked()
+    }
+
+    fn is_over(&self) -> bool {
+        self.fin_sent && self.incoming.fin
+    }
+}
+
+impl Outgoing {
+    pub(super) fn new(local: Local) -> Self {
+        // If only the original wire is allowed, the handshake does not depend on the remote.
+        let is_original = local.wire == Some(Wire::Original);
+        Self {
+            protocol: if is_original { Protocol::Original(Original::default()) } else { Protocol::Undecided },
+            preamble_sent: is_original,
+            remote: None,
+            heads: Vec::new(),
+            heads_after: None,
+            heads_sent: false,
+            announced_offset: local.last_offset,
+            has_remote_heads: false,
+            held: Held::default(),
+            stopped: HashSet::new(),
+            withheld: HashMap::new(),
+            left_out: Vec::new(),
+            too_long: 0,
+            frames: Vec::new(),
+            caught_up: false,
+            input_ended: false,
+            local,
+        }
+    }
+
+    fn native(&self) -> Option<&Native> {
+        if let Protocol::Native(native) = &self.protocol { Some(native) } else { None }
+    }
+
+    /// Takes the news of the incoming half.
+    pub fn learn(&mut self, news: News) {
+        if let (Some(wire), Protocol::Undecided) = (news.wire, &self.protocol) {
+            self.protocol = match wire {
+                Wire::Original => Protocol::Original(Original::default()),
+                Wire::Native => Protocol::Native(Box::default()),
+            };
+        }
+        if let Some(remote) = news.remote {
+            self.remote = Some(remote);
+            // Equal roots are equal logs: no heads are exchanged.
+            self.heads_sent |= self.roots_are_equal();
+        }
+        if let Some(heads) = news.heads {
+            self.held.set_heads(heads);
+            self.has_remote_heads = true;
+        }
+        news.held.into_iter().for_each(|(feed, seq)| self.held.raise(feed, seq));
+        self.frames.extend_from_slice(&news.frames);
+        if news.input_ended {
+            // Everything is offered once more.
+            (self.input_ended, self.caught_up) = (true, false);
+        }
+        if let Protocol::Native(native) = &mut self.protocol {
+            // Before the feeds are stopped: entries on the remote's disk count, also those of a feed that is stopped now.
+            news.acked.into_iter().for_each(|(handle, seq)| native.runs.ack(handle, seq));
+            news.stopped.iter().filter(|feed| !self.stopped.contains(feed)).for_each(|feed| native.runs.stop(*feed));
+            raise_all(&mut native.acks, news.acks);
+            native.incoming = news.progress.unwrap_or(native.incoming);
+        }
+        self.stopped.extend(news.stopped);
+    }
+
+    fn roots_are_equal(&self) -> bool {
+        self.remote.is_some_and(|remote| remote.root == Some(self.local.root))
+    }
+
+    /// Whether the remote's heads are known, or equal the heads of this log.
+    fn may_offer(&self) -> bool {
+        self.has_remote_heads || self.roots_are_equal()
+    }
+
+    fn sends(&self) -> bool {
+        self.remote.is_some_and(|remote| self.local.mode.sends_to(remote.mode))
+    }
+
+    fn receives(&self) -> bool {
+        self.remote.is_some_and(|remote| remote.mode.sends_to(self.local.mode))
+    }
+
+    /// Adds the frames that are due, except frames of entries.
+    pub fn flush(&mut self, out: &mut Vec<u8>) {
+        if !std::mem::replace(&mut self.preamble_sent, true) {
+            out.extend_from_slice(PREAMBLE);
+        }
+        let (compared, sends) = (self.heads_sent && self.may_offer(), self.sends());
+        let is_live = self.is_live();
+        let Protocol::Native(native) = &mut self.protocol else { return out.append(&mut self.frames) };
+        if !std::mem::replace(&mut native.hello_sent, true) {
+            put_hello(out, &self.local.hello());
+        }
+        out.append(&mut self.frames);
+        for (handle, seq) in std::mem::take(&mut native.acks) {
+            put_ack(out, handle, seq);
+        }
+        self.caught_up |= compared && !sends;
+        if compared && self.caught_up && !std::mem::replace(&mut native.synced_sent, true) {
+            put_synced(out);
+        }
+        if native.may_end(is_live) && !native.failed && !std::mem::replace(&mut native.fin_sent, true) {
+            put_fin(out, native.runs.sent(), native.incoming.entries_new);
+        }
+        out.append(&mut native.error_frame);
+    }
+
+    /// The next task of the driver.
+    pub fn task(&self) -> Task {
+        let may_add_heads = match &self.protocol {
+            Protocol::Undecided => false,
+            Protocol::Original(_) => true,
+            Protocol::Native(native) => self.remote.is_some() && !native.fin_sent,
+        };
+        if may_add_heads && !self.heads_sent {
+            Task::AddHeads
+        } else if !self.has_sent_fin() && self.may_offer() && self.sends() && (self.is_live() || !self.caught_up) {
+            Task::Offer
+        } else {
+            Task::Wait
+        }
+    }
+
+    /// The feed after which the next heads must begin, and the maximum number of heads to add.
+    pub fn heads_wanted(&self) -> (Option<&PeerId>, usize) {
+        // The original's handshake names all feeds in one frame.
+        let max = if self.native().is_some() { HEADS_MAX } else { usize::MAX };
+        (self.heads_after.as_ref(), max)
+    }
+
+    /// Adds a head of the log, and the chain at it. Heads must be added in the order of the ids.
+    pub fn add_head(&mut self, peer: &str, seq: u32, chain: Chain) {
+        match &mut self.protocol {
+            Protocol::Original(_) if !can_hold(peer) => self.leave_out_id(peer),
+            Protocol::Original(original) => {
+                original.announced.push((FeedKey::of(peer), seq));
+                put_digest(&mut self.heads, peer, seq);
+            }
+            _ => {
+                put_head(&mut self.heads, Head { peer, seq, chain });
+                self.heads_after = PeerId::new(peer).ok();
+            }
+        }
+    }
+
+    /// Ends these heads. `last`: the log has no more feeds. `last_offset`: of the snapshot that they are from. Later heads may
+    /// be newer than earlier ones: then this side holds more than it says.
+    pub fn end_heads(&mut self, last: bool, last_offset: Offset) {
+        let heads = std::mem::take(&mut self.heads);
+        match &mut self.protocol {
+            Protocol::Original(original) => {
+                original.heads = FeedMap::from(std::mem::take(&mut original.announced));
+                put_handshake(&mut self.frames, &self.local.id, &heads, self.local.mode);
+            }
+            _ => put_heads(&mut self.frames, &heads, last),
+        }
+        (self.heads_sent, self.announced_offset) = (last, last_offset);
+    }
+
+    /// After which offset the offers must begin, where that is known: a remote with an equal root lacks only what arrived
+    /// since. Else the driver finds the first entry above [`Outgoing::held`].
+    pub fn offers_start(&self) -> Option<Offset> {
+        self.roots_are_equal().then_some(self.announced_offset)
+    }
+
+    /// The last offset at the moment when the local side announced its heads or its root.
+    pub fn announced_offset(&self) -> Offset {
+        self.announced_offset
+    }
+
+    /// Whether entries are offered as they arrive in the log; else only up to [`Outgoing::announced_offset`]. Both sides must
+    /// want it, and entries must be allowed to move at all.
+    pub fn is_live(&self) -> bool {
+        let remote_is = |remote: Remote| remote.live && (self.sends() || self.receives());
+        self.local.live && self.remote.is_none_or(remote_is)
+    }
+
+    /// The highest seq of a feed that does not have to be offered: the remote is known to hold it, or the feed is not sent.
+    pub fn held(&self, peer: &str) -> u32 {
+        let feed = FeedKey::of(peer);
+        let is_sent = !matches!(self.protocol, Protocol::Original(_)) || can_hold(peer);
+        if is_sent && !self.stopped.contains(&feed) { self.held.get(feed) } else { u32::MAX }
+    }
+
+    /// Adds a change to `out` if the remote lacks it. Changes must be offered in the order of arrival. `chain_before` returns the
+    /// local chain before the change.
+    ///
+    /// # Errors
+    /// Those of `chain_before`.
+    pub fn offer(&mut self, out: &mut Vec<u8>, change: &Change<'_>, chain_before: impl FnOnce() -> Result<Chain>) -> Result<()> {
+        let (feed, held) = self.held.of(change.peer);
+        let is_first = *held == 0;
+        if *held >= change.seq.get()
+            || self.withheld.get(&feed).is_some_and(|&seq| *held < seq)
+            || (!self.stopped.is_empty() && self.stopped.contains(&feed))
+        {
+            return Ok(());
+        }
+        if let (Entry::Bytes(bytes, _), Some(Remote { entry_bytes_max, .. })) = (change.entry, self.remote)
+            && bytes.len() as u64 > entry_bytes_max
+        {
+            self.withheld.insert(feed, change.seq.get());
+            self.left_out.push(LeftOut::TooLong(change.peer.clone(), change.seq, entry_bytes_max));
+            self.too_long += 1;
+            return Ok(());
+        }
+        *held = change.seq.get();
+        match (&mut self.protocol, change.entry) {
+            (Protocol::Native(native), _) => native.runs.add(out, change, chain_before)?,
+            (Protocol::Original(_), _) if is_first && !can_hold(change.peer.as_str()) => {
+                // The rest of the feed is skipped.
+                *held = u32::MAX;
+                self.leave_out_id(change.peer.as_str());
+            }
+            (Protocol::Original(original), Entry::Bytes(bytes, _)) => {
+                put_change(out, change.peer, change.seq, bytes);
+                original.framed += 1;
+            }
+            // The original also sends the entries after the gap.
+            (Protocol::Original(original), Entry::Deleted(_)) => {
+                original.deleted += 1;
+                if original.gap_feeds.insert(change.peer.clone()) {
+                    self.left_out.push(LeftOut::Deleted(change.peer.clone(), change.seq));
+                }
+            }
+            (Protocol::Undecided, _) => {}
+        }
+        Ok(())
+    }
+
+    fn leave_out_id(&mut self, peer: &str) {
+        if let (Protocol::Original(original), Ok(peer)) = (&mut self.protocol, PeerId::new(peer))
+            && !std::mem::replace(&mut original.is_id_reported, true)
+        {
+            self.left_out.push(LeftOut::Id(peer));
+        }
+    }
+
+    /// Completes the frames of the offers so far.
+    pub fn end_offers(&mut self, out: &mut Vec<u8>) {
+        if let Protocol::Native(native) = &mut self.protocol {
+            native.runs.close(out);
+        }
+    }
+
+    /// All changes were offered: all that exist, or all up to the announced offset. Returns whether this is new.
+    pub fn caught_up(&mut self) -> bool {
+        !std::mem::replace(&mut self.caught_up, true)
+    }
+
+    /// The entries and feeds that were left out since the last call.
+    pub fn take_left_out(&mut self) -> Vec<LeftOut> {
+        std::mem::take(&mut self.left_out)
+    }
+
+    /// The local side ends the session early. Tells the remote why, where the wire can, unless both sides have said FIN. The
+    /// first reason counts.
+    pub fn fail(&mut self, why: &str) {
+        if let Protocol::Native(native) = &mut self.protocol
+            && !native.is_over()
+            && !std::mem::replace(&mut native.failed, true)
+        {
+            put_error(&mut native.error_frame, why);
+        }
+    }
+
+    /// Whether the local side has said that both logs hold everything (FIN).
+    pub fn has_sent_fin(&self) -> bool {
+        self.native().is_some_and(|native| native.fin_sent)
+    }
+
+    /// Whether everything is sent, so that the stream may be closed.
+    pub fn is_over(&self) -> bool {
+        match &self.protocol {
+            Protocol::Undecided => false,
+            Protocol::Native(native) => native.is_over(),
+            Protocol::Original(_) => {
+                let all_sent = self.caught_up && (!self.local.live || self.input_ended);
+                self.heads_sent && self.frames.is_empty() && self.remote.is_some() && (all_sent || !self.sends())
+            }
+        }
+    }
+
+    /// Whether both sides have confirmed that the session is complete. Always false on the original wire.
+    pub fn is_confirmed(&self) -> bool {
+        self.native().is_some_and(Native::is_over)
+    }
+
+    /// Whether an idle side must send heartbeats.
+    pub fn has_heartbeats(&self) -> bool {
+        self.native().is_some()
+    }
+
+    /// The last seq that was put into frames since the last call, by the local handle of the feed. The incoming half needs it
+    /// before the frames are written, to check the acknowledgements.
+    pub fn take_sent(&mut self) -> HashMap<u32, u32> {
+        match &mut self.protocol {
+            Protocol::Native(native) => native.runs.take_ends(),
+            _ => HashMap::new(),
+        }
+    }
+
+    /// The number of entries that were put into frames.
+    pub fn framed(&self) -> u64 {
+        match &self.protocol {
+            Protocol::Native(native) => native.runs.sent(),
+            Protocol::Original(original) => original.framed,
+            Protocol::Undecided => 0,
+        }
+    }
+
+    /// The number of these entries that are on the remote's disk; `None` on the original wire.
+    pub fn durable(&self) -> Option<u64> {
+        self.native().map(|native| native.runs.durable())
+    }
+
+    /// The number of deleted entries that were left out, and the number of feeds that were stopped at an entry that is too long.
+    pub fn left_out(&self) -> (u64, u64) {
+        let deleted = if let Protocol::Original(original) = &self.protocol { original.deleted } else { 0 };
+        (deleted, self.too_long)
+    }
+
+    /// Whether [`Outgoing::lacks`] may be above 0 for a feed. `ended_early`: the output ended before everything was sent.
+    pub fn has_unsent(&self, ended_early: bool) -> bool {
+        let is_finished = self.native().map_or(!ended_early, Native::is_over);
+        (!is_finished || self.too_long > 0) && self.has_remote_heads && self.sends()
+    }
+
+    /// The number of entries of a feed that the remote is not known to hold. `head` is the head of the feed in the log.
+    pub fn lacks(&self, peer: &str, head: u32) -> u64 {
+        let (feed, held) = (FeedKey::of(peer), self.held(peer));
+        let promised = match &self.protocol {
+            // Only what the handshake announced. Without a handshake, the whole feed was to be sent.
+            Protocol::Original(original) if self.heads_sent => original.heads.get(feed).min(head),
+            // After FIN, entries that were appended since belong to the next session: only a withheld feed lacks something.
+            Protocol::Native(native) if native.fin_sent && self.withheld.get(&feed).is_none_or(|&seq| held >= seq) => 0,
+            _ => head,
+        };
+        u64::from(promised.saturating_sub(held))
+    }
+}
+
+/// The entries that the remote is known to hold: it announced them, sent them, or received them.
+#[derive(Default)]
+struct Held {
+    feeds: FeedMap,
+    /// The current feed. Successive entries usually belong to the same feed, so that its head is looked up only once.
+    current: Option<(PeerId, FeedKey, u32)>,
+}
+
+impl Held {
+    /// The remote holds these heads.
+    fn set_heads(&mut self, heads: FeedMap) {
+        (self.feeds, self.current) = (heads, None);
+    }
+
+    /// The highest seq of a feed that the remote holds.
+    fn get(&self, feed: FeedKey) -> u32 {
+        match &self.current {
+            Some((_, current, seq)) if *current == feed => *seq,
+            _ => self.feeds.get(feed),
+        }
+    }
+
+    /// The remote holds a feed up to `seq`.
+    fn raise(&mut self, feed: FeedKey, seq: u32) {
+        if seq > self.get(feed) {
+            if self.current.as_ref().is_some_and(|(_, current, _)| *current == feed) {
+                self.current = None;
+            }
+            self.feeds.set(feed, seq);
+        }
+    }
+
+    /// Key and seq of `peer`, which becomes the current feed. The seq may be raised.
+    fn of(&mut self, peer: &PeerId) -> (FeedKey, &mut u32) {
+        if self.current.as_ref().is_none_or(|(current, ..)| current != peer) {
+            if let Some((_, feed, seq)) = self.current.take() {
+                self.feeds.set(feed, seq);
+            }
+            let feed = FeedKey::of(peer.as_str());
+            self.current = Some((peer.clone(), feed, self.feeds.get(feed)));
+        }
+        let (_, feed, seq) = self.current.as_mut().expect("set above");
+        (*feed, seq)
+    }
+}
