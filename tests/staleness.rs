@@ -4,6 +4,7 @@
 //! The curves are written as NDJSON, a chart of them as SVG, to `$SCUTTLEUP_STALENESS_DIR` or below Cargo's own directory.
 
 mod chart;
+mod exchange;
 mod gossip;
 
 use std::fs;
@@ -219,6 +220,6 @@ fn the_binary_sends_in_the_order_of_arrival() {
     let words = ["-q", "replicate", "--once", "--", SCUTTLEUP, "-q", "--log", b.to_str().expect("UTF-8"), "replicate", "--once"];
     Run::new(&a).args(words).success();
     let [sent, arrived] = [&a, &b].map(|log| Run::new(log).args(["read"]).success().stdout);
-    assert!(sent == arrived, "the other side got them in another order");
+    assert!(sent == arrived, "the remote got them in another order");
     assert_eq!(sent.iter().filter(|byte| **byte == b'\n').count(), 1000);
 }

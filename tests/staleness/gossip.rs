@@ -1,43 +1,50 @@
-//! Logs that gossip in virtual time: what the orders of sending are compared in.
+//! Logs that exchange entries in virtual time, to compare the orders of sending. The exchanges run the shipped session.
 
 use std::cmp::Reverse;
 
+use scuttleup::{Chain, PeerId};
+
+use super::exchange::{exchange, ids};
 use crate::hostile::Random;
 
-/// What a log sends first, where it may not send all.
+/// Which entries a log sends first when it may not send all.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Order {
     /// In its order of arrival, as scuttleup does.
     OldestFirst,
-    /// The feed of which the other lacks most, then the next: scuttle-depth in the paper.
+    /// The feed of which the other log lacks most, then the next: scuttle-depth in the paper.
     MostMissingFirst,
-    /// All of one feed, then the next, in the order in which it first heard of them: as the npm package does.
+    /// All of one feed, then the next, in the order in which the log received their first entries: as the npm package does.
     FeedByFeed,
 }
 
-/// A feed, which has the number of its log, and a number in it. Small, because every log holds every entry.
-type Entry = (u16, u16);
+/// The number of a feed, which is that of its log, and a seq. Small, because every log holds every entry.
+pub type Entry = (u16, u16);
 
-struct Log {
-    heads: Vec<u16>,
-    arrived: Vec<Entry>,
-    /// Of each feed, where in `arrived` each of its entries is.
+pub struct Log {
+    pub heads: Vec<u16>,
+    pub arrived: Vec<Entry>,
+    /// The sum over all feeds of a hash of the head: equal roots are equal logs.
+    pub root: u128,
+    /// For each feed: the index in `arrived` of each of its entries.
     places: Vec<Vec<u32>>,
-    /// In the order in which it first heard of them.
+    /// The feeds in the order in which their first entries arrived.
     feeds: Vec<u16>,
 }
 
 impl Log {
     fn new(feeds: usize) -> Self {
-        Self { heads: vec![0; feeds], arrived: Vec::new(), places: vec![Vec::new(); feeds], feeds: Vec::new() }
+        Self { heads: vec![0; feeds], arrived: Vec::new(), root: 0, places: vec![Vec::new(); feeds], feeds: Vec::new() }
     }
 
     /// Stores the next entry of a feed.
-    fn store(&mut self, feed: u16) {
+    fn store(&mut self, id: &PeerId, feed: u16) {
         let (head, places) = (&mut self.heads[usize::from(feed)], &mut self.places[usize::from(feed)]);
         if *head == 0 {
             self.feeds.push(feed);
         }
+        let term = |seq: u16| Chain(0).root_term(id, u32::from(seq));
+        self.root = self.root.wrapping_sub(term(*head)).wrapping_add(term(*head + 1));
         *head += 1;
         places.push(self.arrived.len() as u32);
         self.arrived.push((feed, *head));
@@ -56,13 +63,13 @@ impl Log {
 }
 
 impl Order {
-    /// What `from` sends to `to`, which is `limit` entries at most.
-    fn choose(self, from: &Log, to: &Log, limit: usize, lots: &mut Random) -> Vec<Entry> {
+    /// The entries that `from` offers to `to`, in this order.
+    fn offers(self, from: &Log, to: &Log, lots: &mut Random) -> Vec<Entry> {
         let feeds = match self {
             Self::OldestFirst => {
+                // As the program does: from the first entry that the other log lacks.
                 let first = from.first_lacked_by(to).map_or(from.arrived.len(), |place| place as usize);
-                let lacked = from.arrived[first..].iter().filter(|&&(feed, seq)| seq > to.heads[usize::from(feed)]);
-                return lacked.take(limit).copied().collect();
+                return from.arrived[first..].to_vec();
             }
             Self::MostMissingFirst => {
                 let ahead = from.ahead_of(to).zip(0..).filter(|(ahead, _)| *ahead > 0);
@@ -73,8 +80,7 @@ impl Order {
             Self::FeedByFeed => from.feeds.clone(),
         };
         let above = |feed: u16| to.heads[usize::from(feed)] + 1..=from.heads[usize::from(feed)];
-        let whole = feeds.iter().flat_map(|&feed| above(feed).map(move |seq| (feed, seq)));
-        whole.take(limit).collect()
+        feeds.iter().flat_map(|&feed| above(feed).map(move |seq| (feed, seq))).collect()
     }
 }
 
@@ -90,6 +96,7 @@ pub struct Staleness {
 /// All logs. A second has as many moments as there are logs, and each log starts an exchange in one of them.
 pub struct World {
     order: Order,
+    ids: Vec<PeerId>,
     logs: Vec<Log>,
     now: u32,
     /// Of each feed, the moment of each append.
@@ -108,6 +115,7 @@ impl World {
         println!("{order:?}, {logs} logs, seed {seed}");
         Self {
             order,
+            ids: ids(logs),
             logs: (0..logs).map(|_| Log::new(logs)).collect(),
             now: 0,
             born: vec![Vec::new(); logs],
@@ -120,28 +128,29 @@ impl World {
 
     /// A log appends to its own feed.
     pub fn append(&mut self, log: usize) {
-        self.logs[log].store(log as u16);
+        self.logs[log].store(&self.ids[log], log as u16);
         self.born[log].push(self.now);
         self.causes[log].extend(&self.logs[log].heads);
     }
 
-    /// One direction of an exchange.
-    pub fn send(&mut self, from: usize, to: usize, limit: usize) {
-        let [from, to] = self.logs.get_disjoint_mut([from, to]).expect("two logs");
-        let chosen = self.order.choose(from, to, limit, &mut self.lots);
+    /// One direction of an exchange, which is cut after `limit` entries.
+    pub fn send(&mut self, from_number: usize, to_number: usize, limit: usize) {
+        let [from, to] = self.logs.get_disjoint_mut([from_number, to_number]).expect("two logs");
+        let offers = self.order.offers(from, to, &mut self.lots);
         let lacked: usize = from.ahead_of(to).map(usize::from).sum();
-        assert_eq!(chosen.len(), limit.min(lacked), "as much is sent as there is and may be");
-        for &(entry_feed, seq) in &chosen {
+        let came = exchange(&self.ids, (from, from_number), (to, to_number), offers.into_iter(), limit);
+        assert_eq!(came.len(), limit.min(lacked), "the session sends all that it may");
+        for &(entry_feed, seq) in &came {
             let feed = usize::from(entry_feed);
             assert!(seq <= from.heads[feed], "{seq} of feed {feed} is sent by a log that lacks it");
-            assert_eq!(seq, to.heads[feed] + 1, "of feed {feed} comes something else than what the other lacks next");
-            to.store(entry_feed);
+            assert_eq!(seq, to.heads[feed] + 1, "not the next entry of feed {feed}");
+            to.store(&self.ids[feed], entry_feed);
             let causes = self.causes[feed].chunks(to.heads.len()).nth(usize::from(seq) - 1).expect("it was appended");
             self.unfounded = self.unfounded || causes.iter().zip(&to.heads).any(|(cause, head)| cause > head);
         }
         if self.order == Order::OldestFirst {
-            // Wherever it is cut, all is there that the sender had before the last entry that came.
-            let places: Vec<_> = chosen.iter().map(|&(feed, seq)| from.places[usize::from(feed)][usize::from(seq) - 1]).collect();
+            // The receiver has everything that the sender had before the last entry that came.
+            let places: Vec<_> = came.iter().map(|&(feed, seq)| from.places[usize::from(feed)][usize::from(seq) - 1]).collect();
             assert!(places.is_sorted(), "not in the order of arrival");
             let next = from.first_lacked_by(to);
             assert!(places.last().zip(next).is_none_or(|(last, next)| *last < next), "an older entry was left out");
