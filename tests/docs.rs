@@ -1,4 +1,5 @@
-//! The documents say what the program does: manual pages, README and `--help` are compared, and the examples run.
+//! The documents say what the program does: manual pages, README and `--help` are compared, and the examples run. The pages for
+//! contributors name only files, items and tests that exist.
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
@@ -58,7 +59,7 @@ fn flags_of_line(line: &str) -> Vec<String> {
     words.windows(2).filter(|pair| pair[0] == "Fl" && pair[1] != "-").map(|pair| format!("-{}{value}", pair[1])).collect()
 }
 
-/// Flags that a page explains: each item of a list is one set of synonyms.
+/// The flags that a page explains. The flags of one list item have the same meaning.
 fn flags_of_page(page: &str) -> Vec<Vec<String>> {
     page.lines().filter_map(|line| line.strip_prefix(".It Fl")).map(|line| flags_of_line(&format!("Fl{line}"))).collect()
 }
@@ -85,7 +86,7 @@ fn every_flag_is_in_the_manual_and_every_flag_of_the_manual_is_real() {
             section(&page, "SYNOPSIS").lines().flat_map(|line| line.split('|').flat_map(flags_of_line)).collect();
         assert!(synopsis.is_subset(&real), "scuttleup-{command}(1), SYNOPSIS: {synopsis:?}");
         for flag in explained {
-            // One of `-f` and `--live` is enough there.
+            // The synopsis needs only one of the flags with the same meaning.
             assert!(flag.iter().any(|name| synopsis.contains(name)), "scuttleup-{command}(1), SYNOPSIS has no {flag:?}");
         }
     }
@@ -149,7 +150,7 @@ fn every_help_has_an_example_the_environment_and_the_manual_page() {
         }
         let manual = help.lines().last().and_then(|line| line.strip_prefix("Manual: man ")).expect("a manual page");
         assert_eq!(manual, command.map_or("scuttleup".into(), |command| format!("scuttleup-{command}")));
-        assert!(root().join(format!("man/{manual}.1")).exists(), "there is no page {manual}");
+        assert!(root().join(format!("man/{manual}.1")).exists(), "no page {manual}");
     }
 }
 
@@ -162,7 +163,7 @@ fn the_pages_are_good_mdoc() {
     Run::program("mandoc").args(lint).args(&pages).stdout("").success();
 }
 
-/// The blocks of README.md that are to be run, each with the output that is shown below it.
+/// The blocks of README.md that the test runs, each with the output that README.md shows below it.
 fn examples(readme: &str) -> Vec<(&str, Option<&str>)> {
     let blocks = readme.split("```sh run\n").skip(1).map(|rest| rest.split_once("```\n").expect("a block ends"));
     blocks
@@ -191,7 +192,7 @@ fn the_examples_of_the_readme_run_and_print_what_is_shown() {
     }
 }
 
-/// What scuttleup-protocol(5) shows the two sides send in one of its sessions, in the order of its lines.
+/// The bytes that the two sides send in an example session of scuttleup-protocol(5), in the order of its lines.
 fn dialogue(page: &str, title: &str) -> Vec<(String, Vec<u8>)> {
     let (_, session) = page.split_once(&format!("\n.Ss {title}\n")).unwrap_or_else(|| panic!("no session {title}"));
     let (_, block) = session.split_once("\n.Bd -literal -offset indent\n").expect("it is shown");
@@ -205,14 +206,14 @@ fn dialogue(page: &str, title: &str) -> Vec<(String, Vec<u8>)> {
     let bytes = |digits: String| digits.split_whitespace().collect::<String>();
     let said = said.into_iter().map(|(side, digits)| (side, HEXLOWER.decode(bytes(digits).as_bytes()).expect("hex")));
     said.map(|(side, mut bytes)| {
-        // It is another one each time.
+        // The nonce is random.
         native_frames::forget_nonce(&mut bytes);
         (side, bytes)
     })
     .collect()
 }
 
-/// alice with two entries and bob with none; each of them hears and says what is shown, line by line.
+/// Runs the session for alice with two entries, and for bob with no entries. Compares the sent bytes with `said`, line by line.
 fn replay(said: &[(String, Vec<u8>)], args: &[&str]) {
     let place = Place::new();
     let (a, b) = (place.log("alice"), place.log("bob"));
@@ -241,7 +242,7 @@ fn the_bytes_of_the_protocol_page_are_what_goes_over_the_wire() {
     let original = dialogue(&page, "A session on the original wire");
     assert_eq!(original.len(), 4);
     replay(&original, &["--once", "--wire", "original"]);
-    // Who knows both wires says the same, once the other one has begun.
+    // A side that knows both wires sends the same bytes after the preamble, if the remote speaks the original wire.
     for side in ["alice", "bob"] {
         let place = Place::new();
         let path = place.log(side);
@@ -262,7 +263,7 @@ fn the_bytes_of_the_protocol_page_are_what_goes_over_the_wire() {
     replay(&native, &["--once", "--wire", "native"]);
 }
 
-/// Computed from the page's own words.
+/// Computes the chains as the page describes.
 #[test]
 fn the_chains_of_the_protocol_page_are_right() {
     let page = document("man/scuttleup-protocol.5");
@@ -274,7 +275,7 @@ fn the_chains_of_the_protocol_page_are_right() {
         let line = format!("\n{name} {}\n", HEXLOWER.encode(&value.to_le_bytes()));
         assert!(page.contains(&line), "the page has no {line}");
     }
-    // The run of which an entry was deleted, as the page shows it.
+    // The run with a deleted entry, as the page shows it.
     let place = Place::new();
     let log = place.log("alice");
     Run::new(&log).args(["append", "--text"]).stdin("a1\na2\n").success();
@@ -288,4 +289,104 @@ fn the_chains_of_the_protocol_page_are_right() {
     let digits: String = shown.lines().take_while(|line| *line != ".Ed").flat_map(str::split_whitespace).collect();
     assert_eq!(HEXLOWER.encode(&session.bytes(digits.len() / 2)), digits);
     assert_eq!(session.end().1.status.code(), Some(3));
+}
+
+/// The pages for contributors.
+const CONTRIBUTOR_PAGES: [&str; 2] = ["ARCHITECTURE.md", "CONTRIBUTING.md"];
+
+/// The code spans of a text in Markdown, outside of fenced blocks.
+fn spans(text: &str) -> Vec<&str> {
+    let (mut spans, mut is_fenced) = (Vec::new(), false);
+    for line in text.lines() {
+        if line.trim_start().starts_with("```") {
+            is_fenced = !is_fenced;
+        } else if !is_fenced {
+            assert!(line.matches('`').count().is_multiple_of(2), "a code span is not closed: {line}");
+            spans.extend(line.split('`').skip(1).step_by(2));
+        }
+    }
+    spans
+}
+
+/// The files of this repository in the code spans of a text, each with the item that is named after `::`.
+fn references(text: &str) -> Vec<(&str, Option<&str>)> {
+    let is_path = |word: &&str| ["src/", "tests/", "scripts/", "man/"].iter().any(|folder| word.starts_with(folder));
+    let paths = spans(text).into_iter().filter_map(|span| span.split_whitespace().next()).filter(is_path);
+    paths.map(|path| path.split_once("::").map_or((path, None), |(path, item)| (path, Some(item)))).collect()
+}
+
+/// The positions in `source` where `item` is declared.
+fn declarations(source: &str, item: &str) -> Vec<usize> {
+    let is_word = |c: char| c.is_alphanumeric() || c == '_';
+    let mut found = Vec::new();
+    for keyword in ["fn", "const", "static", "struct", "enum", "trait", "type", "mod"] {
+        let declaration = format!("{keyword} {item}");
+        let places = source.match_indices(&declaration).map(|(at, _)| at);
+        found.extend(
+            places.filter(|&at| !source[..at].ends_with(is_word) && !source[at + declaration.len()..].starts_with(is_word)),
+        );
+    }
+    found
+}
+
+/// Whether `source` has a test with this name.
+fn has_test(source: &str, name: &str) -> bool {
+    declarations(source, name).into_iter().any(|at| {
+        let attributes = source[..at].lines().rev().map(str::trim).skip_while(|line| line.is_empty());
+        attributes.take_while(|line| line.starts_with("#[")).any(|line| line == "#[test]")
+    })
+}
+
+#[test]
+fn the_pages_for_contributors_name_only_files_and_items_that_exist() {
+    for name in CONTRIBUTOR_PAGES {
+        let page = document(name);
+        let references = references(&page);
+        assert!(references.len() > 50, "{name}: {references:?}");
+        for (path, item) in references {
+            assert!(root().join(path).exists(), "{name}: there is no {path}");
+            let is_declared = |item: &str| !declarations(&document(path), item).is_empty();
+            assert!(item.is_none_or(is_declared), "{name}: there is no {} in {path}", item.unwrap_or_default());
+        }
+    }
+}
+
+/// A chapter of a page in Markdown, without its title.
+fn chapter<'p>(page: &'p str, title: &str) -> &'p str {
+    let (_, rest) = page.split_once(&format!("\n## {title}\n")).unwrap_or_else(|| panic!("no chapter {title}"));
+    rest.split("\n## ").next().expect("there is a first part")
+}
+
+/// The names of all files under `folder`, relative to the root of the repository.
+fn files_under(folder: &str) -> Vec<String> {
+    let entries = std::fs::read_dir(root().join(folder)).unwrap_or_else(|err| panic!("{folder}: {err}"));
+    let names = entries.map(|entry| format!("{folder}/{}", entry.expect("an entry").file_name().to_string_lossy()));
+    names.flat_map(|name| if root().join(&name).is_dir() { files_under(&name) } else { vec![name] }).collect()
+}
+
+#[test]
+fn the_architecture_lists_every_source_file_once() {
+    let page = document("ARCHITECTURE.md");
+    let tables = chapter(&page, "Source files");
+    let files = files_under("src");
+    assert!(files.len() > 60, "{files:?}");
+    for file in files {
+        let rows = tables.lines().filter(|line| line.starts_with(&format!("| `{file}` | "))).count();
+        assert_eq!(rows, 1, "ARCHITECTURE.md must have one row that begins with | `{file}` |");
+    }
+}
+
+#[test]
+fn each_invariant_of_the_architecture_names_tests_that_exist() {
+    let page = document("ARCHITECTURE.md");
+    let rows: Vec<_> = chapter(&page, "Invariants").lines().filter(|line| line.starts_with("| ")).skip(1).collect();
+    assert!(rows.len() > 20, "{rows:?}");
+    for row in rows {
+        let tests = row.trim_end_matches([' ', '|']).rsplit(" | ").next().map(references).unwrap_or_default();
+        assert!(!tests.is_empty(), "no test: {row}");
+        for (path, test) in tests {
+            let is_test = test.is_some_and(|test| has_test(&document(path), test));
+            assert!(is_test, "there is no test {} in {path}", test.unwrap_or_default());
+        }
+    }
 }
