@@ -117,23 +117,24 @@ impl<'l> Applier<'l> {
     fn apply_entries(&mut self, writer: &mut Writer<'_>, batch: &Batch, applied: &mut Applied) -> Result<()> {
         // Successive entries usually belong to the same feed: it is looked up only once.
         let mut current = usize::MAX;
-        let (mut feed, mut is_stopped) = (FeedKey::of(""), false);
+        let (mut feed, mut head, mut is_stopped) = (FeedKey::of(""), 0, false);
         for (target, entry) in batch.targeted(0..batch.entries.len()) {
             let peer = batch.peer(target);
             if current != target.peer {
                 (current, feed) = (target.peer, FeedKey::of(peer.as_str()));
                 is_stopped = self.stopped.contains(&feed);
                 if !is_stopped {
+                    (head, _) = writer.feed_state(peer)?;
                     applied.reached.push((feed, 0));
                 }
             }
             if is_stopped {
                 continue;
             }
-            let status = match apply_entry(writer, peer, target.seq, entry)? {
-                EntryStatus::Gap(head) if self.accepts_gap(head, target.seq) => {
-                    fill_gap(writer, peer, head, target.seq)?;
-                    apply_entry(writer, peer, target.seq, entry)?
+            let status = match apply_entry(writer, peer, &mut head, target.seq, entry)? {
+                EntryStatus::Gap(before) if self.accepts_gap(before, target.seq) => {
+                    fill_gap(writer, peer, &mut head, target.seq)?;
+                    apply_entry(writer, peer, &mut head, target.seq, entry)?
                 }
                 status => status,
             };
@@ -202,18 +203,17 @@ fn append(writer: &mut Writer<'_>, batch: &Batch, applied: &mut Applied) -> Resu
     Ok(())
 }
 
-/// Compares an entry with the log, and stores it if it is new.
-fn apply_entry(writer: &mut Writer<'_>, peer: &PeerId, seq: Seq, entry: HashedEntry<'_>) -> Result<EntryStatus> {
-    let (head, _) = writer.feed_state(peer)?;
-    if seq.get() <= head {
+/// Compares an entry with the log, and stores it if it is new. `head` is the head of the feed, before and after.
+fn apply_entry(writer: &mut Writer<'_>, peer: &PeerId, head: &mut u32, seq: Seq, entry: HashedEntry<'_>) -> Result<EntryStatus> {
+    if seq.get() <= *head {
         let (stored, offered) = (writer.tombstone_of(peer, seq)?, entry.tombstone());
         let same = stored == offered || stored == Tombstone::UNKNOWN || offered == Tombstone::UNKNOWN;
         return Ok(if same { EntryStatus::Known } else { EntryStatus::Fork });
     }
-    if seq.get() - head > 1 {
-        return Ok(EntryStatus::Gap(head));
+    if seq.get() - *head > 1 {
+        return Ok(EntryStatus::Gap(*head));
     }
-    writer.push(peer, entry)?;
+    *head = writer.push(peer, entry)?.get();
     Ok(EntryStatus::New)
 }
 
@@ -221,11 +221,11 @@ fn apply_entry(writer: &mut Writer<'_>, peer: &PeerId, seq: Seq, entry: HashedEn
 ///
 /// The chain is computed from the received entries. If it equals the remote's chain, the entries are the remote's entries.
 fn apply_run(writer: &mut Writer<'_>, batch: &Batch, run: &Run, peer: &PeerId) -> Result<Option<StoppedFeed>> {
-    let (head, mut chain) = writer.feed_state(peer)?;
+    let (mut head, mut chain) = writer.feed_state(peer)?;
     let targets = &batch.targets()[run.entries.clone()];
     let known = run.entries.start + targets.partition_point(|target| target.seq.get() <= head);
     for (target, entry) in batch.targeted(run.entries.start..known) {
-        if matches!(apply_entry(writer, peer, target.seq, entry)?, EntryStatus::Fork) {
+        if matches!(apply_entry(writer, peer, &mut head, target.seq, entry)?, EntryStatus::Fork) {
             return Ok(Some(stop_at(peer, target, StopCause::Fork)));
         }
     }
@@ -258,9 +258,9 @@ fn stop_at(peer: &PeerId, target: Target, cause: StopCause) -> StoppedFeed {
 }
 
 /// Stores unknown tombstones between `head` and `seq`.
-fn fill_gap(writer: &mut Writer<'_>, peer: &PeerId, head: u32, seq: Seq) -> Result<()> {
-    for _ in head + 1..seq.get() {
-        writer.push(peer, HashedEntry::deleted(Tombstone::UNKNOWN))?;
+fn fill_gap(writer: &mut Writer<'_>, peer: &PeerId, head: &mut u32, seq: Seq) -> Result<()> {
+    while *head + 1 < seq.get() {
+        *head = writer.push(peer, HashedEntry::deleted(Tombstone::UNKNOWN))?.get();
     }
     Ok(())
 }

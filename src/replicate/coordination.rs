@@ -77,12 +77,16 @@ impl Coordination {
 
     /// Receiver: publishes news. Returns the number of bytes of answers that wait for the sender.
     pub fn publish(&self, news: News) -> usize {
+        // A wake-up for each read of the receiver would cost more than the rest of the sender's work.
+        let is_urgent = news.is_urgent();
         let mut shared = self.shared();
         shared.news.merge(news);
         shared.has_news = true;
         let backlog = shared.news.backlog_bytes();
         drop(shared);
-        self.wake();
+        if is_urgent {
+            self.wake();
+        }
         backlog
     }
 
@@ -192,6 +196,8 @@ mod tests {
         let coordination = Coordination::new().unwrap();
         assert!(!coordination.has_work() && !is_awake(&coordination));
         coordination.publish(News::default());
+        assert!(coordination.has_work() && !is_awake(&coordination), "no news is not urgent");
+        coordination.finish();
         assert!(is_awake(&coordination));
         coordination.clear_wake();
         assert!(coordination.has_work() && !is_awake(&coordination));

@@ -46,6 +46,8 @@ pub(in crate::wire) struct IncomingHalf {
     sent: HashMap<u32, u32>,
     entries_received: u64,
     progress: Progress,
+    /// The progress at the last call of [`IncomingHalf::take_progress`].
+    reported: Progress,
     backlog_bytes: usize,
 }
 
@@ -63,6 +65,7 @@ impl IncomingHalf {
             sent: HashMap::new(),
             entries_received: 0,
             progress: Progress::default(),
+            reported: Progress::default(),
             backlog_bytes: 0,
         }
     }
@@ -235,9 +238,12 @@ impl IncomingHalf {
         }
     }
 
-    /// How far this half is.
-    pub fn progress(&self) -> Progress {
-        Progress { searching: self.forks.is_searching(), ..self.progress }
+    /// How far this half is, and whether more than received runs has changed since the last call.
+    pub fn take_progress(&mut self) -> (Option<Progress>, bool) {
+        self.progress.searching = self.forks.is_searching();
+        let reported = std::mem::replace(&mut self.reported, self.progress);
+        let without_runs = |progress: Progress| Progress { runs_received: 0, ..progress };
+        (Some(self.progress), without_runs(reported) != without_runs(self.progress))
     }
 
     /// See [`Incoming::set_backlog`](super::Incoming::set_backlog).

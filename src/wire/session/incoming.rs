@@ -180,8 +180,8 @@ impl Incoming {
     /// The news since the last call.
     pub fn take_news(&mut self) -> News {
         self.received.complete(&mut self.news);
-        if let Protocol::Native(native) = &self.protocol {
-            self.news.progress = Some(native.progress());
+        if let Protocol::Native(native) = &mut self.protocol {
+            (self.news.progress, self.news.has_progressed) = native.take_progress();
         }
         std::mem::take(&mut self.news)
     }

@@ -186,6 +186,8 @@ pub struct News {
     /// Frames to send.
     pub(super) frames: Vec<u8>,
     pub(super) progress: Option<Progress>,
+    /// The progress allows the outgoing half to send something.
+    pub(super) has_progressed: bool,
     input_ended: bool,
 }
 
@@ -202,7 +204,7 @@ pub(super) struct Remote {
 }
 
 /// The progress of the incoming half of a native session.
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct Progress {
     pub runs_received: u64,
     pub runs_stored: u64,
@@ -228,7 +230,15 @@ impl News {
             self.frames.extend_from_slice(&later.frames);
         }
         self.progress = later.progress.or(self.progress);
+        self.has_progressed |= later.has_progressed;
         self.input_ended |= later.input_ended;
+    }
+
+    /// Whether the outgoing half may have something to do because of this news. Received entries alone need no reaction.
+    pub fn is_urgent(&self) -> bool {
+        let starts = self.wire.is_some() || self.remote.is_some() || self.heads.is_some();
+        let answers = !self.acks.is_empty() || !self.frames.is_empty() || !self.acked.is_empty() || !self.stopped.is_empty();
+        starts || answers || self.has_progressed || self.input_ended
     }
 
     /// The remote has ended its stream. A session on the original wire then sends the rest and ends.
