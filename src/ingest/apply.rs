@@ -24,7 +24,7 @@ pub struct Applier<'l> {
     log: &'l Log,
     accept_gaps: bool,
     stopped: HashSet<FeedKey>,
-    /// A run broke the protocol: nothing more is stored.
+    /// A run has broken the protocol. No later run is stored.
     is_broken: bool,
 }
 
@@ -94,7 +94,7 @@ impl<'l> Applier<'l> {
     /// # Errors
     /// When the log cannot be read or written: then nothing of the batch is stored.
     pub fn apply(&mut self, batch: &Batch) -> Result<Applied> {
-        // What follows a broken run would only break for its sake, and its error would hide the cause.
+        // Runs after a broken run break as well. Their errors would hide the cause.
         if self.is_broken {
             return Ok(Applied::default());
         }
