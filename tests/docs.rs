@@ -390,3 +390,14 @@ fn each_invariant_of_the_architecture_names_tests_that_exist() {
         }
     }
 }
+
+/// journalctl prints null for a field of more than 4096 bytes, unless it is told to print all.
+#[test]
+fn every_recipe_with_the_journal_prints_long_fields() {
+    let pages = std::fs::read_dir(root().join("man")).expect("man").map(|entry| entry.expect("an entry").path());
+    let texts: Vec<String> = pages.chain([root().join("README.md")]).map(|path| read_to_string(path).expect("a page")).collect();
+    let recipes: Vec<&str> =
+        texts.iter().flat_map(|text| text.lines()).filter(|line| line.contains("journalctl") && line.contains("json")).collect();
+    assert!(recipes.len() >= 2, "{recipes:?}");
+    assert!(recipes.iter().all(|line| line.contains(" --all ")), "{recipes:?}");
+}
