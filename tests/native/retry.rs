@@ -3,11 +3,12 @@
 use std::path::Path;
 
 use nix::sys::signal::Signal;
+use serde_json::Value;
 
 use crate::frames::{SYNC, change, handshake};
 use crate::harness::{Place, Run, append, assert_equal, shell};
 
-use super::{copy, replicate, report, write};
+use super::{copy, replicate, write};
 
 /// A COMMAND that adds a line to the file `runs` each time it is run, and then runs `line`.
 fn with_counted_command(place: &Place, run: Run, line: &str) -> Run {
@@ -131,12 +132,36 @@ fn each_try_is_reported() {
     let (a, b) = two_logs(&place);
     let fails = "[ $(wc -l < \"$RUNS\") -gt 1 ] || exit 1; exec \"$SCUTTLEUP\" -q --log \"$B\" replicate";
     let run = with_counted_command(&place, Run::new(&a).args(["-q", "replicate", "--json", "--once", "--retry"]), fails);
-    let mut ended = run.env("B", &b).end();
-    let stderr = std::mem::take(&mut ended.printed.stderr);
-    let (first, rest) = stderr.split_once('\n').expect("two lines");
-    assert!(first.starts_with("{\"peer\":null,\"wire\":null,\"complete\":false,\"exit\":3,"), "{first}");
-    ended.printed.stderr = rest.to_owned();
-    assert_eq!(report(&ended)["received"], 2);
+    let reports = run.env("B", &b).success().json();
+    assert_eq!(reports.len(), 2);
+    assert_eq!((&reports[0]["peer"], &reports[0]["wire"]), (&Value::Null, &Value::Null));
+    assert_eq!((&reports[0]["complete"], &reports[0]["exit"]), (&Value::from(false), &Value::from(3)));
+    assert_eq!((&reports[1]["received"], &reports[1]["exit"]), (&Value::from(2), &Value::from(0)));
+}
+
+/// Warnings of ssh and messages of the remote are on stderr.
+#[test]
+fn the_report_of_a_session_with_a_command_is_alone_on_stdout() {
+    let place = Place::new();
+    let (a, b) = two_logs(&place);
+    let chatty = "echo 'Warning: Permanently added host' >&2; exec \"$SCUTTLEUP\" --log \"$B\" replicate";
+    let run = with_counted_command(&place, replicate(&a, &["--once", "--json"]), chatty).env("B", &b);
+    let printed = run.stderr_has("Warning: Permanently added host\nscuttleup: synced with").success();
+    assert!(!printed.stderr.contains('{'), "{}", printed.stderr);
+    let reports = printed.json();
+    assert_eq!((reports.len(), &reports[0]["received"]), (1, &Value::from(2)));
+}
+
+/// A further try would stop at the same entry.
+#[test]
+fn an_entry_that_the_remote_does_not_accept_is_not_retried_with_once() {
+    let place = Place::new();
+    let (a, b) = (place.log("a"), place.log("b"));
+    append(&a, format!("\"{}\"\n", "x".repeat(5000)));
+    let server = "exec \"$SCUTTLEUP\" -q --log \"$B\" replicate --entry-bytes-max 1000";
+    let run = with_counted_command(&place, replicate(&a, &["--once", "--retry"]), server).env("B", &b);
+    run.stderr_has("longer than the remote accepts (1000 bytes)").status(3);
+    assert_eq!(runs(&place), 1);
 }
 
 /// Announced entries are missing, but the stream ended in order: another try does not help the fork.
@@ -150,5 +175,5 @@ fn a_fork_is_not_retried_after_a_stream_that_ended_in_order() {
     let run = with_counted_command(&place, replicate(&a, &["--once", "--retry", "--json"]), "cat \"$STREAM\"; cat > /dev/null");
     let ended = run.env("STREAM", file).end();
     assert_eq!((ended.status.code(), runs(&place)), (Some(4), 1), "{}", ended.printed.stderr);
-    assert!(ended.printed.stderr.contains("\"missing\":2,\"forks\":1,"), "{}", ended.printed.stderr);
+    assert!(ended.printed.text().contains("\"missing\":2,\"forks\":1,"), "{}", ended.printed.text());
 }

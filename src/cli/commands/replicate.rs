@@ -10,7 +10,7 @@ use clap::builder::PossibleValuesParser;
 use clap::{Arg, ArgMatches, Command, value_parser};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use scuttleup::{Log, Mode, Options, Wire};
+use scuttleup::{Ending, Log, Mode, Options, Wire};
 
 use crate::cli::args::{entry_bytes, entry_bytes_arg, flag};
 use crate::cli::child;
@@ -19,7 +19,7 @@ use crate::cli::exit::{Exit, Usage};
 use crate::cli::help::epilogue;
 use crate::cli::io::signals::Stop;
 use crate::cli::report::progress::Progress;
-use crate::cli::report::session::{self, Report};
+use crate::cli::report::session::{self, Format, Report};
 use crate::cli::report::transfer::Transfer;
 
 pub fn command() -> Command {
@@ -44,7 +44,7 @@ pub fn command() -> Command {
                 flag("retry", "Run COMMAND again after exit 3, after a pause that grows from 1 to 60 seconds")
                     .requires("command"),
             )
-            .arg(flag("json", "Print the result as one JSON object on stderr"))
+            .arg(flag("json", "Print the result as one JSON object: on stdout with COMMAND, otherwise on stderr"))
             .arg(flag("accept-gaps", "Store entries that the remote deleted as deleted, instead of stopping their feed"))
             .arg(entry_bytes_arg())
             .arg(words.value_parser(value_parser!(OsString)).help("Run this program and replicate over its stdin and stdout"))
@@ -76,9 +76,10 @@ pub fn run(context: &Context, args: &ArgMatches) -> Result<Exit> {
         Some("native") => Some(Wire::Native),
         _ => None,
     };
+    let once = args.get_flag("once");
     let options = Options {
         mode,
-        once: args.get_flag("once"),
+        once,
         wire,
         accept_gaps: args.get_flag("accept-gaps"),
         // The user of this terminal may have to type a password for COMMAND.
@@ -87,13 +88,21 @@ pub fn run(context: &Context, args: &ArgMatches) -> Result<Exit> {
         stop: Some(stop.as_fd()),
         ..Options::default()
     };
-    let report = Report { json: args.get_flag("json"), diagnostics: context.diagnostics };
+    let report = Report {
+        format: match (args.get_flag("json"), &command) {
+            (false, _) => Format::Text,
+            // Stdout carries the session.
+            (true, None) => Format::JsonOnStderr,
+            (true, Some(_)) => Format::JsonOnStdout,
+        },
+        diagnostics: context.diagnostics,
+    };
     let mut pauses = Pauses::default();
     loop {
         let start = Instant::now();
         // Only the process that runs COMMAND shows progress: the process that COMMAND runs may have the same terminal.
         let progress = if command.is_some() { Progress::new(context.diagnostics, &stop) } else { Progress::off() };
-        let transfer = Transfer::new(progress, !options.once);
+        let transfer = Transfer::new(progress, !once);
         let step = |step| transfer.step(step);
         let options = Options { progress: Some(&step), ..options };
         let (outcome, failed) = match &command {
@@ -104,9 +113,15 @@ pub fn run(context: &Context, args: &ArgMatches) -> Result<Exit> {
         let ended = session::exit_of(&outcome, failed.as_deref());
         // A signal that comes after a complete session does not change its exit code.
         let exit = if ended == Exit::Done { ended } else { stop.exit().unwrap_or(ended) };
-        report.print(&outcome, failed.as_deref(), exit);
-        // Another session does not resolve a fork, but it can move the other feeds.
-        let is_worth_a_retry = exit == Exit::Incomplete || exit == Exit::Fork && outcome.ended_early();
+        report.print(&outcome, failed.as_deref(), exit)?;
+        let is_worth_a_retry = match exit {
+            // Both sides ended in order: another session at once would stop at the same entries. A live session can still
+            // receive new entries.
+            Exit::Incomplete => !once || outcome.ending != Ending::Incomplete,
+            // Another session does not resolve a fork, but it can move the other feeds.
+            Exit::Fork => outcome.ended_early(),
+            _ => false,
+        };
         if !is_worth_a_retry || !args.get_flag("retry") {
             return Ok(exit);
         }

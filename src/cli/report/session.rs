@@ -1,9 +1,11 @@
 //! The reports of a replication: notices while it runs, and one report at its end.
 
+use anyhow::Result;
 use scuttleup::ingest::GAP_ENTRIES_MAX;
 use scuttleup::{Ending, Notice, Outcome, PeerId, Reached, Wire, ndjson};
 
 use crate::cli::exit::Exit;
+use crate::cli::io::output::Output;
 use crate::cli::report::diagnostics::{self, Diagnostics};
 
 /// The text of a notice.
@@ -62,20 +64,39 @@ pub fn exit_of(outcome: &Outcome, failed: Option<&str>) -> Exit {
     }
 }
 
+/// The form and the place of a report.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    /// A message on stderr.
+    Text,
+    /// One JSON object on stderr.
+    JsonOnStderr,
+    /// One JSON object on stdout.
+    JsonOnStdout,
+}
+
 /// Reports outcomes.
 #[derive(Clone, Copy)]
 pub struct Report {
-    /// Whether to print one JSON object instead of text.
-    pub json: bool,
+    pub format: Format,
     pub diagnostics: Diagnostics,
 }
 
 impl Report {
     /// Reports an outcome.
-    pub fn print(self, outcome: &Outcome, failed: Option<&str>, exit: Exit) {
-        if self.json {
-            return diagnostics::print_verbatim(&json(outcome, exit));
+    ///
+    /// # Errors
+    /// See [`Output::write`].
+    pub fn print(self, outcome: &Outcome, failed: Option<&str>, exit: Exit) -> Result<()> {
+        match self.format {
+            Format::Text => self.print_text(outcome, failed, exit),
+            Format::JsonOnStderr => diagnostics::print_verbatim(&json(outcome, exit)),
+            Format::JsonOnStdout => Output::new().write(&json(outcome, exit))?,
         }
+        Ok(())
+    }
+
+    fn print_text(self, outcome: &Outcome, failed: Option<&str>, exit: Exit) {
         if let Exit::Signal(_) = exit {
             return self.print_stopped(outcome);
         }
