@@ -28,6 +28,58 @@ pub fn check_json(text: &str) -> Result<(), String> {
     })
 }
 
+/// Whether a string in `json` has a lone surrogate: an escape from `\ud800` to `\udfff` that is not part of a pair. RFC 8259
+/// allows it, but some readers refuse it. `json` must be one JSON value ([`is_json`]).
+pub(crate) fn has_lone_surrogate(json: &[u8]) -> bool {
+    // Most values have no backslash, and most of the others only have escapes of other characters.
+    if memchr::memchr(b'\\', json).is_none() || !has_surrogate_digits(json) {
+        return false;
+    }
+    let mut at = 0;
+    // In JSON, a backslash is always the start of an escape.
+    while let Some(found) = json.get(at..).and_then(|rest| memchr::memchr(b'\\', rest)) {
+        at += found;
+        at += match escaped_surrogate(&json[at..]) {
+            None => 2,
+            Some(Surrogate::Low) => return true,
+            Some(Surrogate::High) if escaped_surrogate(&json[at + 6..]) == Some(Surrogate::Low) => 12,
+            Some(Surrogate::High) => return true,
+        };
+    }
+    false
+}
+
+/// Whether `json` has the bytes of an escaped surrogate. They can also follow an escaped backslash.
+fn has_surrogate_digits(json: &[u8]) -> bool {
+    let (Some(second), Some(third), Some(fourth)) = (json.get(1..), json.get(2..), json.get(3..)) else { return false };
+    // No early exit: the compiler turns this into wide compares.
+    json.iter()
+        .zip(second)
+        .zip(third)
+        .zip(fourth)
+        .fold(false, |found, (((&a, &b), &c), &d)| found | ((a == b'\\') & (b == b'u') & (c | 0x20 == b'd') & (d >= b'8')))
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Surrogate {
+    /// U+D800 to U+DBFF, the first half of a pair.
+    High,
+    /// U+DC00 to U+DFFF, the second half.
+    Low,
+}
+
+/// The surrogate that is escaped at the start of `json`, or `None` if another text is there.
+fn escaped_surrogate(json: &[u8]) -> Option<Surrogate> {
+    match *json {
+        [b'\\', b'u', b'd' | b'D', digit, _, _, ..] => match digit {
+            b'8' | b'9' | b'a' | b'b' | b'A' | b'B' => Some(Surrogate::High),
+            b'c'..=b'f' | b'C'..=b'F' => Some(Surrogate::Low),
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
 /// The reason why serde_json refused a line. It has no line number: the caller adds it.
 pub(crate) fn json_reason(err: &serde_json::Error) -> String {
     let text = err.to_string();
@@ -249,6 +301,27 @@ mod tests {
         "{", "}", "[", "]", ",", ":", "\"", "\"a\"", "\"a\":1", "\\", "\\u00e9", "\\u00g9", "\\n", "\\x", "0", "-", "-0", "01", "12",
         ".", ".5", "1.", "1e5", "1E+", "e", "+", "true", "fals", "false", "null", " ", "\t", "\n", "\r", "\u{b}", "\u{1f}", "\u{7f}", "\u{e9}", "\u{1f600}", "abcdefgh", "1e999", "[1]", "{\"k\":[]}", "\u{0}", "[[", "}}", "\"abcdefg\\\"h\"",
     ];
+
+    #[test]
+    fn only_a_pair_of_surrogates_is_not_lone() {
+        #[rustfmt::skip]
+        let lone = [
+            "\\ud800", "\\uDBFF", "\\udc00", "\\uDfFf", "a\\uD9abb", "\\ud800\\ud800\\udc00", "\\ud800\\udc00\\udc00", "\\udc00\\ud800",
+            "\\ud800\\n\\udc00", "\\ud800\\\\udc00", "\\\\\\ud800", "\\ud800\\u0041", "\\ud800udc00",
+        ];
+        #[rustfmt::skip]
+        let paired = [
+            "", "\\ud83d\\ude00", "\\uD83D\\uDE00", "\\udbff\\udfff\\ud800\\udc00", "\\ud7ff", "\\ue000", "\\\\ud800", "\\\\\\\\udc00", "ud800", "\\u00d8\\u00dc",
+        ];
+        for (texts, expected) in [(&lone[..], true), (&paired[..], false)] {
+            for text in texts {
+                let json = format!("{{\"a\":[1,\"{text}\"]}}");
+                assert!(is_json(&json), "{json}");
+                assert_eq!(has_lone_surrogate(json.as_bytes()), expected, "{json}");
+                assert_eq!(serde_json::from_str::<String>(&format!("\"{text}\"")).is_err(), expected, "{json}");
+            }
+        }
+    }
 
     /// Joins pieces of JSON at random, so that most texts are nearly valid, and compares with serde_json.
     #[test]

@@ -8,7 +8,7 @@ use serde::de::{Deserialize, Deserializer, Error as _, IgnoredAny, MapAccess, Vi
 use serde_json::Number;
 use serde_json::value::RawValue;
 
-use crate::json::json_reason;
+use crate::json::{has_lone_surrogate, json_reason};
 use crate::model::{Change, Entry, Error, Kind, Offset, PeerId, Result, Seq, Tombstone};
 
 /// The key that holds the payload of an entry.
@@ -67,7 +67,8 @@ fn put_payload(out: &mut Vec<u8>, keys: PayloadKeys, entry: Entry<'_>) {
         Entry::Deleted(Tombstone { hash, bytes }) => {
             out.extend_from_slice(format!(",\"deleted\":true,\"hash\":\"{hash:016x}\",\"bytes\":{bytes}").as_bytes());
         }
-        Entry::Bytes(bytes, Kind::Json) if keys == PayloadKeys::Auto => {
+        // A log can hold entries with a lone surrogate that an earlier program stored as JSON.
+        Entry::Bytes(bytes, Kind::Json) if keys == PayloadKeys::Auto && !has_lone_surrogate(bytes) => {
             out.extend_from_slice(b",\"entry\":");
             out.extend_from_slice(bytes);
         }
@@ -75,7 +76,7 @@ fn put_payload(out: &mut Vec<u8>, keys: PayloadKeys, entry: Entry<'_>) {
             let as_text = match keys {
                 PayloadKeys::Text => true,
                 PayloadKeys::Base64 => false,
-                _ => kind == Kind::Text,
+                _ => kind != Kind::Binary,
             };
             match std::str::from_utf8(bytes) {
                 Ok(text) if as_text => {
@@ -325,8 +326,10 @@ mod tests {
 
     #[test]
     fn each_kind_of_entry_has_its_payload_key_and_is_read_back_exactly() {
-        let cases: [(&[u8], &str); 8] = [
+        let cases: [(&[u8], &str); 10] = [
             (b"{\"a\": 1}", r#""entry":{"a": 1}"#),
+            (br#""\ud83d\ude00""#, r#""entry":"\ud83d\ude00""#),
+            (br#""\ud83d""#, r#""text":"\"\\ud83d\"""#),
             (b" 1", r#""text":" 1""#),
             (b"a\nb\x1b\x7f", r#""text":"a\nb\u001b\u007f""#),
             ("\u{80}\u{9b}\u{a0}".as_bytes(), "\"text\":\"\\u0080\\u009b\u{a0}\""),
@@ -342,6 +345,16 @@ mod tests {
             assert_eq!(read.content, Content::Bytes(bytes.into()));
             assert_eq!((read.peer.as_str(), read.seq.get()), ("a\"\u{1b}", 12));
         }
+    }
+
+    #[test]
+    fn an_entry_with_a_lone_surrogate_is_text_also_if_it_was_stored_as_json() {
+        let entry =
+            |bytes| change_line(Offset(1), &PeerId::new("a").unwrap(), Seq::new(1).unwrap(), Entry::Bytes(bytes, Kind::Json));
+        let expected = "{\"offset\":1,\"peer\":\"a\",\"seq\":1,\"text\":\"[\\\"\\\\udead\\\"]\"}\n";
+        assert_eq!(entry(br#"["\udead"]"#), expected);
+        let line = "{\"peer\":\"a\",\"seq\":1,\"entry\":[\"\\udead\"]}";
+        assert_eq!(parse_change(line).unwrap().content, Content::Bytes(br#"["\udead"]"#.into()));
     }
 
     #[test]

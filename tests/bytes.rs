@@ -41,7 +41,7 @@ fn every_kind_of_bytes_is_returned_exactly() {
     let all: Vec<u8> = (0..=255).collect();
     let deep = [b"[".repeat(100_000), b"]".repeat(100_000)].concat();
     let almost_deep = [b"[".repeat(128), b"]".repeat(128)].concat();
-    let cases: [(&[u8], &str); 25] = [
+    let cases: [(&[u8], &str); 26] = [
         (b"", "base64"),
         (b"a", "text"),
         (b"7", "entry"),
@@ -57,7 +57,8 @@ fn every_kind_of_bytes_is_returned_exactly() {
         (b"{\"a\":1,\"a\":2}", "entry"),
         (b"1e400", "entry"),
         (b"-123456789012345678901234567890.123456789012345678901234567890e-99999", "entry"),
-        (b"\"\\u0000\\ud800\\/\"", "entry"),
+        (b"\"\\u0000\\ud83d\\ude00\\/\"", "entry"),
+        (b"\"\\u0000\\ud800\\/\"", "text"),
         (b"\"\x7f\"", "text"),
         (b"\x1b]0;title\x07\x1b[31mred\x7f", "text"),
         ("\u{9b}31m\u{85}\u{2028}\u{feff}\u{10ffff}".as_bytes(), "text"),
@@ -73,6 +74,33 @@ fn every_kind_of_bytes_is_returned_exactly() {
         assert_eq!(key(&line), expected, "{}", String::from_utf8_lossy(&bytes[..bytes.len().min(80)]));
     }
     assert_equal_feed(&log, &other);
+}
+
+/// jq 1.6 refuses a line with a lone high surrogate, Python cannot print it, and Node replaces it.
+#[test]
+fn other_json_readers_restore_the_bytes_of_entries_with_surrogates() {
+    let place = Place::new();
+    let (log, other) = (place.log("alice"), place.log("bob"));
+    let lines = "{\"a\":\"\\ud800\"}\n[\"\\uDFFF\"]\n\"\\ud83d\\ude00\"\n\"\\\\ud800\"\n";
+    append(&log, lines);
+    let printed = read(&log);
+    let keys: Vec<&str> = printed.lines().map(key).collect();
+    assert_eq!(keys, ["text", "text", "entry", "entry"]);
+    let python = "import json, sys; sys.stdout.reconfigure(encoding='utf-8')\n\
+                  for line in map(json.loads, sys.stdin): print(line.get('text') or line['entry'])";
+    let node = "for (const line of require('fs').readFileSync(0, 'utf8').trim().split('\\n').map(JSON.parse)) \
+                console.log(line.text || line.entry)";
+    for (program, option, script) in [("python3", "-c", python), ("node", "-e", node)] {
+        let run = Run::program(program).args([option, script]).stdin(&printed);
+        run.stdout("{\"a\":\"\\ud800\"}\n[\"\\uDFFF\"]\n\u{1f600}\n\\ud800\n").success();
+    }
+    // Earlier programs wrote them as "entry".
+    let line = "{\"offset\":1,\"peer\":\"alice\",\"seq\":1,\"entry\":{\"a\":\"\\ud800\"}}\n";
+    Run::new(&other).args(["write"]).stdin(line).success();
+    Run::new(&other).args(["write"]).stdin(&printed).success();
+    assert_equal_feed(&log, &other);
+    Run::new(&log).args(["entry", "alice", "1", "--raw"]).stdout("{\"a\":\"\\ud800\"}").success();
+    Run::new(&log).args(["entry", "alice", "1"]).stdout(printed.lines().next().expect("a line").to_owned() + "\n").success();
 }
 
 /// Asserts that two logs print the same change lines and hold the same entries.
