@@ -1,5 +1,7 @@
 //! `append`: which input becomes an entry, which does not, and when an entry is acknowledged.
 
+use data_encoding::BASE64;
+
 use crate::harness::{Place, Run, append, heads, read};
 
 /// The payload part of each line of `read`.
@@ -27,6 +29,51 @@ fn white_space_around_a_json_line_is_dropped_and_blank_lines_are_skipped() {
     append(&log, "\n \t {\"a\" :\t1} \t\r\n   \n\r\n\t\n2\r\n\n3");
     assert_eq!(payloads(&log), ["\"text\":\"{\\\"a\\\" :\\t1}\"".trim_end_matches('}'), "\"entry\":2", "\"entry\":3"]);
     Run::new(&log).args(["entry", "alice", "1", "--raw"]).stdout("{\"a\" :\t1}").success();
+}
+
+#[test]
+fn a_byte_order_mark_at_the_start_of_text_is_dropped() {
+    let mark = "\u{feff}";
+    let cases: [(&[&str], &str, &[&str]); 8] = [
+        (&[], "M{\"a\":1}\n2\n", &["{\"a\":1}", "2"]),
+        (&[], "M \n3", &["3"]),
+        (&[], "M", &[]),
+        (&["--text"], "Ma\nMb\n", &["a", "Mb"]),
+        (&["--text"], "MMa", &["Ma"]),
+        (&["--text", "--entry-bytes-max", "1"], "Ma\n\n", &["a", ""]),
+        (&["-0"], "M1\0[]\0", &["1", "[]"]),
+        (&["--raw"], "Ma", &["Ma"]),
+    ];
+    for (options, input, expected) in cases {
+        let place = Place::new();
+        let log = place.log("alice");
+        Run::new(&log).args(["append"]).args(options).stdin(input.replace('M', mark)).stderr("").success();
+        let printed = Run::new(&log).args(["read", "--raw"]).success();
+        let stored: Vec<String> = printed.json().iter().map(|line| decode(&line["base64"])).collect();
+        let expected: Vec<String> = expected.iter().map(|text| text.replace('M', mark)).collect();
+        assert_eq!(stored, expected, "{options:?} {input:?}");
+    }
+}
+
+fn decode(base64: &serde_json::Value) -> String {
+    let bytes = BASE64.decode(base64.as_str().expect("a string").as_bytes()).expect("base64");
+    String::from_utf8(bytes).expect("UTF-8")
+}
+
+#[test]
+fn only_the_first_bytes_of_stdin_can_be_a_byte_order_mark() {
+    let place = Place::new();
+    let log = place.log("alice");
+    let mut appending = Run::new(&log).args(["append", "--text", "--ack"]).spawn();
+    for byte in b"\xef\xbb\xbf" {
+        appending.send([*byte]);
+    }
+    for (seq, line) in [(1, "\u{feff}a\n"), (2, "b\n"), (3, "\u{feff}c\n")] {
+        appending.send(line);
+        assert_eq!(appending.line(), format!("{{\"peer\":\"alice\",\"seq\":{seq}}}\n"));
+        Run::new(&log).args(["entry", "alice", &seq.to_string(), "--raw"]).stdout(line.trim_end()).success();
+    }
+    assert!(appending.finish().status.success());
 }
 
 #[test]

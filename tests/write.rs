@@ -109,6 +109,14 @@ fn offsets_and_unknown_fields_are_ignored_and_fields_may_be_in_any_order() {
 }
 
 #[test]
+fn a_byte_order_mark_before_the_first_line_is_skipped() {
+    let place = Place::new();
+    let log = place.log("alice");
+    Run::new(&log).args(["write"]).stdin("\u{feff}{\"peer\":\"p\",\"seq\":1,\"entry\":1}\n").stderr("").success();
+    Run::new(&log).args(["entry", "p", "1", "--raw"]).stdout("1").success();
+}
+
+#[test]
 fn the_same_bytes_under_any_key_are_the_same_entry() {
     let place = Place::new();
     let log = place.log("alice");

@@ -22,6 +22,9 @@ use crate::cli::report::progress::{Progress, Total};
 
 const PIPE_BYTES: i32 = 1 << 20;
 
+/// U+FEFF in UTF-8. Some programs begin each text file with it.
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+
 /// How stdin is split into lines.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Cut {
@@ -31,6 +34,14 @@ pub enum Cut {
     Nuls,
     /// Stdin is not split. It is one line, even if it is empty.
     Whole,
+}
+
+/// The form of stdin.
+#[derive(Clone, Copy)]
+pub struct Form {
+    pub cut: Cut,
+    /// Whether stdin is text. A byte order mark at its start is not part of the first line.
+    pub is_text: bool,
 }
 
 /// The maximum length of a line, and the maximum length of an entry, which an error names. A line can be longer than its entry:
@@ -72,7 +83,7 @@ fn bytes_left(stdin: &io::Stdin) -> Option<u64> {
 /// # Errors
 /// Of the input, of `check` and of `store`.
 pub fn store_stdin(
-    cut: Cut,
+    form: Form,
     limits: Limits,
     stop: &Stop,
     progress: &Progress<'_>,
@@ -88,7 +99,9 @@ pub fn store_stdin(
             batch.clear();
             Ok(())
         });
-        let mut source = Source { cut, limits, check, progress, batch: Batch::default(), start: 0, scanned: 0, number: 0 };
+        let Form { cut, is_text } = form;
+        let batch = Batch::default();
+        let mut source = Source { cut, can_have_mark: is_text, limits, check, progress, batch, start: 0, scanned: 0, number: 0 };
         let read = source.read_all(stop, &mut pipeline);
         // If both fail, the error of the log is returned, because it happened first.
         let (_, stored) = pipeline.finish(Some(source.batch).filter(|batch| !batch.is_empty()));
@@ -107,6 +120,8 @@ enum Woken {
 
 struct Source<'p, C> {
     cut: Cut,
+    /// Whether the first bytes are not checked for a byte order mark yet.
+    can_have_mark: bool,
     limits: Limits,
     check: C,
     progress: &'p Progress<'p>,
@@ -129,6 +144,7 @@ impl<C: FnMut(Line, &mut Batch) -> Result<(), Error>> Source<'_, C> {
                 Woken::Stored => {}
                 Woken::Input => {
                     let count = self.read(&stdin)?;
+                    self.skip_mark();
                     self.check_lines()?;
                     if count == 0 {
                         return self.check_last();
@@ -165,6 +181,17 @@ impl<C: FnMut(Line, &mut Batch) -> Result<(), Error>> Source<'_, C> {
                 }
                 Err(err) => return Err(Error::io("cannot read stdin", err.into()).into()),
             }
+        }
+    }
+
+    /// Moves past a byte order mark at the start of stdin.
+    fn skip_mark(&mut self) {
+        if self.can_have_mark
+            && let Some(bytes) = mark_bytes(self.batch.entries.input())
+        {
+            self.can_have_mark = false;
+            (self.start, self.scanned) = (bytes, bytes);
+            self.batch.input_bytes += bytes as u64;
         }
     }
 
@@ -244,6 +271,14 @@ impl<C: FnMut(Line, &mut Batch) -> Result<(), Error>> Source<'_, C> {
     }
 }
 
+/// The length of the byte order mark at the start of `input`, or `None` if more bytes are necessary to decide.
+fn mark_bytes(input: &[u8]) -> Option<usize> {
+    if input.starts_with(BYTE_ORDER_MARK) {
+        return Some(BYTE_ORDER_MARK.len());
+    }
+    (!BYTE_ORDER_MARK.starts_with(input)).then_some(0)
+}
+
 fn is_ready(stdin: &io::Stdin) -> bool {
     poll(&mut [PollFd::new(stdin.as_fd(), PollFlags::POLLIN)], PollTimeout::ZERO) != Ok(0)
 }
@@ -266,6 +301,23 @@ fn wait(stdin: &io::Stdin, stop: &Stop, pipeline: &Storing<'_, '_>) -> Result<Wo
         }
         if is_ready(1) {
             return Ok(Woken::Input);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::mark_bytes;
+
+    #[test]
+    fn a_byte_order_mark_is_found_when_its_last_byte_arrives() {
+        for input in [&b""[..], b"\xef", b"\xef\xbb"] {
+            assert_eq!(mark_bytes(input), None, "{input:?}");
+        }
+        for (input, bytes) in
+            [(&b"\xef\xbb\xbf"[..], 3), (b"\xef\xbb\xbf\xef\xbb\xbf", 3), (b"\n", 0), (b"\xef\n", 0), (b"a\xef\xbb\xbf", 0)]
+        {
+            assert_eq!(mark_bytes(input), Some(bytes), "{input:?}");
         }
     }
 }

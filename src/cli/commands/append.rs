@@ -11,7 +11,7 @@ use crate::cli::args::{entry_bytes, entry_bytes_arg, flag};
 use crate::cli::context::Context;
 use crate::cli::exit::Exit;
 use crate::cli::help::epilogue;
-use crate::cli::input::{self, Cut, Limits, Line, store_stdin};
+use crate::cli::input::{self, Cut, Form, Limits, Line, store_stdin};
 use crate::cli::io::output::Output;
 use crate::cli::io::signals::Stop;
 use crate::cli::report::progress::Progress;
@@ -55,7 +55,8 @@ pub fn run(context: &Context, args: &ArgMatches) -> Result<Exit> {
     };
     let limits = Limits { line_bytes_max, entry_bytes_max: bytes_max };
     let mut applier = Applier::new(&log, false);
-    store_stdin(cut, limits, &stop, &progress, check, |batch| store(&mut applier, batch, ack.as_ref(), &stop))?;
+    let form = Form { cut, is_text: !raw };
+    store_stdin(form, limits, &stop, &progress, check, |batch| store(&mut applier, batch, ack.as_ref(), &stop))?;
     Ok(stop.exit().unwrap_or(Exit::Done))
 }
 

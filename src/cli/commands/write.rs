@@ -12,7 +12,7 @@ use crate::cli::args::{entry_bytes, entry_bytes_arg};
 use crate::cli::context::Context;
 use crate::cli::exit::Exit;
 use crate::cli::help::epilogue;
-use crate::cli::input::{self, Cut, Limits, Line, store_stdin};
+use crate::cli::input::{self, Cut, Form, Limits, Line, store_stdin};
 use crate::cli::io::signals;
 use crate::cli::report::progress::Progress;
 use crate::cli::report::session;
@@ -37,7 +37,7 @@ pub fn run(context: &Context, args: &ArgMatches) -> Result<Exit> {
     let (mut applier, mut stopped) = (Applier::new(&log, false), StoppedCounts::default());
     let store = |batch: &Batch| store(&mut applier, batch, &mut stopped, &progress);
     let limits = Limits { line_bytes_max: bytes_max * 6 + LINE_EXTRA_BYTES_MAX, entry_bytes_max: bytes_max };
-    store_stdin(Cut::Lines, limits, &stop, &progress, check, store)?;
+    store_stdin(Form { cut: Cut::Lines, is_text: true }, limits, &stop, &progress, check, store)?;
     let exit = match stopped {
         StoppedCounts { forks: 1.., .. } => Exit::Fork,
         StoppedCounts { gaps: 1.., .. } => Exit::Incomplete,
