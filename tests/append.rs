@@ -160,17 +160,23 @@ type BadInput<'a> = (&'a [&'a str], &'a [u8], usize, &'a str);
 #[test]
 fn bad_input_is_reported_with_its_line_and_earlier_entries_are_stored() {
     let deep = [b"1\n", &b"[".repeat(129)[..], &b"]".repeat(129), b"\n2\n"].concat();
-    let cases: [BadInput<'_>; 11] = [
-        (&[], b"1\n2\nnot json\n4\n", 2, "line 3: not JSON: "),
-        (&[], b"\n\n{\n", 0, "line 3: not JSON: "),
+    let cases: [BadInput<'_>; 12] = [
+        (&[], b"1\n2\nnot json\n4\n", 2, "line 3: not JSON: expected ident at byte 2: use --text for lines that are not JSON; "),
+        (&[], b"x\n", 0, "line 1: not JSON: expected value at byte 1: use --text for lines that are not JSON; "),
+        (
+            &[],
+            b"\n\n{\n \"a\": 1\n}\n",
+            0,
+            "line 3: not JSON: EOF while parsing an object at byte 1: a value must be on one line, `jq -c` does that; ",
+        ),
         (&[], b"1\n2 3\n", 1, "line 2: not JSON: "),
         (&[], b"1\n\"\xff\"\n", 1, "line 2: not UTF-8 at byte 2: "),
         (&[], b"1\n\xc2\xa02\n", 1, "line 2: not JSON: "),
-        (&[], &deep, 1, "line 2: JSON nested more than 128 levels deep"),
+        (&[], &deep, 1, "line 2: JSON nested more than 128 levels deep; "),
         (&[], b"1\n\"\x01\"\n", 1, "line 2: not JSON: "),
         (&[], b"1\nNaN", 1, "line 2: not JSON: "),
         (&["--text"], b"a\nb\n\xe9\nd\n", 2, "line 3: not UTF-8 at byte 1: "),
-        (&["-0"], b"1\0{\0", 1, "entry 2: not JSON: "),
+        (&["-0"], b"1\0{\0", 1, "entry 2: not JSON: EOF while parsing an object at byte 1; "),
         (&["--text", "-0"], b"a\0b\nc\0\xff\0", 2, "entry 3: not UTF-8 at byte 1: "),
     ];
     for (options, input, stored, said) in cases {

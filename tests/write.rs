@@ -263,6 +263,9 @@ fn bad_lines_are_reported_and_earlier_lines_are_stored() {
     let log = place.log("log");
     let too_long = format!("{good}{{\"peer\":\"{}\",\"seq\":1,\"entry\":1}}\n", "p".repeat(256));
     Run::new(&log).args(["write"]).stdin(too_long).stderr_has("line 3: ").status(7);
+    let over_lines = format!("{good}{{\n  \"peer\": \"p\",\n  \"seq\": 2,\n  \"entry\": 2\n}}\n");
+    let said = "line 3: EOF while parsing an object at byte 1: a value must be on one line, `jq -c` does that; ";
+    Run::new(&log).args(["write"]).stdin(over_lines).stderr_has(said).status(7);
     let not_utf8 = [good.as_bytes(), b"{\"peer\":\"\xff\",\"seq\":2,\"entry\":1}\n"].concat();
     Run::new(&log).args(["write"]).stdin(not_utf8).stderr_has("line 3: not UTF-8 at byte 10").status(7);
 }

@@ -14,6 +14,7 @@ use crate::cli::help::epilogue;
 use crate::cli::input::{self, Cut, Form, Limits, Line, store_stdin};
 use crate::cli::io::output::Output;
 use crate::cli::io::signals::Stop;
+use crate::cli::report::hint::json_hint;
 use crate::cli::report::progress::Progress;
 
 pub fn command() -> Command {
@@ -47,7 +48,10 @@ pub fn run(context: &Context, args: &ArgMatches) -> Result<Exit> {
         (_, true) => (add_bytes, bytes_max),
         _ => (add_json, bytes_max + WHITE_SPACE_BYTES_MAX),
     };
-    let check = |line: Line, batch: &mut Batch| check(line.range, batch, bytes_max).map_err(explain);
+    let check = |line: Line, batch: &mut Batch| {
+        let range = line.range.clone();
+        check(range, batch, bytes_max).map_err(|err| explain(err, &batch.entries.input()[line.range], cut))
+    };
     let ack = args.get_flag("ack").then(Output::new);
     let progress = match &ack {
         Some(output) if !output.is_file() => Progress::off(),
@@ -91,8 +95,12 @@ fn check_length(bytes: usize, bytes_max: usize) -> Result<(), Error> {
     if bytes > bytes_max { Err(Error::EntryTooLong(bytes as u64, bytes_max)) } else { Ok(()) }
 }
 
-fn explain(err: Error) -> Error {
+fn explain(err: Error, line: &[u8], cut: Cut) -> Error {
     match err {
+        Error::BadInput(reason) => Error::BadInput(match json_hint(line, cut == Cut::Lines) {
+            Some(hint) => format!("{reason}: {hint}"),
+            None => reason,
+        }),
         Error::NotUtf8(_) => Error::BadInput(format!("{err}: use --raw for other bytes")),
         err => err,
     }

@@ -14,6 +14,7 @@ use crate::cli::exit::Exit;
 use crate::cli::help::epilogue;
 use crate::cli::input::{self, Cut, Form, Limits, Line, store_stdin};
 use crate::cli::io::signals;
+use crate::cli::report::hint::ONE_LINE;
 use crate::cli::report::progress::Progress;
 use crate::cli::report::session;
 
@@ -52,7 +53,10 @@ fn add_change(line: &Line, batch: &mut Batch, bytes_max: usize) -> Result<(), Er
     if text.trim_matches([' ', '\t', '\r']).is_empty() {
         return Ok(());
     }
-    let ChangeLine { peer, seq, content } = parse_change(text)?;
+    let ChangeLine { peer, seq, content } = parse_change(text).map_err(|err| match err {
+        Error::BadInput(reason) if text.trim_ascii() == "{" => Error::BadInput(format!("{reason}: {ONE_LINE}")),
+        err => err,
+    })?;
     if let Content::Bytes(bytes) = &content
         && bytes.len() > bytes_max
     {

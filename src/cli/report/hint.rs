@@ -1,6 +1,10 @@
 //! Hints for errors of the library: the option or command that helps.
 
 use scuttleup::Error;
+use serde::de::IgnoredAny;
+
+/// The hint for a value that continues on the next line.
+pub const ONE_LINE: &str = "a value must be on one line, `jq -c` does that";
 
 /// The hint for this error, if there is one.
 pub fn hint(err: &Error) -> Option<&'static str> {
@@ -18,4 +22,44 @@ pub fn hint(err: &Error) -> Option<&'static str> {
 /// The text of the error, followed by its hint.
 pub fn with_hint(err: &Error) -> String {
     hint(err).map_or_else(|| err.to_string(), |hint| format!("{err}: {hint}"))
+}
+
+/// The hint for a line that `append` refuses as JSON, if there is one. `can_continue` says whether a newline ends the line, so
+/// that a value can continue on the next line.
+pub fn json_hint(line: &[u8], can_continue: bool) -> Option<&'static str> {
+    let err = serde_json::from_slice::<IgnoredAny>(line).err()?;
+    match line.trim_ascii_start().first() {
+        Some(b'{' | b'[') if err.is_eof() => can_continue.then_some(ONE_LINE),
+        // This is meant to be JSON.
+        Some(b'{') => None,
+        _ => Some("use --text for lines that are not JSON"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hints_for_lines_that_are_not_json() {
+        let text = Some("use --text for lines that are not JSON");
+        let cases: [(&str, Option<&str>); 12] = [
+            ("{", Some(ONE_LINE)),
+            (" [ \r", Some(ONE_LINE)),
+            ("{\"a\": [", Some(ONE_LINE)),
+            ("{\"a\": \"b", Some(ONE_LINE)),
+            ("{a: 1}", None),
+            ("{} {}", None),
+            ("not json", text),
+            ("n", text),
+            ("}", text),
+            ("[info] started", text),
+            ("12:30 started", text),
+            ("[1]", None),
+        ];
+        for (line, hint) in cases {
+            assert_eq!(json_hint(line.as_bytes(), true), hint, "{line}");
+        }
+        assert_eq!(json_hint(b"{", false), None);
+    }
 }
