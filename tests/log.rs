@@ -235,6 +235,27 @@ fn usage_errors_are_one_line_and_exit_2() {
 }
 
 #[test]
+fn an_invalid_number_is_reported_with_its_argument() {
+    let cases: [(&[&str], &str); 8] = [
+        (&["append", "--entry-bytes-max", "abc"], "'abc' for '--entry-bytes-max <N>': not a number"),
+        (&["append", "--entry-bytes-max", "0"], "'0' for '--entry-bytes-max <N>': not a number from 1 to 1073741824"),
+        (
+            &["write", "--entry-bytes-max", "1073741825"],
+            "'1073741825' for '--entry-bytes-max <N>': not a number from 1 to 1073741824",
+        ),
+        (&["read", "-n", "x"], "'x' for '-n <N>': not a number"),
+        (&["read", "-n", ""], "'' for '-n <N>': not a number"),
+        (&["read", "--after", "x"], "'x' for '--after <OFFSET>': not a number"),
+        (&["read", "-n", "18446744073709551616"], "'18446744073709551616' for '-n <N>': the number is too large"),
+        (&["entry", "a", "x"], "'x' for '<SEQ>': not a number"),
+    ];
+    for (args, said) in cases {
+        let expected = format!("scuttleup: invalid value {said}; see scuttleup --help\n");
+        Run::bare().args(args).stdout("").stderr(&expected).status(2);
+    }
+}
+
+#[test]
 fn help_and_version_go_to_stdout() {
     for args in [&["--help"][..], &["-h"], &["help"], &["read", "--help"], &["help", "append"]] {
         let printed = Run::bare().args(args).stderr("").success();

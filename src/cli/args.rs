@@ -1,7 +1,9 @@
 //! Arguments that several commands share.
 
+use std::num::{IntErrorKind, ParseIntError};
+
 use anyhow::Result;
-use clap::{Arg, ArgAction, ArgMatches, value_parser};
+use clap::{Arg, ArgAction, ArgMatches};
 use scuttleup::ndjson::PayloadKeys;
 use scuttleup::{ENTRY_BYTES_MAX, Error, PeerId, Seq};
 
@@ -12,15 +14,22 @@ pub fn flag(name: &'static str, help: &'static str) -> Arg {
     Arg::new(name).long(name).action(ArgAction::SetTrue).help(help)
 }
 
+/// Parses a number of the command line.
+///
+/// # Errors
+/// The reason, which clap prints after the value and the name of the argument.
+pub fn parse_number(text: &str) -> Result<u64, &'static str> {
+    text.parse().map_err(|err: ParseIntError| match err.kind() {
+        IntErrorKind::PosOverflow => "the number is too large",
+        _ => "not a number",
+    })
+}
+
 /// PEER and SEQ, for the commands that name one entry.
 pub fn peer_and_seq_args() -> [Arg; 2] {
     [
         Arg::new("peer").value_name("PEER").required(true).help("The peer id of the feed"),
-        Arg::new("seq")
-            .value_name("SEQ")
-            .required(true)
-            .value_parser(value_parser!(u64))
-            .help("The number of the entry in the feed"),
+        Arg::new("seq").value_name("SEQ").required(true).value_parser(parse_number).help("The number of the entry in the feed"),
     ]
 }
 
@@ -41,12 +50,18 @@ pub fn no_entry(peer: &str, seq: Seq) -> anyhow::Error {
     anyhow::anyhow!("entry {seq} of {} is not in this log: `scuttleup heads` prints the head of each feed", display_peer(peer))
 }
 
+/// The maximum of --entry-bytes-max.
+const ENTRY_BYTES_LIMIT: u64 = 1 << 30;
+
 /// --entry-bytes-max, for the commands that store entries.
 pub fn entry_bytes_arg() -> Arg {
     Arg::new("entry-bytes-max")
         .long("entry-bytes-max")
         .value_name("N")
-        .value_parser(value_parser!(u64).range(1..=1 << 30))
+        .value_parser(|text: &str| match parse_number(text)? {
+            bytes @ 1..=ENTRY_BYTES_LIMIT => Ok(bytes),
+            _ => Err("not a number from 1 to 1073741824"),
+        })
         .help("The maximum length of an entry in bytes, up to 1 GiB [default: 67108864]")
 }
 
