@@ -1,4 +1,4 @@
-//! Following a log as it grows: scan, wait for a notification, scan again. Nothing is polled.
+//! Following a log as it grows: scan, wait for a notification, scan again. The log is polled only if inotify is exhausted.
 
 use std::ops::ControlFlow;
 use std::os::fd::AsFd;
@@ -7,18 +7,31 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::model::{Change, Error, Offset, Result};
-use crate::store::{Bounds, Log, Reader, Watcher};
+use crate::store::{Bounds, InotifyLimit, Log, Reader, Watcher};
+
+/// The time between two looks at a log that cannot be watched.
+const POLL_MILLIS: u16 = 1000;
 
 /// Reads a log from an offset on, and waits for new entries.
 pub struct Follower<'l> {
     reader: Reader<'l>,
     after: Offset,
-    /// `None`: new entries do not wake this follower.
-    watcher: Option<Watcher>,
+    wake: Wake,
+}
+
+/// What wakes a follower.
+enum Wake {
+    /// Notifications.
+    Watcher(Watcher),
+    /// The time, because this limit is exhausted.
+    Time(InotifyLimit),
+    /// New entries do not wake it.
+    Never,
 }
 
 impl Log {
-    /// Follows the log after the offset `after`. No later commit is missed.
+    /// Follows the log after the offset `after`. No later commit is missed. If a limit of inotify is exhausted, the follower
+    /// looks at the log every second: see [`Follower::inotify_limit`].
     ///
     /// ```
     /// use std::ops::ControlFlow;
@@ -41,17 +54,17 @@ impl Log {
     /// ```
     ///
     /// # Errors
-    /// When the log cannot be watched (inotify).
+    /// When the log cannot be watched for another reason.
     pub fn follow(&self, after: Offset) -> Result<Follower<'_>> {
         // The watcher starts before the first scan: every commit that this scan does not see sends a notification.
-        let watcher = Some(self.watcher()?);
-        Ok(Follower { reader: self.reader(), after, watcher })
+        let wake = self.watcher()?.map_or_else(Wake::Time, Wake::Watcher);
+        Ok(Follower { reader: self.reader(), after, wake })
     }
 
     /// As [`Log::follow`], but new entries do not wake the follower. For callers that only read existing entries: the end
     /// of an inotify watch can take 20 ms, because the kernel waits for all processors.
     pub(crate) fn follow_without_watch(&self, after: Offset) -> Follower<'_> {
-        Follower { reader: self.reader(), after, watcher: None }
+        Follower { reader: self.reader(), after, wake: Wake::Never }
     }
 }
 
@@ -77,6 +90,15 @@ impl Follower<'_> {
         self.after = after;
     }
 
+    /// The limit of inotify that was exhausted when the follower started. Then [`Follower::wait`] returns every second. `None`:
+    /// notifications wake the follower.
+    pub fn inotify_limit(&self) -> Option<InotifyLimit> {
+        match self.wake {
+            Wake::Time(limit) => Some(limit),
+            Wake::Watcher(_) | Wake::Never => None,
+        }
+    }
+
     /// Waits until the log has changed since the last wait, or until one of `others` has an event. Returns for each of
     /// `others` whether it has an event. A return does not mean that the log has new entries: scan again to find out.
     ///
@@ -90,18 +112,30 @@ impl Follower<'_> {
     pub(crate) fn wait_until(&mut self, others: &[PollFd<'_>], timeout: PollTimeout) -> Result<Option<Vec<bool>>> {
         let mut fds = Vec::with_capacity(others.len() + 1);
         fds.extend_from_slice(others);
-        fds.extend(self.watcher.as_ref().map(|watcher| PollFd::new(watcher.as_fd(), PollFlags::POLLIN)));
+        match &self.wake {
+            Wake::Watcher(watcher) => fds.push(PollFd::new(watcher.as_fd(), PollFlags::POLLIN)),
+            Wake::Time(_) if timeout.is_none() || timeout > PollTimeout::from(POLL_MILLIS) => {
+                poll_until(&mut fds, PollTimeout::from(POLL_MILLIS))?;
+                return Ok(Some(events(&fds)));
+            }
+            Wake::Time(_) | Wake::Never => {}
+        }
         if !poll_until(&mut fds, timeout)? {
             return Ok(None);
         }
-        let mut has_event: Vec<bool> = fds.iter().map(|fd| fd.any() == Some(true)).collect();
-        if let Some(watcher) = &self.watcher
+        let mut has_event = events(&fds);
+        if let Wake::Watcher(watcher) = &self.wake
             && has_event.pop() == Some(true)
         {
             watcher.clear()?;
         }
         Ok(Some(has_event))
     }
+}
+
+/// For each of `fds`, whether it has an event.
+fn events(fds: &[PollFd<'_>]) -> Vec<bool> {
+    fds.iter().map(|fd| fd.any() == Some(true)).collect()
 }
 
 /// Waits without a timeout for an event on one of `fds`.

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use nix::sys::signal::Signal;
 
-use crate::harness::{Place, Run, Running, append, shell};
+use crate::harness::{Place, Run, Running, SCUTTLEUP, append, shell};
 
 fn line(seq: u32) -> String {
     format!("{{\"offset\":{seq},\"peer\":\"a\",\"seq\":{seq},\"entry\":{seq}}}\n")
@@ -175,4 +175,64 @@ fn watching_a_missing_log_is_an_error() {
     let place = Place::new();
     Run::new(&place.path("none")).args(["watch"]).stderr_has("no log in ").status(1);
     assert!(!place.path("none").exists());
+}
+
+/// `scuttleup ARGS` in a user namespace in which no inotify instance, or no inotify watch, is left (`what`).
+fn spawn_without_inotify(what: &str, args: &[&str]) -> Running {
+    Run::program("unshare").args(["-Ur", "true"]).stderr("").success();
+    let script = "echo 0 > /proc/sys/user/max_inotify_$WHAT && exec \"$SCUTTLEUP\" \"$@\"";
+    let run = Run::program("unshare").args(["-Ur", "bash", "-c", script, "bash"]).args(args);
+    run.env("WHAT", what).env("SCUTTLEUP", SCUTTLEUP).spawn()
+}
+
+fn polling(what: &str) -> String {
+    let (name, settings) = match what {
+        "instances" => ("instance", "fs.inotify.max_user_instances (sysctl) or ulimit -n"),
+        _ => ("watch", "fs.inotify.max_user_watches (sysctl)"),
+    };
+    format!(
+        "scuttleup: no inotify {name} is left, this command looks for new entries every second: \
+         raise {settings} and run it again to get new entries at once\n"
+    )
+}
+
+#[test]
+fn without_inotify_a_live_reader_looks_every_second_and_says_so() {
+    let place = Place::new();
+    let log = place.log("a");
+    append(&log, numbers(1..=2));
+    let path = log.to_str().expect("UTF-8");
+    for (what, command) in [("instances", "read"), ("instances", "watch"), ("watches", "read")] {
+        let mut reading = spawn_without_inotify(what, &["--log", path, command, "--live", "--after", "1"]);
+        assert_eq!(reading.line(), line(2));
+        let last = Run::new(&log).args(["info"]).success().json()[0]["last_offset"].as_u64().expect("a number") as u32;
+        (3..=last).for_each(|seq| assert_eq!(reading.line(), line(seq)));
+        for seq in last + 1..=last + 2 {
+            append(&log, seq.to_string());
+            assert_eq!(reading.line(), line(seq));
+        }
+        reading.signal(Signal::SIGTERM);
+        let ended = reading.wait();
+        assert_eq!((ended.status.code(), ended.printed.stderr), (Some(143), polling(what)));
+    }
+}
+
+#[test]
+fn without_inotify_a_live_session_looks_every_second_and_says_so() {
+    let place = Place::new();
+    let (a, b) = (place.log("a"), place.log("b"));
+    append(&a, "1");
+    let [from, to] = [&a, &b].map(|log| log.to_str().expect("UTF-8"));
+    let words = ["-q", "--log", from, "replicate", "--", SCUTTLEUP, "-q", "--log", to, "replicate", "--mode", "pull"];
+    let mut session = spawn_without_inotify("instances", &words);
+    let mut watching = spawn(&b, &["watch"]);
+    for seq in 1..=3 {
+        assert_eq!(watching.line(), line(seq));
+        append(&a, (seq + 1).to_string());
+    }
+    session.signal(Signal::SIGTERM);
+    let ended = session.wait();
+    // The side that only pulls never waits for new entries of its log.
+    let notices = ended.printed.stderr.matches(&polling("instances")).count();
+    assert_eq!((ended.status.code(), notices), (Some(143), 1), "{}", ended.printed.stderr);
 }

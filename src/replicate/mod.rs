@@ -23,7 +23,7 @@ use std::time::Instant;
 pub use outcome::{Ending, Outcome, Reached};
 
 use crate::model::{Chain, ENTRY_BYTES_MAX, Error, PeerId, Result, Seq};
-use crate::store::Log;
+use crate::store::{InotifyLimit, Log};
 use crate::wire::{Local, Mode, Session, Wire};
 use coordination::Coordination;
 use outcome::{Facts, ReceiverEnd};
@@ -112,6 +112,8 @@ pub enum Notice {
     DeletedLeftOut(PeerId, Seq),
     /// The original cannot hold a feed with an id such as this one: such feeds are not sent.
     IdLeftOut(PeerId),
+    /// This limit of inotify is exhausted: the session looks for new entries of this log every second.
+    Polling(InotifyLimit),
 }
 
 /// Replicates `log` with the remote at the other end of `input` and `output`.

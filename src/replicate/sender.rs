@@ -185,7 +185,14 @@ impl<'a, W: Write + AsFd> Sender<'a, W> {
         };
         self.context.step(Step::Ahead(outgoing.announced_offset().0.saturating_sub(start.0)));
         // The end of an inotify watch can take 20 ms, so a session that is not live does not use one.
-        if outgoing.is_live() { log.follow(start) } else { Ok(log.follow_without_watch(start)) }
+        if !outgoing.is_live() {
+            return Ok(log.follow_without_watch(start));
+        }
+        let follower = log.follow(start)?;
+        if let Some(limit) = follower.inotify_limit() {
+            (self.context.notify)(Notice::Polling(limit));
+        }
+        Ok(follower)
     }
 
     /// Reports the entries and feeds that were left out. Must be called without a snapshot or a lock, because the notification may

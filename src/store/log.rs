@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use super::files::open_once::OpenOnce;
 use super::files::{data, directory, identity, space};
 use super::lmdb::Env;
-use super::notify::{Notifier, Watcher};
+use super::notify::{InotifyLimit, Notifier, Watcher};
 use super::rows::FORMAT;
 use crate::model::{Error, HashedEntry, Offset, PeerId, Result, Seq, Tombstone};
 
@@ -235,7 +235,7 @@ impl Log {
         Ok(tombstone)
     }
 
-    pub(crate) fn watcher(&self) -> Result<Watcher> {
+    pub(crate) fn watcher(&self) -> Result<Result<Watcher, InotifyLimit>> {
         Watcher::new(&self.dir)
     }
 }

@@ -22,6 +22,7 @@ mod writer;
 
 pub use feeds::Compared;
 pub use log::{Info, Log};
+pub use notify::InotifyLimit;
 pub(crate) use notify::Watcher;
 pub use reader::{Bounds, Reader};
 pub use writer::{Committed, Writer};

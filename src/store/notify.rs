@@ -36,34 +36,41 @@ impl Notifier {
     }
 }
 
+/// The limit of inotify that is exhausted, so that a log cannot be watched.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum InotifyLimit {
+    /// The instances of the user (fs.inotify.max_user_instances), or the descriptors of the process (ulimit -n).
+    Instances,
+    /// The watches of the user (fs.inotify.max_user_watches).
+    Watches,
+}
+
 /// Receives notifications, for readers. Its descriptor is readable after a notification that arrived since [`Watcher::new`]
 /// or [`Watcher::clear`].
 pub struct Watcher(Inotify);
 
 impl Watcher {
-    /// Starts to watch the log in `dir`.
-    pub fn new(dir: &Path) -> Result<Self> {
-        // inotify reports ENOSPC for its own limit. It does not mean a full disk.
-        let limits = "the log cannot be watched (raise fs.inotify.max_user_watches, fs.inotify.max_user_instances or ulimit -n)";
-        let fail = |err: Errno| match err {
-            Errno::EMFILE | Errno::ENOSPC => Error::Io(limits.into(), err.into()),
-            err => Error::io("the log cannot be watched", err.into()),
+    /// Starts to watch the log in `dir`. Returns the limit if a limit of inotify is exhausted.
+    pub fn new(dir: &Path) -> Result<Result<Self, InotifyLimit>> {
+        let fail = |err: Errno| Error::io("the log cannot be watched", err.into());
+        let inotify = match Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK) {
+            Err(Errno::EMFILE) => return Ok(Err(InotifyLimit::Instances)),
+            inotify => inotify.map_err(fail)?,
         };
-        let inotify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK).map_err(fail)?;
         // IN_CLOSE_WRITE reports the end of a writer. A writer may be killed after its commit and before its notification.
         let events = AddWatchFlags::IN_MODIFY | AddWatchFlags::IN_CLOSE_WRITE;
         let add = || inotify.add_watch(&dir.join(FILE_NAME), events);
-        match add() {
+        let mut added = add();
+        if added == Err(Errno::ENOENT) {
             // The creator of the log was killed before it created this file.
-            Err(Errno::ENOENT) => {
-                Notifier::open(dir)?;
-                add().map_err(fail)?;
-            }
-            added => {
-                added.map_err(fail)?;
-            }
+            Notifier::open(dir)?;
+            added = add();
         }
-        Ok(Self(inotify))
+        match added {
+            // inotify reports ENOSPC for its own limit. It does not mean a full disk.
+            Err(Errno::ENOSPC) => Ok(Err(InotifyLimit::Watches)),
+            added => added.map(|_| Ok(Self(inotify))).map_err(fail),
+        }
     }
 
     /// Discards all notifications that have arrived. Call this before a scan: if it is called after the scan, a commit between

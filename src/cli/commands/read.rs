@@ -16,6 +16,8 @@ use crate::cli::exit::Exit;
 use crate::cli::help::epilogue;
 use crate::cli::io::output::{Output, WRITE_BYTES};
 use crate::cli::io::signals;
+use crate::cli::report::diagnostics;
+use crate::cli::report::hint;
 use crate::cli::report::progress::{self, Progress, Total};
 use crate::cli::select::{self, Selection};
 
@@ -131,6 +133,9 @@ impl Printer {
     fn follow(mut self, log: &Log, output: &Output) -> Result<Exit> {
         // The follower is created before the start is found, so that --tail misses no entry from now on.
         let mut follower = log.follow(Offset::ZERO)?;
+        if let Some(limit) = follower.inotify_limit() {
+            diagnostics::error(&hint::polling(limit));
+        }
         follower.go_to(self.selection.start(log, log.last_offset()?)?);
         loop {
             let found_any = follower.scan(Bounds::default(), |change| {

@@ -1,6 +1,6 @@
-//! Hints for errors of the library: the option or command that helps.
+//! Hints for errors of the library and for exhausted limits: the option, command or setting that helps.
 
-use scuttleup::Error;
+use scuttleup::{Error, InotifyLimit};
 use serde::de::IgnoredAny;
 
 /// The hint for a value that continues on the next line.
@@ -17,6 +17,18 @@ pub fn hint(err: &Error) -> Option<&'static str> {
         Error::NoNativeWire => Some("use --wire auto, or install a newer scuttleup on the remote"),
         _ => None,
     }
+}
+
+/// The text for a live command that looks for new entries every second, because this limit is exhausted.
+pub fn polling(limit: InotifyLimit) -> String {
+    let (what, settings) = match limit {
+        InotifyLimit::Instances => ("instance", "fs.inotify.max_user_instances (sysctl) or ulimit -n"),
+        InotifyLimit::Watches => ("watch", "fs.inotify.max_user_watches (sysctl)"),
+    };
+    format!(
+        "no inotify {what} is left, this command looks for new entries every second: \
+         raise {settings} and run it again to get new entries at once"
+    )
 }
 
 /// The text of the error, followed by its hint.

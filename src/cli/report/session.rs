@@ -7,6 +7,7 @@ use scuttleup::{Ending, Notice, Outcome, PeerId, Reached, Wire, ndjson};
 use crate::cli::exit::Exit;
 use crate::cli::io::output::Output;
 use crate::cli::report::diagnostics::{self, Diagnostics};
+use crate::cli::report::hint;
 
 /// The text of a notice.
 pub fn notice(notice: Notice) -> String {
@@ -47,6 +48,7 @@ pub fn notice(notice: Notice) -> String {
         Notice::IdLeftOut(peer) => {
             format!("the original cannot store a feed with the id {peer}: feeds with such ids are not sent on the original wire")
         }
+        Notice::Polling(limit) => hint::polling(limit),
     }
 }
 
