@@ -14,6 +14,7 @@ const POLL_MILLIS: u16 = 1000;
 
 /// Reads a log from an offset on, and waits for new entries.
 pub struct Follower<'l> {
+    log: &'l Log,
     reader: Reader<'l>,
     after: Offset,
     wake: Wake,
@@ -58,13 +59,13 @@ impl Log {
     pub fn follow(&self, after: Offset) -> Result<Follower<'_>> {
         // The watcher starts before the first scan: every commit that this scan does not see sends a notification.
         let wake = self.watcher()?.map_or_else(Wake::Time, Wake::Watcher);
-        Ok(Follower { reader: self.reader(), after, wake })
+        Ok(Follower { log: self, reader: self.reader(), after, wake })
     }
 
     /// As [`Log::follow`], but new entries do not wake the follower. For callers that only read existing entries: the end
     /// of an inotify watch can take 20 ms, because the kernel waits for all processors.
     pub(crate) fn follow_without_watch(&self, after: Offset) -> Follower<'_> {
-        Follower { reader: self.reader(), after, wake: Wake::Never }
+        Follower { log: self, reader: self.reader(), after, wake: Wake::Never }
     }
 }
 
@@ -72,11 +73,16 @@ impl Follower<'_> {
     /// Gives the next changes to `each`, in one [`Reader::scan`] within `bounds`. Returns whether it found a change.
     ///
     /// # Errors
-    /// As [`Reader::scan`].
+    /// As [`Reader::scan`]. [`Error::ReplacedWhileFollowed`] if it found no change, and would never find one, because the files
+    /// of the log were removed, moved or replaced.
     pub fn scan(&mut self, bounds: Bounds, each: impl FnMut(Change<'_>) -> Result<ControlFlow<()>>) -> Result<bool> {
         let last = self.reader.scan(self.after, bounds, each)?;
         let any = last != self.after;
         self.after = last;
+        // Before each wait: the watcher reports only later changes of the files.
+        if !any && !matches!(self.wake, Wake::Never) {
+            self.log.check_in_place()?;
+        }
         Ok(any)
     }
 
@@ -100,7 +106,8 @@ impl Follower<'_> {
     }
 
     /// Waits until the log has changed since the last wait, or until one of `others` has an event. Returns for each of
-    /// `others` whether it has an event. A return does not mean that the log has new entries: scan again to find out.
+    /// `others` whether it has an event. A return does not mean that the log has new entries: scan again to find out, and to
+    /// find out whether the log was removed, moved or replaced.
     ///
     /// # Errors
     /// When poll(2) or inotify fails.

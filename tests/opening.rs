@@ -144,13 +144,15 @@ fn a_data_file_that_is_replaced_under_a_watcher_is_not_written() {
     (3..20).for_each(|n| append(&newer, format!("{n}\n")));
     let mut watching = Run::new(&log).args(["watch"]).spawn();
     watching.line();
+    // Otherwise it ends at once, and the lock file is set up again.
+    watching.signal(Signal::SIGSTOP);
     // As when a backup is restored. LMDB's lock file still has the transaction numbers of the old data file.
     fs::rename(newer.join("data.mdb"), log.join("data.mdb")).expect("the data file is replaced");
     let refused =
         Run::new(&log).args(["append", "--ack"]).stdin("20\n").stdout("").stderr_has("files of the log were removed or replaced");
     refused.stderr_has("end all of these processes").status(1);
-    watching.signal(Signal::SIGTERM);
-    watching.wait();
+    watching.signal(Signal::SIGCONT);
+    assert_eq!(watching.wait().status.code(), Some(1));
     append(&log, "20\n");
     assert_eq!(read(&log).lines().count(), 21);
 }

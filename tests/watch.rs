@@ -1,5 +1,6 @@
 //! `watch` and `read --live`: print existing entries, then each entry as it arrives.
 
+use std::fs;
 use std::path::Path;
 
 use nix::sys::signal::Signal;
@@ -235,4 +236,101 @@ fn without_inotify_a_live_session_looks_every_second_and_says_so() {
     // The side that only pulls never waits for new entries of its log.
     let notices = ended.printed.stderr.matches(&polling("instances")).count();
     assert_eq!((ended.status.code(), notices), (Some(143), 1), "{}", ended.printed.stderr);
+}
+
+const REPLACED: &str = "the files of the log were removed or replaced, or its directory was moved, and new entries would be missed: \
+                        run it again";
+
+/// Waits until it ends: it must have printed no further line, and this error.
+fn assert_replaced(mut reading: Running, notices: &str) {
+    let ended = reading.wait();
+    let expected = format!("{notices}scuttleup: {REPLACED}\n");
+    assert_eq!((ended.status.code(), &*ended.printed.stdout, ended.printed.stderr), (Some(1), &b""[..], expected));
+}
+
+/// What happens to the log `x/a`, and a function that does it.
+type Change = (&'static str, fn(&Place));
+
+#[test]
+fn a_live_reader_ends_when_the_files_of_its_log_are_removed_moved_or_replaced() {
+    let changes: [Change; 7] = [
+        ("removed", |place| fs::remove_dir_all(place.path("x/a")).expect("it exists")),
+        ("made anew", |place| {
+            fs::remove_dir_all(place.path("x/a")).expect("it exists");
+            place.log("x/a");
+        }),
+        ("moved", |place| fs::rename(place.path("x/a"), place.path("x/b")).expect("it exists")),
+        ("moved with the directory above it", |place| fs::rename(place.path("x"), place.path("y")).expect("it exists")),
+        ("restored", |place| {
+            fs::copy(place.path("x/a/data.mdb"), place.path("backup")).expect("a copy");
+            fs::rename(place.path("backup"), place.path("x/a/data.mdb")).expect("the data file is replaced");
+        }),
+        ("data file removed", |place| fs::remove_file(place.path("x/a/data.mdb")).expect("it exists")),
+        ("lock file removed", |place| fs::remove_file(place.path("x/a/lock.mdb")).expect("it exists")),
+    ];
+    for (name, change) in changes {
+        for command in [&["watch"][..], &["read", "--live"], &["read", "--tail"]] {
+            let place = Place::new();
+            fs::create_dir(place.path("x")).expect("a directory");
+            let log = place.path("x/a");
+            Run::new(&log).args(["-q", "init", "--id", "a"]).success();
+            append(&log, "1");
+            let mut reading = spawn(&log, command);
+            if command != ["read", "--tail"] {
+                assert_eq!(reading.line(), line(1), "{name}");
+            } else {
+                // Only a printed line shows that the process is ready.
+                while reading.line_now().is_none() {
+                    append(&log, "2");
+                }
+                append(&log, "\"last\"");
+                while !reading.line().contains("last") {}
+            }
+            change(&place);
+            assert_replaced(reading, "");
+        }
+    }
+}
+
+#[test]
+fn without_inotify_a_live_reader_ends_when_its_log_is_moved() {
+    let place = Place::new();
+    let log = place.log("a");
+    append(&log, "1");
+    let mut reading = spawn_without_inotify("instances", &["--log", log.to_str().expect("UTF-8"), "watch"]);
+    assert_eq!(reading.line(), line(1));
+    fs::rename(&log, place.path("b")).expect("it exists");
+    assert_replaced(reading, &polling("instances"));
+}
+
+/// The reader maps the file of the lower layer. A writer opens the log, and overlayfs copies its files to the upper layer.
+#[test]
+fn a_live_reader_ends_when_overlayfs_copies_its_log_up() {
+    let place = Place::new();
+    fs::create_dir(place.path("disk")).expect("a directory");
+    let script = "cd \"$DISK\"; mount -t tmpfs none .; cd \"$DISK\"; mkdir low up work merged; mkfifo lines; \
+                  $SCUTTLEUP -q --log low/log init --id a; seq 3 | $SCUTTLEUP --log low/log append; \
+                  mount -t overlay overlay -o lowerdir=low,upperdir=up,workdir=work merged; \
+                  $SCUTTLEUP --log merged/log read --live --no-entry > lines & pid=$!; \
+                  exec < lines; for _ in 1 2 3; do read -r line; echo \"$line\"; done; \
+                  seq 4 5 | $SCUTTLEUP --log merged/log append; wait $pid || echo $?; $SCUTTLEUP --log merged/log read | wc -l";
+    let run = Run::program("unshare").args(["--mount", "bash", "-ec", script]).env("SCUTTLEUP", SCUTTLEUP);
+    let printed = run.env("DISK", place.path("disk")).stderr(&format!("scuttleup: {REPLACED}\n")).success();
+    assert_eq!(printed.lines()[3..], ["1", "5"]);
+}
+
+#[test]
+fn a_live_session_ends_when_its_log_is_moved_and_says_so_to_the_remote() {
+    let place = Place::new();
+    let (a, b) = (place.log("a"), place.log("b"));
+    append(&a, "1");
+    let mut watching = spawn(&b, &["watch"]);
+    let [session, mut remote] =
+        <[Running; 2]>::from(Run::new(&a).args(["replicate"]).spawn_joined(Run::new(&b).args(["replicate"])));
+    assert_eq!(watching.line(), line(1));
+    fs::rename(&a, place.path("c")).expect("it exists");
+    assert_replaced(session, "");
+    let ended = remote.wait();
+    assert_eq!(ended.status.code(), Some(3));
+    assert!(ended.printed.stderr.contains(&format!("(it said: {REPLACED})")), "{}", ended.printed.stderr);
 }

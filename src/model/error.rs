@@ -37,6 +37,8 @@ pub enum Error {
     MapOutgrown,
     /// The files of the log were replaced or removed since they were opened, or data.mdb and lock.mdb do not belong together.
     Replaced,
+    /// The files of the log were removed, moved or replaced while this process waited for new entries.
+    ReplacedWhileFollowed,
     /// A feed, or the set of feeds, cannot grow.
     FeedFull(String),
     /// The operating system reported an error: what failed, and the error.
@@ -121,6 +123,10 @@ impl fmt::Display for Error {
             Self::Replaced => f.write_str(
                 "the files of the log were removed or replaced while processes had it open, and new entries would be lost: \
                  end all of these processes and run it again",
+            ),
+            Self::ReplacedWhileFollowed => f.write_str(
+                "the files of the log were removed or replaced, or its directory was moved, and new entries would be missed: \
+                 run it again",
             ),
             Self::FeedFull(what) => write!(f, "{what}: start a new log"),
             Self::Io(doing, err) => write!(f, "{doing}: {err}"),

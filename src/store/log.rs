@@ -235,6 +235,14 @@ impl Log {
         Ok(tombstone)
     }
 
+    /// Checks that this process sees what writers commit from now on.
+    ///
+    /// # Errors
+    /// [`Error::ReplacedWhileFollowed`] if it does not.
+    pub(crate) fn check_in_place(&self) -> Result<()> {
+        if self.env.is_in_place()? { Ok(()) } else { Err(Error::ReplacedWhileFollowed) }
+    }
+
     pub(crate) fn watcher(&self) -> Result<Result<Watcher, InotifyLimit>> {
         Watcher::new(&self.dir)
     }

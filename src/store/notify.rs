@@ -50,7 +50,8 @@ pub enum InotifyLimit {
 pub struct Watcher(Inotify);
 
 impl Watcher {
-    /// Starts to watch the log in `dir`. Returns the limit if a limit of inotify is exhausted.
+    /// Starts to watch the log in `dir`: its notifications, and whether it is removed, moved or replaced. Returns the limit if a
+    /// limit of inotify is exhausted.
     pub fn new(dir: &Path) -> Result<Result<Self, InotifyLimit>> {
         let fail = |err: Errno| Error::io("the log cannot be watched", err.into());
         let inotify = match Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK) {
@@ -58,7 +59,8 @@ impl Watcher {
             inotify => inotify.map_err(fail)?,
         };
         // IN_CLOSE_WRITE reports the end of a writer. A writer may be killed after its commit and before its notification.
-        let events = AddWatchFlags::IN_MODIFY | AddWatchFlags::IN_CLOSE_WRITE;
+        // IN_ATTRIB reports a removed name, also while a process has the file open.
+        let events = AddWatchFlags::IN_MODIFY | AddWatchFlags::IN_CLOSE_WRITE | AddWatchFlags::IN_ATTRIB;
         let add = || inotify.add_watch(&dir.join(FILE_NAME), events);
         let mut added = add();
         if added == Err(Errno::ENOENT) {
@@ -66,11 +68,11 @@ impl Watcher {
             Notifier::open(dir)?;
             added = add();
         }
-        match added {
-            // inotify reports ENOSPC for its own limit. It does not mean a full disk.
-            Err(Errno::ENOSPC) => Ok(Err(InotifyLimit::Watches)),
-            added => added.map(|_| Ok(Self(inotify))).map_err(fail),
+        // inotify reports ENOSPC for its own limit. It does not mean a full disk.
+        if added == Err(Errno::ENOSPC) || watch_place(&inotify, dir) == Err(Errno::ENOSPC) {
+            return Ok(Err(InotifyLimit::Watches));
         }
+        added.map(|_| Ok(Self(inotify))).map_err(fail)
     }
 
     /// Discards all notifications that have arrived. Call this before a scan: if it is called after the scan, a commit between
@@ -84,6 +86,19 @@ impl Watcher {
             }
         }
     }
+}
+
+/// Watches whether names in `dir` change, and whether `dir` or a directory above it is moved.
+fn watch_place(inotify: &Inotify, dir: &Path) -> nix::Result<()> {
+    let names = AddWatchFlags::IN_CREATE | AddWatchFlags::IN_DELETE | AddWatchFlags::IN_MOVE | AddWatchFlags::IN_DELETE_SELF;
+    let watched = inotify.add_watch(dir, names | AddWatchFlags::IN_MOVE_SELF | AddWatchFlags::IN_ONLYDIR);
+    let real = dir.canonicalize().unwrap_or_default();
+    for above in real.ancestors().skip(1) {
+        // A user may be allowed to enter a directory, but not to watch it. Then a move of it is noticed with the next
+        // notification.
+        inotify.add_watch(above, AddWatchFlags::IN_MOVE_SELF | AddWatchFlags::IN_ONLYDIR).ok();
+    }
+    watched.map(|_| ())
 }
 
 impl AsFd for Watcher {

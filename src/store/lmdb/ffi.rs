@@ -5,6 +5,7 @@
 use std::ffi::{c_int, c_void};
 use std::os::fd::BorrowedFd;
 use std::ptr;
+use std::sync::atomic::{Ordering, fence};
 
 use lmdb::{Database, DatabaseFlags, Environment, RoTransaction, RwTransaction, Transaction, WriteFlags};
 use lmdb_sys as sys;
@@ -72,6 +73,17 @@ pub fn continues_newest_commit(env: &Environment, txn: &RwTransaction<'_>) -> bo
     // SAFETY: the transaction is alive.
     let id = unsafe { sys::mdb_txn_id(txn.txn()) };
     env.info().is_ok_and(|info| info.last_txnid() + 1 == id)
+}
+
+/// Whether the map of the data file contains the commit that the transaction should see. LMDB takes the number of this commit
+/// from the lock file. On overlayfs, the map of a reader keeps showing the file of the lower layer after a writer has opened
+/// the log, although device and inode stay the same.
+pub fn sees_newest_commit(env: &Environment, txn: &RoTransaction<'_>) -> bool {
+    // SAFETY: the transaction is alive.
+    let id = unsafe { sys::mdb_txn_id(txn.txn()) };
+    // A writer writes the commit to the data file before it writes the number to the lock file: read them in the other order.
+    fence(Ordering::Acquire);
+    env.info().is_ok_and(|info| info.last_txnid() >= id)
 }
 
 /// A write transaction that can append rows to one table through a cursor.

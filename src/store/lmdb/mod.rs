@@ -26,7 +26,7 @@ use nix::errno::Errno;
 use super::files::{data, lock, space};
 use crate::model::{Error, Result};
 use error::{lmdb_error, read_error, write_error};
-use ffi::{UnsharedEnv, continues_newest_commit, free_slots_of_dead_readers};
+use ffi::{UnsharedEnv, continues_newest_commit, free_slots_of_dead_readers, sees_newest_commit};
 use tables::Tables;
 pub use tables::{ReadTxn, WriteTxn};
 
@@ -94,6 +94,12 @@ impl Env {
     pub fn read(&self) -> Result<ReadTxn<'_>> {
         let txn = self.env.begin_ro_txn().map_err(read_error)?;
         Ok(ReadTxn::new(txn, self.tables()?))
+    }
+
+    /// Whether the files of the log are in their places, and this process reads what writers commit.
+    pub fn is_in_place(&self) -> Result<bool> {
+        let txn = self.env.begin_ro_txn().map_err(read_error)?;
+        Ok(self.files.are_unchanged() && sees_newest_commit(&self.env, &txn))
     }
 
     /// Begins a write transaction. Waits until other writers have ended their transactions.
