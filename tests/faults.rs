@@ -99,7 +99,8 @@ fn a_full_stdout_is_exit_5() {
     append(&log, "1\n");
     for command in ["read", "watch", "heads", "id", "info", "entry a 1", "entry a 1 --raw", "append --ack"] {
         let run = shell(&format!("echo 2 | $scuttleup --log \"$LOG\" {command} > /dev/full")).env("LOG", &log);
-        one_line(&run.stderr_has("No space left on device").status(5));
+        let reason = "cannot write to stdout (No space left on device (os error 28)): free some space where stdout is stored";
+        run.stderr(&format!("scuttleup: {reason}\n")).status(5);
     }
 }
 

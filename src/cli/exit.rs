@@ -39,6 +39,9 @@ impl Exit {
         if err.is::<OutputClosed>() {
             return Self::Done;
         }
+        if err.is::<OutputFull>() {
+            return Self::Full;
+        }
         if err.is::<Usage>() {
             return Self::Usage;
         }
@@ -94,3 +97,16 @@ impl fmt::Display for OutputClosed {
 }
 
 impl std::error::Error for OutputClosed {}
+
+/// Stdout cannot be written because the disk, a quota or a file size limit is exhausted: the reason.
+#[derive(Debug)]
+pub struct OutputFull(pub String);
+
+impl fmt::Display for OutputFull {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Not "run it again": entries that `append` has stored would be stored twice.
+        write!(f, "cannot write to stdout ({}): free some space where stdout is stored", self.0)
+    }
+}
+
+impl std::error::Error for OutputFull {}

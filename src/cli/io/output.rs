@@ -12,7 +12,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::write;
 use scuttleup::Error;
 
-use crate::cli::exit::OutputClosed;
+use crate::cli::exit::{OutputClosed, OutputFull};
 use crate::cli::io::signals::Stop;
 
 /// The size of a large write, in bytes.
@@ -51,7 +51,7 @@ impl Output {
     /// Writes all of `bytes`.
     ///
     /// # Errors
-    /// [`OutputClosed`] if the reader closed stdout.
+    /// [`OutputClosed`] if the reader closed stdout, [`OutputFull`] if there is no space for its file.
     pub fn write(&self, mut bytes: &[u8]) -> Result<()> {
         while !bytes.is_empty() {
             match write(&self.stdout, bytes) {
@@ -62,7 +62,10 @@ impl Output {
                     poll(&mut [PollFd::new(self.as_fd(), PollFlags::POLLOUT)], PollTimeout::NONE).ok();
                 }
                 Err(Errno::EPIPE) => return Err(OutputClosed.into()),
-                Err(err) => return Err(Error::io("cannot write to stdout", err.into()).into()),
+                Err(err) => match Error::io("cannot write to stdout", err.into()) {
+                    Error::DiskFull(err) => return Err(OutputFull(err.to_string()).into()),
+                    err => return Err(err.into()),
+                },
             }
         }
         Ok(())
