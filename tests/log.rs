@@ -256,6 +256,14 @@ fn an_invalid_number_is_reported_with_its_argument() {
 }
 
 #[test]
+fn without_arguments_the_help_goes_to_stderr() {
+    let help = Run::bare().args(["--help"]).success();
+    Run::bare().stdout("").stderr(help.text()).status(2);
+    // An option, but no command.
+    Run::bare().args(["-q"]).stdout("").stderr_has("requires a subcommand").status(2);
+}
+
+#[test]
 fn help_and_version_go_to_stdout() {
     for args in [&["--help"][..], &["-h"], &["help"], &["read", "--help"], &["help", "append"]] {
         let printed = Run::bare().args(args).stderr("").success();

@@ -16,7 +16,8 @@ use clap::{ArgMatches, Command};
 pub use self::commands::run;
 pub use self::context::Context;
 
-/// Parses the command line. If the user asked for the help or the version, it is returned as an error.
+/// Parses the command line. If the user asked for the help or the version, or gave no argument, the text is returned as an
+/// error.
 pub fn parse() -> Result<ArgMatches, clap::Error> {
     Command::new("scuttleup")
         .version(env!("CARGO_PKG_VERSION"))
@@ -24,6 +25,7 @@ pub fn parse() -> Result<ArgMatches, clap::Error> {
         .args(context::global_args())
         .after_help(help::epilogue("scuttleup", "echo '{\"msg\":\"hello\"}' | scuttleup append"))
         .subcommand_required(true)
+        .arg_required_else_help(true)
         .subcommands(commands::all())
         .try_get_matches()
 }

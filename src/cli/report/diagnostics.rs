@@ -31,7 +31,7 @@ pub fn error(text: &str) {
     print(text);
 }
 
-/// Prints a line for programs, without a prefix. The line must end with a newline and have no other control characters.
+/// Prints lines without a prefix. They must end with a newline and have no other control characters.
 pub fn print_verbatim(line: &[u8]) {
     // A failure to write to stderr cannot be reported.
     std::io::stderr().write_all(line).ok();

@@ -2,6 +2,8 @@
 
 use std::process::ExitCode;
 
+use clap::error::ErrorKind;
+
 use crate::cli::exit::{Exit, OutputClosed};
 use crate::cli::io::output::Output;
 use crate::cli::report::diagnostics;
@@ -22,13 +24,18 @@ fn message(err: &anyhow::Error) -> String {
     err.downcast_ref().map_or_else(|| err.to_string(), with_hint)
 }
 
-/// Prints the answer of the command line parser: help and version on stdout, an error as one line on stderr.
+/// Prints the answer of the command line parser: help and version on stdout, an error as one line on stderr. Without arguments,
+/// the help is the error.
 pub fn conclude_parsing(answer: &clap::Error) -> ExitCode {
     let text = answer.to_string();
     if !answer.use_stderr() {
         return conclude(Output::new().write(text.as_bytes()).map(|()| Exit::Done));
     }
-    diagnostics::error(&format!("{}; see scuttleup --help", one_line(&text)));
+    if answer.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+        diagnostics::print_verbatim(text.as_bytes());
+    } else {
+        diagnostics::error(&format!("{}; see scuttleup --help", one_line(&text)));
+    }
     ExitCode::from(Exit::Usage.code())
 }
 
