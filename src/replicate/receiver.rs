@@ -2,7 +2,7 @@
 //! A thread behind it stores the batches (`ingest::pipeline`).
 
 use std::io::{ErrorKind, PipeReader, Read};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
 use nix::fcntl::{FcntlArg, fcntl};
@@ -435,7 +435,7 @@ impl Receiver<'_, '_, '_> {
                 if self.incoming.has_handshake() && !self.incoming.confirms_end() =>
             {
                 let continues = matches!(ended, Ok(ReceiverEnd::StreamEnded)) && !self.incoming.receives();
-                if continues && !self.wait_for_sender(sender_done)? {
+                if continues && !ends_by_itself(sender_done.as_fd(), self.context.options.stop)? {
                     self.coordination.abandon("it was stopped".into());
                     return Ok(ReceiverEnd::Stopped);
                 }
@@ -445,14 +445,14 @@ impl Receiver<'_, '_, '_> {
         }
         ended
     }
+}
 
-    /// Waits until the sender has ended. Returns false if the caller's stop comes first.
-    fn wait_for_sender(&self, sender_done: &PipeReader) -> Result<bool> {
-        let mut fds = vec![PollFd::new(sender_done.as_fd(), PollFlags::POLLIN)];
-        fds.extend(self.context.options.stop.map(|stop| PollFd::new(stop, PollFlags::POLLIN)));
-        wait_for(&mut fds)?;
-        Ok(fds[0].any() == Some(true))
-    }
+/// Waits until the sender has ended by itself. Returns false if the caller's stop has come, which also ends the sender.
+fn ends_by_itself(sender_done: BorrowedFd<'_>, stop: Option<BorrowedFd<'_>>) -> Result<bool> {
+    let mut fds = vec![PollFd::new(sender_done, PollFlags::POLLIN)];
+    fds.extend(stop.map(|stop| PollFd::new(stop, PollFlags::POLLIN)));
+    wait_for(&mut fds)?;
+    Ok(fds.get(1).and_then(PollFd::any) != Some(true))
 }
 
 fn add_entries(batch: &mut Batch, entries: &Entries<'_>) {
@@ -487,4 +487,24 @@ fn await_heads(context: &Context<'_>, heads: &FeedMap, receives: bool) -> Result
         (context.notify)(Notice::StaysBehind(local, head, remote_head));
     }
     Ok(awaited)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The stop also ends the sender, and its end can be seen first.
+    #[test]
+    fn a_sender_does_not_end_by_itself_if_the_stop_has_come() {
+        let ready = || std::io::pipe().unwrap().0;
+        let (waiting, _writer) = std::io::pipe().unwrap();
+        for (done, stop, expected) in [
+            (&ready(), None, true),
+            (&ready(), Some(&waiting), true),
+            (&ready(), Some(&ready()), false),
+            (&waiting, Some(&ready()), false),
+        ] {
+            assert_eq!(ends_by_itself(done.as_fd(), stop.map(AsFd::as_fd)).unwrap(), expected);
+        }
+    }
 }
