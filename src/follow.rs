@@ -20,7 +20,7 @@ pub struct Follower<'l> {
     wake: Wake,
 }
 
-/// What wakes a follower.
+/// The event that wakes a follower.
 enum Wake {
     /// Notifications.
     Watcher(Watcher),

@@ -339,7 +339,7 @@ fn an_ack_counts_although_a_fork_follows_in_the_same_read() {
     assert!(ended.printed.stderr.contains("\"sent\":1,\"durable\":1,"), "{}", ended.printed.stderr);
 }
 
-/// What is on the disk is acknowledged first: a remote need not read on after an ERROR.
+/// The side acknowledges stored runs before it sends ERROR. A remote may stop reading after an ERROR.
 #[test]
 fn an_error_is_the_last_frame_that_is_sent() {
     for _ in 0..20 {

@@ -248,7 +248,7 @@ fn assert_replaced(mut reading: Running, notices: &str) {
     assert_eq!((ended.status.code(), &*ended.printed.stdout, ended.printed.stderr), (Some(1), &b""[..], expected));
 }
 
-/// What happens to the log `x/a`, and a function that does it.
+/// The name of a change to the log `x/a`, and a function that makes this change.
 type Change = (&'static str, fn(&Place));
 
 #[test]

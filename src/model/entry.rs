@@ -58,7 +58,7 @@ fn has_control(bytes: &[u8]) -> bool {
     bytes.iter().fold(false, |found, &b| found | (b < 0x20) | (b == 0x7f))
 }
 
-/// What remains of a deleted entry: its hash and length. With them, the chain of the feed stays unchanged.
+/// The hash and length of a deleted entry. They stay in the log. With them, the chain of the feed stays unchanged.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Tombstone {
     /// xxh3-64 of the bytes.

@@ -1,4 +1,4 @@
-//! What one side says and when, seen by the other side, which is the test.
+//! The messages of one side and their order. The test is the other side.
 
 use std::io::{self, ErrorKind, PipeReader, PipeWriter, Read, Write, pipe};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -113,7 +113,7 @@ fn the_last_words_are_no_part_of_a_frame() {
     assert_eq!(kinds(&said).last(), Some(&FEED), "the RUN is cut: {said:?}");
 }
 
-/// What is looked at and not sent takes its time, too.
+/// A long scan that finds no entry to send also takes time.
 #[test]
 fn a_side_that_finds_nothing_to_send_says_that_it_lives() {
     let place = Place::new();

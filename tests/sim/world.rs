@@ -23,7 +23,7 @@ struct Pair {
     sides: [Side; 2],
     wires: [Vec<u8>; 2],
     spies: [Spy; 2],
-    /// What has arrived of the bytes of each side. Bytes on their way say nothing yet to the other side.
+    /// The bytes of each side that have arrived. Bytes in transit are unknown to the other side.
     arrived: [Spy; 2],
     once: bool,
 }

@@ -44,7 +44,7 @@ pub struct Local {
 }
 
 impl Local {
-    /// What the native wire says of this side.
+    /// The description of the local side in the HELLO of the native wire.
     fn hello(&self) -> Hello {
         Hello {
             id: self.id.clone(),
@@ -191,7 +191,7 @@ pub struct News {
     input_ended: bool,
 }
 
-/// What the remote says of itself.
+/// The description of the remote in its handshake.
 #[derive(Clone, Copy)]
 pub(super) struct Remote {
     pub mode: Mode,

@@ -70,7 +70,7 @@ enum Protocol {
     Native(Box<Native>),
 }
 
-/// What only the original's wire needs.
+/// The state that only the original wire needs.
 #[derive(Default)]
 struct Original {
     /// The local heads in the handshake.
@@ -83,7 +83,7 @@ struct Original {
     framed: u64,
 }
 
-/// What only the native wire needs.
+/// The state that only the native wire needs.
 #[derive(Default)]
 struct Native {
     runs: Runs,
