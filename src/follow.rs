@@ -141,7 +141,7 @@ impl Follower<'_> {
 }
 
 /// For each of `fds`, whether it has an event.
-fn events(fds: &[PollFd<'_>]) -> Vec<bool> {
+pub(crate) fn events(fds: &[PollFd<'_>]) -> Vec<bool> {
     fds.iter().map(|fd| fd.any() == Some(true)).collect()
 }
 

@@ -10,7 +10,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout};
 use super::coordination::Coordination;
 use super::output::{Output, Written};
 use super::{Context, Notice, Step};
-use crate::follow::{Follower, poll_until};
+use crate::follow::{Follower, events, poll_until};
 use crate::model::{Error, Offset, PeerId, Result};
 use crate::store::Bounds;
 use crate::wire::{LeftOut, Outgoing, Task};
@@ -225,7 +225,7 @@ impl<'a, W: Write + AsFd> Sender<'a, W> {
         others.extend(self.context.options.stop.map(|stop| PollFd::new(stop, PollFlags::POLLIN)));
         let has_event = match &mut self.follower {
             Some(follower) => follower.wait_until(&others, timeout)?,
-            None => poll_until(&mut others, timeout)?.then(|| others.iter().map(|fd| fd.any() == Some(true)).collect()),
+            None => poll_until(&mut others, timeout)?.then(|| events(&others)),
         };
         match has_event.as_deref() {
             Some([_, _, true]) => {

@@ -8,6 +8,14 @@ const VARINT_BYTES_MAX: usize = 10;
 /// a frame.
 const READ_BYTES: usize = 256 << 10;
 
+/// Moves the first of `bytes` to `space`, as many as fit. Returns their number.
+pub fn move_part(bytes: &mut &[u8], space: &mut [u8]) -> usize {
+    let (part, rest) = bytes.split_at(bytes.len().min(space.len()));
+    space[..part.len()].copy_from_slice(part);
+    *bytes = rest;
+    part.len()
+}
+
 /// Adds a varint in its shortest form.
 pub fn put_varint(out: &mut Vec<u8>, mut value: u64) {
     while value >= 0x80 {
@@ -91,11 +99,8 @@ impl FrameReader {
     /// Adds `bytes` of the stream.
     pub fn push(&mut self, mut bytes: &[u8]) {
         while !bytes.is_empty() {
-            let space = self.space();
-            let part = bytes.len().min(space.len());
-            space[..part].copy_from_slice(&bytes[..part]);
-            self.filled(part);
-            bytes = &bytes[part..];
+            let count = move_part(&mut bytes, self.space());
+            self.filled(count);
         }
     }
 

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use super::{Body, Entries, Event, Local, News, ReceivedFeed, Remote, RemoteHead, Stored};
 use crate::model::{Error, FeedKey, PEER_BYTES_MAX, PeerId, Result};
-use crate::wire::frame::FrameReader;
+use crate::wire::frame::{FrameReader, move_part};
 use crate::wire::native::{self, Difference, FRAME_EXTRA_BYTES_MAX, RUN_BYTES_MAX};
 use crate::wire::negotiate::{Opening, PREAMBLE, Wire};
 use crate::wire::original::{ChangeMessage, Handshake, HandshakeReader};
@@ -65,11 +65,8 @@ impl Incoming {
     /// Adds bytes of the stream, for drivers that have them already.
     pub fn push(&mut self, mut bytes: &[u8]) {
         while !bytes.is_empty() {
-            let space = self.space();
-            let count = bytes.len().min(space.len());
-            space[..count].copy_from_slice(&bytes[..count]);
+            let count = move_part(&mut bytes, self.space());
             self.filled(count);
-            bytes = &bytes[count..];
         }
     }
 
