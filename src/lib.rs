@@ -28,7 +28,7 @@
 //! // Read in the order of arrival, from the start.
 //! let mut texts = Vec::new();
 //! alice.reader().scan(Offset::ZERO, Bounds::default(), |change| {
-//!     if let Entry::Bytes(bytes, _) = change.entry {
+//!     if let Entry::Bytes(bytes, _) = change.entry.entry() {
 //!         texts.push(bytes.to_vec());
 //!     }
 //!     Ok(ControlFlow::Continue(()))

@@ -9,7 +9,7 @@ use serde_json::Number;
 use serde_json::value::RawValue;
 
 use crate::json::{has_lone_surrogate, json_reason};
-use crate::model::{Change, Entry, Error, Kind, Offset, PeerId, Result, Seq, Tombstone};
+use crate::model::{Change, Entry, Error, HashedEntry, Kind, Offset, PeerId, Result, Seq, Tombstone};
 
 /// The key that holds the payload of an entry.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
@@ -62,10 +62,16 @@ impl ChangeWriter {
     }
 }
 
-fn put_payload(out: &mut Vec<u8>, keys: PayloadKeys, entry: Entry<'_>) {
-    match entry {
-        Entry::Deleted(Tombstone { hash, bytes }) => {
-            out.extend_from_slice(format!(",\"deleted\":true,\"hash\":\"{hash:016x}\",\"bytes\":{bytes}").as_bytes());
+/// Adds the payload and the hash. Only the line of a deleted entry says its length, which cannot be seen in the line.
+fn put_payload(out: &mut Vec<u8>, keys: PayloadKeys, entry: HashedEntry<'_>) {
+    let Tombstone { hash, bytes } = entry.tombstone();
+    match entry.entry() {
+        Entry::Deleted(_) => {
+            out.extend_from_slice(b",\"deleted\":true");
+            put_hash(out, hash);
+            out.extend_from_slice(b",\"bytes\":");
+            put_number(out, u64::from(bytes));
+            return;
         }
         // A log can hold entries with a lone surrogate that an earlier program stored as JSON.
         Entry::Bytes(bytes, Kind::Json) if keys == PayloadKeys::Auto && !has_lone_surrogate(bytes) => {
@@ -93,6 +99,27 @@ fn put_payload(out: &mut Vec<u8>, keys: PayloadKeys, entry: Entry<'_>) {
             }
         }
     }
+    put_hash(out, hash);
+}
+
+fn put_hash(out: &mut Vec<u8>, hash: u64) {
+    let mut field = *b",\"hash\":\"0123456789abcdef\"";
+    field[9..17].copy_from_slice(&hex_digits((hash >> 32) as u32));
+    field[17..25].copy_from_slice(&hex_digits(hash as u32));
+    out.extend_from_slice(&field);
+}
+
+/// The hex digits of `number`, all at once: every line has 16 of them.
+fn hex_digits(number: u32) -> [u8; 8] {
+    const EACH: u64 = 0x0101_0101_0101_0101;
+    // One byte for each digit.
+    let digits = u64::from(number);
+    let digits = (digits | digits << 16) & 0x0000_ffff_0000_ffff;
+    let digits = (digits | digits << 8) & 0x00ff_00ff_00ff_00ff;
+    let digits = (digits | digits << 4) & 0x0f0f_0f0f_0f0f_0f0f;
+    // The sum is 16 or more if the digit is a letter.
+    let letters = (digits + 6 * EACH) >> 4 & EACH;
+    (digits + u64::from(b'0') * EACH + letters * u64::from(b'a' - b'9' - 1)).to_be_bytes()
 }
 
 /// Adds `number` in decimal.
@@ -161,10 +188,10 @@ pub enum Content<'a> {
     Deleted(Tombstone),
 }
 
-/// Reads a change line.
+/// Reads a change line. If it has a hash, its bytes must match it.
 ///
 /// # Errors
-/// [`Error::BadInput`] or [`Error::PeerId`] with the reason.
+/// [`Error::BadInput`] or [`Error::PeerId`] with the reason; [`Error::HashMismatch`].
 pub fn parse_change(line: &str) -> Result<ChangeLine<'_>> {
     let fields = Fields::parse(line)?;
     let bad = |why: &str| Error::BadInput(why.into());
@@ -188,6 +215,11 @@ pub fn parse_change(line: &str) -> Result<ChangeLine<'_>> {
         (None, None, None, Some(tombstone)) => Content::Deleted(tombstone),
         _ => return Err(bad("a change line needs exactly one of \"entry\", \"text\", \"base64\" and \"deleted\":true")),
     };
+    if let (Content::Bytes(bytes), Some(hash)) = (&content, fields.hash)
+        && Tombstone::of(bytes).hash != hash
+    {
+        return Err(Error::HashMismatch(peer, seq));
+    }
     Ok(ChangeLine { peer, seq, content })
 }
 
@@ -310,7 +342,7 @@ where
 }
 
 /// One change line as text, for examples and tests.
-pub fn change_line(offset: Offset, peer: &PeerId, seq: Seq, entry: Entry<'_>) -> String {
+pub fn change_line(offset: Offset, peer: &PeerId, seq: Seq, entry: HashedEntry<'_>) -> String {
     let mut out = Vec::new();
     ChangeWriter::default().write(&mut out, &Change { offset, peer, seq, entry });
     String::from_utf8_lossy(&out).into_owned()
@@ -321,7 +353,7 @@ mod tests {
     use super::*;
 
     fn line(bytes: &[u8]) -> String {
-        change_line(Offset(17), &PeerId::new("a\"\u{1b}").unwrap(), Seq::new(12).unwrap(), Entry::new(bytes))
+        change_line(Offset(17), &PeerId::new("a\"\u{1b}").unwrap(), Seq::new(12).unwrap(), HashedEntry::new(bytes))
     }
 
     #[test]
@@ -340,7 +372,9 @@ mod tests {
         ];
         for (bytes, payload) in cases {
             let line = line(bytes);
-            assert_eq!(line, format!("{{\"offset\":17,\"peer\":\"a\\\"\\u001b\",\"seq\":12,{payload}}}\n"));
+            let hash = Tombstone::of(bytes).hash;
+            let expected = format!(r#"{{"offset":17,"peer":"a\"\u001b","seq":12,{payload},"hash":"{hash:016x}"}}"#) + "\n";
+            assert_eq!(line, expected);
             let read = parse_change(&line).unwrap();
             assert_eq!(read.content, Content::Bytes(bytes.into()));
             assert_eq!((read.peer.as_str(), read.seq.get()), ("a\"\u{1b}", 12));
@@ -349,18 +383,36 @@ mod tests {
 
     #[test]
     fn an_entry_with_a_lone_surrogate_is_text_also_if_it_was_stored_as_json() {
-        let entry =
-            |bytes| change_line(Offset(1), &PeerId::new("a").unwrap(), Seq::new(1).unwrap(), Entry::Bytes(bytes, Kind::Json));
-        let expected = "{\"offset\":1,\"peer\":\"a\",\"seq\":1,\"text\":\"[\\\"\\\\udead\\\"]\"}\n";
-        assert_eq!(entry(br#"["\udead"]"#), expected);
+        let bytes = br#"["\udead"]"#;
+        let stored = HashedEntry::stored(bytes, Kind::Json, Tombstone::of(bytes).hash).unwrap();
+        let written = change_line(Offset(1), &PeerId::new("a").unwrap(), Seq::new(1).unwrap(), stored);
+        assert!(written.contains(r#","text":"[\"\\udead\"]","hash":""#), "{written}");
         let line = "{\"peer\":\"a\",\"seq\":1,\"entry\":[\"\\udead\"]}";
         assert_eq!(parse_change(line).unwrap().content, Content::Bytes(br#"["\udead"]"#.into()));
     }
 
     #[test]
+    fn bytes_that_do_not_match_the_hash_are_refused() {
+        let read = |payload: &str| parse_change(&format!("{{\"peer\":\"a\",\"seq\":7,{payload}}}")).map(|_| ());
+        for payload in ["\"entry\":21.5", "\"text\":\"21.5\"", "\"base64\":\"MjEuNQ==\""] {
+            read(payload).unwrap();
+            read(&format!("{payload},\"hash\":\"6d33c600c0ec6170\"")).unwrap();
+            let refused = read(&format!("{payload},\"hash\":\"6d33c600c0ec6171\"")).unwrap_err();
+            assert!(matches!(&refused, Error::HashMismatch(peer, seq) if peer.as_str() == "a" && seq.get() == 7), "{refused}");
+        }
+    }
+
+    #[test]
+    fn hex_digits_of_every_nibble() {
+        for number in [0, 0x0123_4567, 0x89ab_cdef, 0xfedc_ba98, 0xa0f9_0f9a, u32::MAX] {
+            assert_eq!(String::from_utf8_lossy(&hex_digits(number)), format!("{number:08x}"));
+        }
+    }
+
+    #[test]
     fn deleted_lines_carry_hash_and_length() {
         let tombstone = Tombstone { hash: 0xab, bytes: 312 };
-        let line = change_line(Offset(1), &PeerId::new("a").unwrap(), Seq::new(1).unwrap(), Entry::Deleted(tombstone));
+        let line = change_line(Offset(1), &PeerId::new("a").unwrap(), Seq::new(1).unwrap(), HashedEntry::deleted(tombstone));
         assert_eq!(
             line,
             "{\"offset\":1,\"peer\":\"a\",\"seq\":1,\"deleted\":true,\"hash\":\"00000000000000ab\",\"bytes\":312}\n"

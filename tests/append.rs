@@ -2,11 +2,14 @@
 
 use data_encoding::BASE64;
 
-use crate::harness::{Place, Run, append, heads, read};
+use crate::harness::{Place, Run, append, hashed, heads, read};
 
 /// The payload part of each line of `read`.
 fn payloads(log: &std::path::Path) -> Vec<String> {
-    read(log).lines().map(|line| line.splitn(4, ',').nth(3).expect("a payload").trim_end_matches('}').to_owned()).collect()
+    read(log)
+        .lines()
+        .map(|line| line.splitn(4, ',').nth(3).expect("a payload").split(",\"hash\"").next().expect("a payload").to_owned())
+        .collect()
 }
 
 #[test]
@@ -14,11 +17,13 @@ fn each_json_line_becomes_an_entry_byte_for_byte() {
     let place = Place::new();
     let log = place.log("alice");
     append(&log, "{\"a\": 1}\n\"text\"\nnull\n-0.0e+10\n[1 ,2]\n");
-    let expected = "{\"offset\":1,\"peer\":\"alice\",\"seq\":1,\"entry\":{\"a\": 1}}\n\
+    let expected = hashed(
+        "{\"offset\":1,\"peer\":\"alice\",\"seq\":1,\"entry\":{\"a\": 1}}\n\
                     {\"offset\":2,\"peer\":\"alice\",\"seq\":2,\"entry\":\"text\"}\n\
                     {\"offset\":3,\"peer\":\"alice\",\"seq\":3,\"entry\":null}\n\
                     {\"offset\":4,\"peer\":\"alice\",\"seq\":4,\"entry\":-0.0e+10}\n\
-                    {\"offset\":5,\"peer\":\"alice\",\"seq\":5,\"entry\":[1 ,2]}\n";
+                    {\"offset\":5,\"peer\":\"alice\",\"seq\":5,\"entry\":[1 ,2]}\n",
+    );
     assert_eq!(read(&log), expected);
 }
 
@@ -27,7 +32,7 @@ fn white_space_around_a_json_line_is_dropped_and_blank_lines_are_skipped() {
     let place = Place::new();
     let log = place.log("alice");
     append(&log, "\n \t {\"a\" :\t1} \t\r\n   \n\r\n\t\n2\r\n\n3");
-    assert_eq!(payloads(&log), ["\"text\":\"{\\\"a\\\" :\\t1}\"".trim_end_matches('}'), "\"entry\":2", "\"entry\":3"]);
+    assert_eq!(payloads(&log), ["\"text\":\"{\\\"a\\\" :\\t1}\"", "\"entry\":2", "\"entry\":3"]);
     Run::new(&log).args(["entry", "alice", "1", "--raw"]).stdout("{\"a\" :\t1}").success();
 }
 
@@ -81,7 +86,7 @@ fn text_lines_are_kept_as_they_are() {
     let place = Place::new();
     let log = place.log("alice");
     Run::new(&log).args(["append", "--text"]).stdin(" a \r\n\n{\"a\":1}\né").stdout("").success();
-    assert_eq!(payloads(&log), ["\"text\":\" a \\r\"", "\"base64\":\"\"", "\"entry\":{\"a\":1", "\"text\":\"é\""]);
+    assert_eq!(payloads(&log), ["\"text\":\" a \\r\"", "\"base64\":\"\"", "\"entry\":{\"a\":1}", "\"text\":\"é\""]);
 }
 
 #[test]

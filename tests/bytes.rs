@@ -4,7 +4,7 @@ use std::path::Path;
 
 use scuttleup::PeerId;
 
-use crate::harness::{Place, Run, append, assert_equal, read, shell};
+use crate::harness::{Place, Run, append, assert_equal, hashed, read, shell};
 
 /// Appends `bytes` as one entry and checks that each output form returns them. Returns the change line.
 fn check_round_trip(log: &Path, other: &Path, bytes: &[u8]) -> String {
@@ -95,7 +95,7 @@ fn other_json_readers_restore_the_bytes_of_entries_with_surrogates() {
         run.stdout("{\"a\":\"\\ud800\"}\n[\"\\uDFFF\"]\n\u{1f600}\n\\ud800\n").success();
     }
     // Earlier programs wrote them as "entry".
-    let line = "{\"offset\":1,\"peer\":\"alice\",\"seq\":1,\"entry\":{\"a\":\"\\ud800\"}}\n";
+    let line = hashed("{\"offset\":1,\"peer\":\"alice\",\"seq\":1,\"entry\":{\"a\":\"\\ud800\"}}\n");
     Run::new(&other).args(["write"]).stdin(line).success();
     Run::new(&other).args(["write"]).stdin(&printed).success();
     assert_equal_feed(&log, &other);
@@ -116,8 +116,10 @@ fn c1_controls_in_text_and_names_are_escaped() {
     Run::new(&log).args(["append", "--text"]).stdin("\u{80}\u{9b}\u{9f}\u{a0}\n").success();
     let line = "{\"peer\":\"a\\u001b\\u009b\\u007f\\n\",\"seq\":1,\"entry\":1}\n";
     Run::new(&log).args(["write"]).stdin(line).success();
-    let expected = "{\"offset\":1,\"peer\":\"alice\",\"seq\":1,\"text\":\"\\u0080\\u009b\\u009f\u{a0}\"}\n\
-                    {\"offset\":2,\"peer\":\"a\\u001b\\u009b\\u007f\\n\",\"seq\":1,\"entry\":1}\n";
+    let expected = hashed(
+        "{\"offset\":1,\"peer\":\"alice\",\"seq\":1,\"text\":\"\\u0080\\u009b\\u009f\u{a0}\"}\n\
+                    {\"offset\":2,\"peer\":\"a\\u001b\\u009b\\u007f\\n\",\"seq\":1,\"entry\":1}\n",
+    );
     assert_eq!(read(&log), expected);
     let heads = "{\"peer\":\"a\\u001b\\u009b\\u007f\\n\",\"seq\":1}\n{\"peer\":\"alice\",\"seq\":1,\"own\":true}\n";
     Run::new(&log).args(["heads"]).stdout(heads).success();

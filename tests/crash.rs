@@ -12,7 +12,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use scuttleup::Log;
 
-use crate::harness::{Place, Run, Running, SCUTTLEUP, append, assert_equal, heads, read};
+use crate::harness::{Place, Run, Running, SCUTTLEUP, append, assert_equal, hashed, heads, read};
 use crate::opening::{stopped, to_be_stopped};
 
 /// The entries of the local feed as text, by seq.
@@ -91,7 +91,7 @@ fn a_kill_at_any_step_of_a_commit_leaves_all_of_it_or_nothing() {
         let count = entries(&log).len();
         assert!(stored.is_none_or(|stored| stored == count), "{inject}: {count}");
         // The end of the appender notifies the watcher of the stored entries. The next appender can append at once.
-        let line = |seq, entry| format!("{{\"offset\":{seq},\"peer\":\"a\",\"seq\":{seq},\"entry\":{entry}}}\n");
+        let line = |seq, entry| hashed(&format!("{{\"offset\":{seq},\"peer\":\"a\",\"seq\":{seq},\"entry\":{entry}}}\n"));
         (2..=count).for_each(|seq| assert_eq!(watching.line(), line(seq, seq), "{inject}"));
         append(&log, "3");
         assert_eq!(watching.line(), line(count + 1, 3));

@@ -1,6 +1,6 @@
 //! `entry` and `del`: print one entry, and delete one entry.
 
-use crate::harness::{Place, Run, append, assert_equal, heads, read, root};
+use crate::harness::{Place, Run, append, assert_equal, hashed, heads, read, root};
 
 /// The change line of the deleted first entry `{"a":1}` of alice.
 const DELETED: &str = "{\"offset\":1,\"peer\":\"alice\",\"seq\":1,\"deleted\":true,\"hash\":\"c5e3762ffc8453c6\",\"bytes\":7}\n";
@@ -10,7 +10,7 @@ fn entry_prints_its_change_line_or_its_exact_bytes() {
     let place = Place::new();
     let log = place.log("alice");
     append(&log, "{\"a\": 1}\n2\n");
-    let line = "{\"offset\":1,\"peer\":\"alice\",\"seq\":1,\"entry\":{\"a\": 1}}\n";
+    let line = hashed("{\"offset\":1,\"peer\":\"alice\",\"seq\":1,\"entry\":{\"a\": 1}}\n");
     Run::new(&log).args(["entry", "alice", "1"]).stdout(line).stderr("").success();
     Run::new(&log).args(["entry", "alice", "1", "--raw"]).stdout("{\"a\": 1}").stderr("").success();
     Run::new(&log).args(["entry", "--raw", "alice", "2"]).stdout("2").stderr("").success();
@@ -48,7 +48,7 @@ fn a_deleted_entry_keeps_its_seq_offset_hash_and_length() {
     for _ in 0..2 {
         // The second time changes nothing.
         Run::new(&log).args(["del", "alice", "1"]).stdout("").stderr("").success();
-        assert_eq!(read(&log), format!("{DELETED}{{\"offset\":2,\"peer\":\"alice\",\"seq\":2,\"entry\":2}}\n"));
+        assert_eq!(read(&log), format!("{DELETED}{}", hashed("{\"offset\":2,\"peer\":\"alice\",\"seq\":2,\"entry\":2}\n")));
         assert_eq!((heads(&log), root(&log)), (heads_before.clone(), root_before.clone()));
     }
     for options in [&[][..], &["--raw"]] {
@@ -110,13 +110,13 @@ fn a_deleted_entry_never_comes_back() {
     Run::new(&bob).args(["del", "alice", "1"]).success();
     append(&alice, "2\n");
     Run::new(&bob).args(["write"]).stdin(read(&alice)).stderr("").success();
-    let last = "{\"offset\":2,\"peer\":\"alice\",\"seq\":2,\"entry\":2}\n";
+    let last = hashed("{\"offset\":2,\"peer\":\"alice\",\"seq\":2,\"entry\":2}\n");
     assert_eq!(read(&bob), format!("{DELETED}{last}"));
     append(&alice, "3\n");
     let bob_dir = bob.to_str().expect("UTF-8");
     let words = ["replicate", "--once", "--", crate::harness::SCUTTLEUP, "--log", bob_dir, "replicate", "--once"];
     Run::new(&alice).args(words).success();
-    let third = "{\"offset\":3,\"peer\":\"alice\",\"seq\":3,\"entry\":3}\n";
+    let third = hashed("{\"offset\":3,\"peer\":\"alice\",\"seq\":3,\"entry\":3}\n");
     assert_eq!(read(&bob), format!("{DELETED}{last}{third}"));
     // A deleted entry does not delete the bytes of this entry in another log.
     Run::new(&alice).args(["write"]).stdin(read(&bob)).stderr("").success();

@@ -10,6 +10,8 @@ use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use scuttleup::ndjson::{Content, parse_change};
+use xxhash_rust::xxh3::xxh3_64;
 
 /// The time limit of a single step. It is not a delay: every step ends at an event.
 pub const STEP: Duration = Duration::from_secs(60);
@@ -326,6 +328,16 @@ pub fn append(log: &Path, lines: impl AsRef<[u8]>) {
 /// The output of `read`.
 pub fn read(log: &Path) -> String {
     Run::new(log).args(["read"]).stderr("").success().text().to_owned()
+}
+
+/// Change lines without a hash, and the same lines with it.
+pub fn hashed(lines: &str) -> String {
+    let hashed = |line: &str| {
+        let Content::Bytes(bytes) = parse_change(line).expect("a change line").content else { panic!("{line}") };
+        let fields = line.trim_end().strip_suffix('}').expect("an object");
+        format!("{fields},\"hash\":\"{:016x}\"}}\n", xxh3_64(&bytes))
+    };
+    lines.lines().map(hashed).collect()
 }
 
 /// The lines of `heads` without the marks `own` and `fork`, which differ between equal logs.

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::harness::{Place, Run, append, assert_equal, heads, read, root, shell};
+use crate::harness::{Place, Run, append, assert_equal, hashed, heads, read, root, shell};
 
 /// Log alice with every kind of entry, of two peers, with one entry deleted.
 fn varied(place: &Place) -> PathBuf {
@@ -86,7 +86,7 @@ fn a_live_pipe_copies_as_entries_arrive() {
         append(&alice, format!("{seq}\n"));
     }
     for seq in 1..=20 {
-        assert_eq!(watching.line(), format!("{{\"offset\":{seq},\"peer\":\"alice\",\"seq\":{seq},\"entry\":{seq}}}\n"));
+        assert_eq!(watching.line(), hashed(&format!("{{\"offset\":{seq},\"peer\":\"alice\",\"seq\":{seq},\"entry\":{seq}}}\n")));
     }
     assert_equal(&alice, &bob);
     // The copy ends by itself after line 20: `read --live` sees that `sed` has ended without a new entry.
@@ -102,10 +102,26 @@ fn offsets_and_unknown_fields_are_ignored_and_fields_may_be_in_any_order() {
                  {\"text\":\"two\",\"seq\":2,\"x\":[{\"peer\":0}],\"peer\":\"p\"}\r\n\
                  \t{ \"base64\" : \"dGhyZWU=\" , \"seq\" : 3 , \"peer\" : \"\\u0070\" }";
     Run::new(&log).args(["write"]).stdin(lines).stdout("").stderr("").success();
-    let expected = "{\"offset\":1,\"peer\":\"p\",\"seq\":1,\"entry\":{\"a\":1}}\n\
+    let expected = hashed(
+        "{\"offset\":1,\"peer\":\"p\",\"seq\":1,\"entry\":{\"a\":1}}\n\
                     {\"offset\":2,\"peer\":\"p\",\"seq\":2,\"text\":\"two\"}\n\
-                    {\"offset\":3,\"peer\":\"p\",\"seq\":3,\"text\":\"three\"}\n";
+                    {\"offset\":3,\"peer\":\"p\",\"seq\":3,\"text\":\"three\"}\n",
+    );
     assert_eq!(read(&log), expected);
+}
+
+#[test]
+fn a_line_that_does_not_match_its_hash_is_refused() {
+    let place = Place::new();
+    let (a, b) = (place.log("alice"), place.log("bob"));
+    append(&a, "1\n{\"temp\": 21.50}\n3\n");
+    // jq rewrites the number and the white space.
+    let rewritten = read(&a).replace("{\"temp\": 21.50}", "{\"temp\":21.5}");
+    let refused = Run::new(&b).args(["write"]).stdin(&rewritten).stdout("");
+    refused.stderr_has("line 2: entry 2 of alice does not match its hash in the line").stderr_has("read --raw").status(7);
+    assert_eq!(heads(&b).last().map(String::as_str), Some("{\"peer\":\"alice\",\"seq\":1}"), "the line before it is stored");
+    Run::new(&b).args(["write"]).stdin(read(&a)).stderr("").success();
+    assert_equal(&a, &b);
 }
 
 #[test]
@@ -124,7 +140,7 @@ fn the_same_bytes_under_any_key_are_the_same_entry() {
     let deleted = "\"deleted\":true,\"hash\":\"c5e3762ffc8453c6\",\"bytes\":7";
     for payload in ["\"entry\":{\"a\":1}", "\"text\":\"{\\\"a\\\":1}\"", "\"base64\":\"eyJhIjoxfQ==\"", deleted] {
         Run::new(&log).args(["write"]).stdin(line(payload)).stderr("").success();
-        assert_eq!(read(&log), "{\"offset\":1,\"peer\":\"p\",\"seq\":1,\"entry\":{\"a\":1}}\n");
+        assert_eq!(read(&log), hashed("{\"offset\":1,\"peer\":\"p\",\"seq\":1,\"entry\":{\"a\":1}}\n"));
     }
 }
 

@@ -51,9 +51,14 @@ impl Exit {
         match err.downcast_ref::<Error>() {
             Some(Error::DiskFull(_) | Error::MapFull(_) | Error::FeedFull(_)) => Self::Full,
             Some(Error::PushOnly | Error::NoNativeWire) => Self::Refused,
-            Some(Error::BadInput(_) | Error::NotUtf8(_) | Error::Wire(_) | Error::FrameTooLong(_) | Error::EntryTooLong(..)) => {
-                Self::BadInput
-            }
+            Some(
+                Error::BadInput(_)
+                | Error::HashMismatch(..)
+                | Error::NotUtf8(_)
+                | Error::Wire(_)
+                | Error::FrameTooLong(_)
+                | Error::EntryTooLong(..),
+            ) => Self::BadInput,
             _ => Self::Error,
         }
     }

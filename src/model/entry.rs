@@ -72,7 +72,8 @@ impl Tombstone {
     /// hash.
     pub const UNKNOWN: Self = Self { hash: 0, bytes: 0 };
 
-    fn of(bytes: &[u8]) -> Self {
+    /// The hash and length of `bytes`.
+    pub fn of(bytes: &[u8]) -> Self {
         Self { hash: xxh3_64(bytes), bytes: u32::try_from(bytes.len()).unwrap_or(u32::MAX) }
     }
 }
@@ -114,6 +115,12 @@ impl<'a> HashedEntry<'a> {
         Self { entry: Entry::new(bytes), tombstone: Tombstone::of(bytes) }
     }
 
+    /// An entry that was stored with this kind and hash. Returns `None` if `bytes` have another hash.
+    pub(crate) fn stored(bytes: &'a [u8], kind: Kind, hash: u64) -> Option<Self> {
+        let tombstone = Tombstone::of(bytes);
+        (tombstone.hash == hash).then_some(Self { entry: Entry::Bytes(bytes, kind), tombstone })
+    }
+
     /// An entry that was deleted in another log, with the hash and length that the other log gives.
     pub fn deleted(tombstone: Tombstone) -> Self {
         Self { entry: Entry::Deleted(tombstone), tombstone }
@@ -139,8 +146,8 @@ pub struct Change<'a> {
     pub peer: &'a PeerId,
     /// Its sequence number in that feed.
     pub seq: Seq,
-    /// Its content.
-    pub entry: Entry<'a>,
+    /// Its content, with its hash and length.
+    pub entry: HashedEntry<'a>,
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use nix::errno::Errno;
 
-use super::{Offset, PeerId};
+use super::{Offset, PeerId, Seq};
 
 /// An error of the library.
 #[derive(Debug)]
@@ -53,6 +53,8 @@ pub enum Error {
     NotUtf8(usize),
     /// The input is not valid: the reason.
     BadInput(String),
+    /// The bytes of this entry in a change line do not match the hash in the line.
+    HashMismatch(PeerId, Seq),
     /// The remote broke the protocol: what it did.
     Wire(String),
     /// The remote sent a frame that is longer than this limit, in bytes.
@@ -136,6 +138,9 @@ impl fmt::Display for Error {
                 write!(f, "the entry is too long: it has {bytes} bytes or more, and the limit is {max}")
             }
             Self::NotUtf8(at) => write!(f, "not UTF-8 at byte {at}"),
+            Self::HashMismatch(peer, seq) => {
+                write!(f, "entry {seq} of {peer} does not match its hash in the line, a program has changed the line")
+            }
             Self::BadInput(why) | Self::Wire(why) => f.write_str(why),
             Self::FrameTooLong(max) => write!(f, "the remote sent a frame of more than {max} bytes"),
             Self::PushOnly => f.write_str("the remote sent an entry, but the local mode is push"),

@@ -5,7 +5,7 @@
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::rows::{FEEDS_MAX, u32_at, u64_at};
-use crate::model::{Entry, Error, Kind, Offset, Result, Seq, Tombstone};
+use crate::model::{Error, HashedEntry, Kind, Offset, Result, Seq, Tombstone};
 
 /// The length of the header in bytes.
 pub const HEADER_BYTES: usize = 16;
@@ -17,7 +17,7 @@ pub struct Record<'a> {
     /// The peer number of the feed.
     pub number: u32,
     pub seq: Seq,
-    pub entry: Entry<'a>,
+    pub entry: HashedEntry<'a>,
 }
 
 /// Decodes the record at `offset`.
@@ -28,11 +28,11 @@ pub fn check_record(offset: Offset, record: &[u8]) -> Result<Record<'_>> {
     let (header, payload, hash) = Header::decode(offset, record)?;
     let seq = Seq::new(u64::from(header.seq));
     let entry = match header.kind {
-        Some(kind) => Some(Entry::Bytes(payload, kind)),
-        None => decode_tombstone(payload).map(Entry::Deleted),
+        Some(kind) => HashedEntry::stored(payload, kind, hash),
+        None => decode_tombstone(payload).filter(|_| xxh3_64(payload) == hash).map(HashedEntry::deleted),
     };
     match (seq, entry) {
-        (Some(seq), Some(entry)) if xxh3_64(payload) == hash => Ok(Record { number: header.number, seq, entry }),
+        (Some(seq), Some(entry)) => Ok(Record { number: header.number, seq, entry }),
         _ => Err(Error::Checksum(offset)),
     }
 }

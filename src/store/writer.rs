@@ -150,10 +150,11 @@ impl Writer<'_> {
         self.save_runs()?;
         let Some(FeedRow { number, .. }) = self.txn.feed(peer)? else { return Ok(None) };
         let Some(offset) = self.offset_of(number, seq)? else { return Ok(None) };
-        let tombstone = match self.entry_at(offset)? {
-            Entry::Deleted(tombstone) => return Ok(Some(tombstone)),
-            entry => entry.tombstone(),
-        };
+        let entry = self.entry_at(offset)?;
+        let tombstone = entry.tombstone();
+        if let Entry::Deleted(_) = entry.entry() {
+            return Ok(Some(tombstone));
+        }
         self.txn.replace_record(offset, &encode_deleted(offset, number, seq, tombstone))?;
         self.changed = true;
         Ok(Some(tombstone))
@@ -310,7 +311,7 @@ impl Writer<'_> {
         Ok(self.txn.run(number, seq.get())?.and_then(|run| run.offset_of(seq.get())))
     }
 
-    fn entry_at(&self, offset: Offset) -> Result<Entry<'_>> {
+    fn entry_at(&self, offset: Offset) -> Result<HashedEntry<'_>> {
         let record = self.txn.record(offset)?.ok_or(Error::Checksum(offset))?;
         check_record(offset, record).map(|record| record.entry)
     }

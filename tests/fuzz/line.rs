@@ -3,14 +3,14 @@
 
 use libfuzzer_sys::fuzz_target;
 use scuttleup::ndjson::{Content, change_line, parse_change, parse_head};
-use scuttleup::{Entry, Offset};
+use scuttleup::{HashedEntry, Offset};
 
 fuzz_target!(|line: &str| {
     parse_head(line).ok();
     let Ok(change) = parse_change(line) else { return };
     let entry = match &change.content {
-        Content::Bytes(bytes) => Entry::new(bytes),
-        Content::Deleted(tombstone) => Entry::Deleted(*tombstone),
+        Content::Bytes(bytes) => HashedEntry::new(bytes),
+        Content::Deleted(tombstone) => HashedEntry::deleted(*tombstone),
     };
     let written = change_line(Offset(1), &change.peer, change.seq, entry);
     let line = written.strip_suffix('\n').expect("a line");

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use scuttleup::wire::{Difference, Event, Local, News, Payload, RemoteHead, Session, Stored, Task, Wire};
-use scuttleup::{Chain, Change, Entry, Mode, Offset, PeerId, Seq};
+use scuttleup::{Chain, Change, HashedEntry, Mode, Offset, PeerId, Seq};
 
 use super::disk::{Disk, Heads, Put, id};
 
@@ -177,7 +177,7 @@ impl Side {
             return Ok(outgoing.caught_up());
         }
         for stored in &disk.order[from..to] {
-            let (peer, entry) = (id(&stored.peer), Entry::new(&stored.bytes));
+            let (peer, entry) = (id(&stored.peer), HashedEntry::new(&stored.bytes));
             let change = Change { offset: Offset(0), peer: &peer, seq: seq_of(stored.seq), entry };
             let before = disk.chain(&stored.peer, stored.seq - 1).expect("the entry before it");
             outgoing.offer(&mut self.outgoing, &change, || Ok(before))?;

@@ -2,7 +2,7 @@
 //! after a number of entries, as a link would cut it.
 
 use scuttleup::wire::{Event, Local, News, Session, Task};
-use scuttleup::{Chain, Change, Entry as Content, Mode, Offset, PeerId, Seq};
+use scuttleup::{Chain, Change, HashedEntry, Mode, Offset, PeerId, Seq};
 
 use super::gossip::{Entry, Log};
 
@@ -98,7 +98,7 @@ pub fn exchange(
             break;
         }
         let seq_of = |seq| Seq::new(u64::from(seq)).expect("a seq");
-        let (peer, entry) = (&ids[usize::from(feed)], Content::new(b"1"));
+        let (peer, entry) = (&ids[usize::from(feed)], HashedEntry::new(b"1"));
         let change = Change { offset: Offset::ZERO, peer, seq: seq_of(seq), entry };
         outgoing.offer(&mut bytes, &change, || Ok(CHAIN)).expect("the chain is given");
         sent += usize::from(seq > to.log.heads[usize::from(feed)]);

@@ -28,7 +28,7 @@ pub fn run(context: &Context, args: &ArgMatches) -> Result<Exit> {
     let (peer, seq) = peer_and_seq(args)?;
     let log = Log::open_read_only(&context.dir)?;
     // The bytes are copied, so that the read transaction does not wait for a slow reader of stdout.
-    let bytes = log.reader().entry(peer, seq, |change| match change.entry {
+    let bytes = log.reader().entry(peer, seq, |change| match change.entry.entry() {
         Entry::Deleted(_) => None,
         Entry::Bytes(bytes, _) if args.get_flag("raw") => Some(bytes.to_vec()),
         Entry::Bytes(..) => {

@@ -13,6 +13,10 @@ pub fn hint(err: &Error) -> Option<&'static str> {
         Error::NotADirectory(_) => Some("name the directory of the log with --log"),
         Error::EntryTooLong(..) => Some("raise the limit with --entry-bytes-max, or split the entry"),
         Error::FrameTooLong(_) => Some("if it is an entry, raise the limit with --entry-bytes-max"),
+        Error::HashMismatch(..) => Some(
+            "jq and other programs rewrite numbers and white space, \
+             pass the lines of `read` on unchanged, or use `read --raw`",
+        ),
         Error::PushOnly => Some("use --mode sync or pull"),
         Error::NoNativeWire => Some("use --wire auto, or install a newer scuttleup on the remote"),
         _ => None,

@@ -62,7 +62,7 @@ impl Runs {
 
     /// Adds the next change. `chain_before` returns the local chain before it.
     pub fn add(&mut self, out: &mut Vec<u8>, change: &Change<'_>, chain_before: impl FnOnce() -> Result<Chain>) -> Result<()> {
-        let (seq, bytes) = (change.seq.get(), if let Entry::Bytes(bytes, _) = change.entry { bytes } else { b"" });
+        let (seq, bytes) = (change.seq.get(), if let Entry::Bytes(bytes, _) = change.entry.entry() { bytes } else { b"" });
         let continues = self.open.as_ref().is_some_and(|open| {
             open.next == seq
                 && self.body.count() < RUN_ENTRIES_MAX
@@ -74,7 +74,7 @@ impl Runs {
             self.open = Some(self.begin(out, change, chain_before)?);
         }
         let Some(open) = &mut self.open else { return Ok(()) };
-        match change.entry {
+        match change.entry.entry() {
             Entry::Bytes(bytes, _) => self.body.add(bytes),
             Entry::Deleted(tombstone) => self.body.add_deleted(tombstone),
         }

@@ -305,7 +305,7 @@ impl Outgoing {
         {
             return Ok(());
         }
-        if let (Entry::Bytes(bytes, _), Some(Remote { entry_bytes_max, .. })) = (change.entry, self.remote)
+        if let (Entry::Bytes(bytes, _), Some(Remote { entry_bytes_max, .. })) = (change.entry.entry(), self.remote)
             && bytes.len() as u64 > entry_bytes_max
         {
             self.withheld.insert(feed, change.seq.get());
@@ -314,7 +314,7 @@ impl Outgoing {
             return Ok(());
         }
         *held = change.seq.get();
-        match (&mut self.protocol, change.entry) {
+        match (&mut self.protocol, change.entry.entry()) {
             (Protocol::Native(native), _) => native.runs.add(out, change, chain_before)?,
             (Protocol::Original(_), _) if is_first && !can_hold(change.peer.as_str()) => {
                 // The rest of the feed is skipped.
