@@ -7,10 +7,11 @@ use std::process::ExitCode;
 use cli::report::errors;
 
 fn main() -> ExitCode {
+    errors::explain_panics();
     let args = match cli::parse() {
         Ok(args) => args,
         Err(answer) => return errors::conclude_parsing(&answer),
     };
     let context = cli::Context::new(&args);
-    errors::conclude(context.and_then(|context| cli::run(&context, &args)))
+    errors::conclude_run(|| cli::run(&context?, &args))
 }

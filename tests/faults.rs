@@ -264,3 +264,64 @@ fn a_damaged_entry_is_found_and_is_not_printed() {
         Run::new(&log).args(["read", "--after", "2", "--no-entry"]).stdout("{\"offset\":3,\"peer\":\"a\",\"seq\":3}\n").success();
     }
 }
+
+#[test]
+fn a_thread_that_cannot_be_started_is_an_error() {
+    let place = Place::new();
+    let log = place.log("a");
+    let numbers: String = (1..=50_000).map(|n| format!("{n}\n")).collect();
+    append(&log, &numbers);
+    let other = place.log("b").display().to_string();
+    let session = ["replicate", "--once", "--", SCUTTLEUP, "--log", &other, "replicate"];
+    // The first thread that fails. COMMAND is started with the same call as a thread. After the session, a thread waits for it.
+    let commands: [(&[&str], &str, u32); 5] =
+        [(&["append"], &numbers, 1), (&["read"], "", 1), (&["replicate", "--once"], "", 1), (&session, "", 3), (&session, "", 4)];
+    for (args, stdin, first) in commands {
+        // Without -f, strace changes the calls of the first thread only.
+        let inject = format!("inject=clone3:error=EAGAIN:when={first}+");
+        let strace = ["-qq", "-o", "/dev/null", "-e", &inject, SCUTTLEUP];
+        let run = Run::program("strace").args(strace).args(args).env("SCUTTLEUP_LOG", &log).stdin(stdin);
+        // The remote prints its own messages.
+        run.stderr_has("scuttleup: cannot start a thread: Resource temporarily unavailable").status(1);
+    }
+}
+
+#[test]
+fn damaged_pages_end_every_command_with_a_message() {
+    let place = Place::new();
+    let log = place.log("a");
+    append(&log, (0..2000).map(|n| format!("{{\"n\":{n}}}\n")).collect::<String>());
+    append(&log, "\"last\"\n");
+    let good = fs::read(log.join("data.mdb")).expect("the data file");
+    let pages = good.len() / 4096;
+    // One bit in each field of a page header, and in the first positions of the nodes.
+    let mut faults = 0;
+    for (at, page) in (0..24).step_by(2).flat_map(|at| (2..pages).map(move |page| (at, page))) {
+        let mut bad = good.clone();
+        bad[page * 4096 + at] ^= 1 << (at % 7);
+        fs::write(log.join("data.mdb"), &bad).expect("the data file");
+        let ended = Run::new(&log).args(["read"]).end();
+        let code = ended.status.code();
+        assert!(matches!(code, Some(0 | 1)), "page {page}, byte {at}: {:?}", ended.status);
+        let stderr = &ended.printed.stderr;
+        assert_eq!(
+            code == Some(1),
+            stderr.starts_with("scuttleup: ") && stderr.ends_with('\n'),
+            "page {page}, byte {at}: {stderr}"
+        );
+        faults += u32::from(stderr.contains("a memory fault: data.mdb in "));
+    }
+    assert!(faults > 0, "no page was read that leads to a fault");
+}
+
+#[test]
+fn a_data_file_that_is_truncated_while_it_is_read_is_an_error() {
+    let place = Place::new();
+    let log = place.log("a");
+    // More than the pipe and the buffers hold.
+    append(&log, (0..200_000).map(|n| format!("{{\"number\":{n}}}\n")).collect::<String>());
+    let mut reading = Run::new(&log).args(["read"]).stderr_has("data.mdb in ").stderr_has("was truncated").spawn();
+    reading.line();
+    fs::File::options().write(true).open(log.join("data.mdb")).and_then(|file| file.set_len(8192)).expect("it is truncated");
+    assert_eq!(reading.finish().status.code(), Some(1));
+}

@@ -6,8 +6,10 @@ use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, ExitStatus, Stdio};
+use std::thread::Builder;
 
 use anyhow::{Result, bail};
+use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -84,18 +86,22 @@ fn wait_for(mut child: Child, timeout: PollTimeout, stop: &Stop) -> Result<Optio
     let pid = Pid::from_raw(i32::try_from(child.id())?);
     let (ended, end_writer) = io::pipe()?;
     std::thread::scope(|threads| {
-        let waiting = threads.spawn(move || {
+        let waiting = Builder::new().spawn_scoped(threads, move || {
             let status = child.wait();
             drop(end_writer);
             status
         });
+        let waiting = waiting.map_err(|err| {
+            kill(pid, Signal::SIGTERM).ok();
+            Error::io("cannot start a thread", err)
+        })?;
         let mut fds = [PollFd::new(ended.as_fd(), PollFlags::POLLIN), PollFd::new(stop.as_fd(), PollFlags::POLLIN)];
-        while poll(&mut fds, timeout).is_err() {}
+        while poll(&mut fds, timeout) == Err(Errno::EINTR) {}
         let by_itself = fds[0].any() == Some(true);
         if !by_itself {
             kill(pid, Signal::SIGTERM).ok();
             let mut fds = [PollFd::new(ended.as_fd(), PollFlags::POLLIN)];
-            while poll(&mut fds, PollTimeout::from(TERMINATED_MILLIS)).is_err() {}
+            while poll(&mut fds, PollTimeout::from(TERMINATED_MILLIS)) == Err(Errno::EINTR) {}
             if fds[0].any() != Some(true) {
                 kill(pid, Signal::SIGKILL).ok();
             }

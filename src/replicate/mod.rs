@@ -18,6 +18,7 @@ use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
 use std::io::{PipeReader, PipeWriter, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
+use std::thread::Builder;
 use std::time::Instant;
 
 pub use outcome::{Ending, Outcome, Reached};
@@ -157,9 +158,9 @@ where
     let Session { incoming, outgoing } = Session::new(context.local()?);
     let pipe: std::io::Result<(PipeReader, PipeWriter)> = std::io::pipe();
     let (sender_done, done_writer) = pipe.map_err(|err| Error::io("cannot create a pipe", err))?;
-    let (received, sent) = std::thread::scope(|threads| {
+    let (received, sent) = std::thread::scope(|threads| -> Result<_> {
         let (context, coordination) = (&context, &coordination);
-        let sender = threads.spawn(move || {
+        let sender = Builder::new().spawn_scoped(threads, move || {
             let sent = sender::run(context, coordination, outgoing, output);
             if sent.is_err() {
                 coordination.set_sender_failed();
@@ -167,13 +168,14 @@ where
             drop(done_writer);
             sent
         });
+        let sender = sender.map_err(|err| Error::io("cannot start a thread", err))?;
         let received = receiver::run(context, coordination, incoming, input, &sender_done);
         // The sender must not wait for a receiver that has failed.
         if received.is_err() {
             coordination.abandon("it failed".into());
         }
-        (received, sender.join())
-    });
+        Ok((received, sender.join()))
+    })?;
     let sent = sent.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
     let (received, mut sent) = (received?, sent?);
     // The last acknowledgements may have come after the last write.

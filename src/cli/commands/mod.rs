@@ -17,6 +17,7 @@ use clap::{ArgMatches, Command};
 
 use crate::cli::context::Context;
 use crate::cli::exit::Exit;
+use crate::cli::report::errors;
 
 struct Subcommand {
     name: &'static str,
@@ -48,6 +49,7 @@ pub fn all() -> impl Iterator<Item = Command> {
 /// Runs the command that `args` name.
 pub fn run(context: &Context, args: &ArgMatches) -> Result<Exit> {
     let (name, args) = args.subcommand().expect("the parser requires a command");
+    errors::explain_memory_faults(&context.dir);
     let subcommand = SUBCOMMANDS.iter().find(|subcommand| subcommand.name == name);
     (subcommand.expect("the parser knows the command").run)(context, args)
 }

@@ -1,4 +1,5 @@
 //! Stdout and signals.
 
+pub mod memory_fault;
 pub mod output;
 pub mod signals;

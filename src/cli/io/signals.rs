@@ -8,6 +8,7 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::Result;
+use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use signal_hook::consts::{SIGINT, SIGTERM, SIGXFSZ};
 use signal_hook::{SigId, flag, low_level};
@@ -91,7 +92,7 @@ impl Stop {
             let Ok(pipe) = self.pipe.try_clone() else { return };
             let exits_immediately = Arc::clone(&self.exits_immediately);
             let waiter = thread::Builder::new().stack_size(DEBOUNCE_STACK_BYTES).spawn(move || {
-                while poll(&mut [PollFd::new(pipe.as_fd(), PollFlags::POLLIN)], PollTimeout::NONE).is_err() {}
+                while poll(&mut [PollFd::new(pipe.as_fd(), PollFlags::POLLIN)], PollTimeout::NONE) == Err(Errno::EINTR) {}
                 thread::sleep(DEBOUNCE);
                 exits_immediately.store(true, Ordering::SeqCst);
             });

@@ -38,10 +38,15 @@ pub fn print_verbatim(line: &[u8]) {
 }
 
 fn print(text: &str) {
+    print_verbatim(line(text).as_bytes());
+}
+
+/// The line of a diagnostic, with its prefix and its newline.
+pub fn line(text: &str) -> String {
     let mut line = String::from("scuttleup: ");
     for c in text.chars() {
         if c.is_control() { line.extend(c.escape_default()) } else { line.push(c) }
     }
     line.push('\n');
-    print_verbatim(line.as_bytes());
+    line
 }

@@ -1,16 +1,39 @@
 //! Prints the error of a command and returns the exit code of the process.
 
+use std::panic::{self, AssertUnwindSafe};
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::error::ErrorKind;
 
 use crate::cli::exit::{Exit, OutputClosed};
+use crate::cli::io::memory_fault;
 use crate::cli::io::output::Output;
 use crate::cli::report::diagnostics;
 use crate::cli::report::hint::with_hint;
 
+/// From now on, a panic prints one line: it is a fault of this program.
+pub fn explain_panics() {
+    panic::set_hook(Box::new(|panic| {
+        let payload = panic.payload();
+        let text = payload.downcast_ref::<&str>().copied().or_else(|| payload.downcast_ref().map(String::as_str));
+        let reason = text.unwrap_or("no reason");
+        let place = panic.location().map_or(String::new(), |place| format!(", {}:{}", place.file(), place.line()));
+        diagnostics::error(&format!("fault of scuttleup: {reason}{place}: report it with this line"));
+    }));
+}
+
+/// Runs a command and prints its error. A panic, which has printed its own line, is an error too.
+pub fn conclude_run(run: impl FnOnce() -> anyhow::Result<Exit>) -> ExitCode {
+    // Nothing that the panic has left incomplete is used afterwards.
+    match panic::catch_unwind(AssertUnwindSafe(run)) {
+        Ok(outcome) => conclude(outcome),
+        Err(_) => ExitCode::from(Exit::Error.code()),
+    }
+}
+
 /// Prints the error, if the command failed.
-pub fn conclude(outcome: anyhow::Result<Exit>) -> ExitCode {
+fn conclude(outcome: anyhow::Result<Exit>) -> ExitCode {
     let exit = outcome.unwrap_or_else(|err| {
         if !err.is::<OutputClosed>() {
             diagnostics::error(&message(&err));
@@ -22,6 +45,16 @@ pub fn conclude(outcome: anyhow::Result<Exit>) -> ExitCode {
 
 fn message(err: &anyhow::Error) -> String {
     err.downcast_ref().map_or_else(|| err.to_string(), with_hint)
+}
+
+/// Makes a memory fault an error of the log in `dir`, see [`memory_fault`].
+pub fn explain_memory_faults(dir: &Path) {
+    let text = format!(
+        "a memory fault: data.mdb in {} is damaged, or was truncated while this command read it: \
+         restore the log from a backup, or replicate it from another log",
+        dir.display()
+    );
+    memory_fault::explain(diagnostics::line(&text).into_bytes());
 }
 
 /// Prints the answer of the command line parser: help and version on stdout, an error as one line on stderr. Without arguments,

@@ -2,7 +2,7 @@
 //! meet. The items of this module are safe to use.
 #![allow(unsafe_code)]
 
-use std::ffi::{c_int, c_void};
+use std::ffi::{c_char, c_int, c_void};
 use std::os::fd::BorrowedFd;
 use std::ptr;
 use std::sync::atomic::{Ordering, fence};
@@ -10,6 +10,7 @@ use std::sync::atomic::{Ordering, fence};
 use lmdb::{Database, DatabaseFlags, Environment, RoTransaction, RwTransaction, Transaction, WriteFlags};
 use lmdb_sys as sys;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+use nix::sys::signal::{Signal, raise};
 
 /// An environment that was just opened. No other thread uses it yet.
 pub struct UnsharedEnv(Environment);
@@ -17,7 +18,12 @@ pub struct UnsharedEnv(Environment);
 impl UnsharedEnv {
     /// Frees the reader slots of processes that have ended, and sets FD_CLOEXEC on the data file. LMDB opens that file without
     /// O_CLOEXEC, and child processes must not inherit it.
+    ///
+    /// A failed assertion of LMDB becomes SIGBUS: data.mdb is damaged, and a read of another damaged page raises SIGBUS too. So
+    /// a program needs only one handler.
     pub fn new(env: Environment) -> Self {
+        // SAFETY: the environment is open, and the function lives as long as the program.
+        unsafe { sys::mdb_env_set_assert(env.env(), Some(raise_bus_error)) };
         free_slots_of_dead_readers(&env);
         let mut fd: c_int = -1;
         // SAFETY: the environment is open, so it has a descriptor, which lives at least as long as this borrow of it.
@@ -57,6 +63,11 @@ impl UnsharedEnv {
     pub fn into_shared(self) -> Environment {
         self.0
     }
+}
+
+/// The function of LMDB's failed assertions. If it returned, LMDB would print its source line and abort.
+unsafe extern "C" fn raise_bus_error(_: *mut sys::MDB_env, _: *const c_char) {
+    raise(Signal::SIGBUS).ok();
 }
 
 /// Frees the reader slots of processes that have ended. LMDB does not reuse the pages of a dead reader's snapshot, so the
