@@ -111,6 +111,13 @@ fn a_kill_while_a_log_is_created_leaves_a_log_or_nothing() {
                 stdin.write_all(b"1\n").ok();
             }
             let killed = appending.finish().status.signal() == Some(9);
+            // It is a log or no log, and never a damaged log.
+            let found = Run::new(&log).args(["heads"]).spawn().finish();
+            assert!(
+                found.status.success() || found.printed.stderr.contains("no log in "),
+                "{call} {when}: {}",
+                found.printed.stderr
+            );
             append(&log, "2");
             let stored = read(&log).lines().count();
             assert!(stored == 1 || stored == 2, "{call} {when}: {stored}");

@@ -180,10 +180,17 @@ fn a_truncated_data_file_is_an_error_and_not_a_crash() {
     let log = place.log("a");
     append(&log, (0..2000).map(|n| format!("{n}\n")).collect::<String>());
     let data = fs::read(log.join("data.mdb")).expect("the data file");
-    // The second time without the file `bell`, as when only the data file was copied.
-    for with_bell in [true, false] {
-        if !with_bell {
-            fs::remove_file(log.join("bell")).expect("the bell");
+    // Then without the file `bell` or `created`, and without both, as when only the data file was copied.
+    let hide = |name: &str| fs::rename(log.join(name), place.path(name)).expect("it exists");
+    for step in 0..4 {
+        match step {
+            1 => hide("bell"),
+            2 => {
+                fs::rename(place.path("bell"), log.join("bell")).expect("it exists");
+                hide("created");
+            }
+            3 => hide("bell"),
+            _ => {}
         }
         for keep in [1, 100, 152, 4095, 4096, 4097, 5000, 8192, 12_288, data.len() / 2, data.len() - 4096, data.len() - 1] {
             assert_truncated(&log, &data[..keep]);
@@ -198,7 +205,7 @@ fn a_data_file_that_is_half_created_is_not_a_log_yet() {
     let place = Place::new();
     let log = place.log("a");
     let data = fs::read(log.join("data.mdb")).expect("the data file");
-    fs::remove_file(log.join("bell")).expect("the bell");
+    ["bell", "created"].iter().for_each(|name| fs::remove_file(log.join(name)).expect("it exists"));
     // The first of the two meta pages that LMDB writes first.
     fs::write(log.join("data.mdb"), &data[..4096]).expect("the data file");
     one_line(&Run::new(&log).args(["read"]).stdout("").stderr_has("no log in ").status(1));

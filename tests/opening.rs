@@ -33,7 +33,8 @@ pub fn to_be_stopped(place: &Place, log: &Path, args: &[&str], call: &str, when:
     mkfifo(&trace, Mode::S_IRWXU).expect("a FIFO");
     let inject = format!("inject={call}:signal=SIGSTOP:when={when}");
     let strace = Run::program("strace").args(["-f", "-qq", "-e", &inject, "-o"]).args([&trace]);
-    let strace = ["data.mdb", "bell", "lock.mdb"].iter().fold(strace, |run, name| run.args(["-P"]).args([log.join(name)]));
+    let strace =
+        ["data.mdb", "bell", "lock.mdb", "created"].iter().fold(strace, |run, name| run.args(["-P"]).args([log.join(name)]));
     let run = strace.args([SCUTTLEUP, "--log"]).args([log]).args(args).spawn();
     (run, File::open(&trace).expect("strace writes to it"))
 }
@@ -232,7 +233,10 @@ fn the_directories_of_a_new_log_are_synced_before_its_first_commit() {
     strace.args([SCUTTLEUP, "--log"]).args([&log]).args(["init"]).success();
     let trace = fs::read_to_string(trace).expect("a trace");
     let calls: Vec<&str> = trace.lines().filter_map(|line| line.split([' ', '(']).find(|word| word.ends_with("sync"))).collect();
-    // fsync of the log directory, of the new parent directory and of its parent; then the commit that creates the tables.
-    let (commit, names) = calls.split_last().expect("calls");
-    assert!(*commit == "fdatasync" && names.len() >= 3 && names.iter().all(|call| *call == "fsync"), "{trace}");
+    // fsync of the log directory, of the new parent directory and of its parent; the commit that creates the tables; fsync of
+    // the file `created` and of the log directory.
+    let commit = calls.iter().position(|call| *call == "fdatasync").expect("a commit");
+    let is_fsync = |calls: &[&str]| calls.iter().all(|call| *call == "fsync");
+    assert!(commit >= 3 && is_fsync(&calls[..commit]), "{trace}");
+    assert!(calls.len() == commit + 3 && is_fsync(&calls[commit + 1..]), "{trace}");
 }

@@ -6,6 +6,7 @@ mod append;
 mod bytes;
 mod crash;
 mod crowd;
+mod damage;
 mod docs;
 mod edges;
 mod entry_del;

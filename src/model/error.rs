@@ -25,6 +25,8 @@ pub enum Error {
     NewerFormat(PathBuf, u32),
     /// The data file is shorter than its meta page says, in bytes: (has, needs).
     Truncated(PathBuf, u64, u64),
+    /// This data file has lost its last commits: an older one was put back, or it is damaged.
+    CommitsLost(PathBuf),
     /// Data on the disk is damaged: what is wrong.
     Corrupt(String),
     /// The record at this offset does not match its checksum.
@@ -44,7 +46,7 @@ pub enum Error {
     /// The operating system reported an error: what failed, and the error.
     Io(String, io::Error),
     /// LMDB reported an error: what failed, and the error.
-    Database(&'static str, Box<dyn std::error::Error + Send + Sync>),
+    Database(String, Box<dyn std::error::Error + Send + Sync>),
     /// Invalid peer id: the reason.
     PeerId(&'static str),
     /// The entry is longer than the limit, in bytes: (has at least, limit).
@@ -88,6 +90,9 @@ pub(crate) fn is_full(code: Errno) -> bool {
     matches!(code, Errno::ENOSPC | Errno::EDQUOT | Errno::EFBIG)
 }
 
+/// The advice for a damaged log.
+const RESTORE: &str = "restore the log from a backup, or replicate it from another log into a new one";
+
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -102,16 +107,23 @@ impl fmt::Display for Error {
                 "the log in {} has format {format}, which is newer than this program: install a newer scuttleup",
                 dir.display()
             ),
-            Self::Truncated(path, has, needs) => write!(
+            Self::Truncated(path, has, needs) => {
+                write!(f, "{} is truncated (it has {has} bytes and needs {needs}): {RESTORE}", path.display())
+            }
+            Self::CommitsLost(path) => write!(
                 f,
-                "{} is truncated (it has {has} bytes and needs {needs}): restore the log from a backup, or replicate it from another log",
-                path.display()
+                "the last commits are missing in {0}: an older file was put back, it was copied while a writer ran, or it is damaged: \
+                 {RESTORE}; to use it without these commits, empty the file {1}",
+                path.display(),
+                path.with_file_name("bell").display()
             ),
-            Self::Corrupt(what) => write!(f, "{what}: restore the log from a backup, or replicate it from another log"),
+            Self::Corrupt(what) => {
+                write!(f, "{what}: the log is damaged, or was copied while a writer ran: {RESTORE}")
+            }
             Self::Checksum(offset) => write!(
                 f,
-                "the entry at offset {offset} does not match its checksum, data.mdb is damaged: \
-                 restore the log from a backup, or replicate it from another log"
+                "the entry at offset {offset} does not match its checksum, data.mdb is damaged, \
+                 or was copied while a writer ran: {RESTORE}"
             ),
             Self::DiskFull(err) => write!(f, "cannot store more ({err}): free some space and run it again"),
             Self::MapFull(bytes) => write!(

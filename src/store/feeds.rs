@@ -37,7 +37,7 @@ impl Log {
     /// When the log cannot be read.
     pub fn heads(&self) -> Result<Heads> {
         let mut heads = Heads::new();
-        self.env.read()?.feeds(|peer, row| {
+        each_feed(&self.env.read()?, |peer, row| {
             heads.raise(&PeerId::new(peer)?, row.head);
             Ok(())
         })?;
@@ -49,12 +49,10 @@ impl Log {
     ///
     /// `each` must not block: the snapshot is open while it runs.
     pub(crate) fn each_head(&self, mut each: impl FnMut(&str, u32)) -> Result<Offset> {
-        let txn = self.env.read()?;
-        txn.feeds(|peer, row| {
+        each_feed(&self.env.read()?, |peer, row| {
             each(peer, row.head);
             Ok(())
-        })?;
-        txn.last_offset()
+        })
     }
 
     /// Gives up to `feeds_max` feeds with an id above `after` to `each`, in the byte order of the ids: id, head and chain.
@@ -113,17 +111,25 @@ impl Reader<'_> {
     /// When the log cannot be read.
     pub fn start_above(&self, head_of: impl Fn(&str) -> u32) -> Result<Offset> {
         let txn = self.log.env.read()?;
-        let mut start = txn.last_offset()?.next();
-        txn.feeds(|peer, row| {
+        let mut first = Offset(u64::MAX);
+        let last = each_feed(&txn, |peer, row| {
             let next = head_of(peer).saturating_add(1);
-            if next <= row.head
-                && let Some(offset) = txn.run(row.number, next)?.and_then(|run| run.offset_of(next))
+            if let Some(seq) = Seq::new(u64::from(next)).filter(|_| next <= row.head)
+                && let Some(offset) = txn.offset_of(peer, row, seq)?
             {
-                start = start.min(offset);
+                first = first.min(offset);
             }
             Ok(())
         })?;
-        Ok(Offset(start.0 - 1))
+        Ok(Offset(first.0 - 1).min(last))
+    }
+
+    /// Checks that the heads of all feeds count all entries of the log.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] if they do not.
+    pub fn check_heads(&self) -> Result<()> {
+        each_feed(&self.log.env.read()?, |_, _| Ok(())).map(|_| ())
     }
 
     /// The chain of a feed after its entry `seq`, or `None` if the feed ends before it. Reads at most one run.
@@ -151,6 +157,22 @@ impl Reader<'_> {
             Ok(Compared { head: row.head, differs: local.is_some_and(|local| local != chain) })
         };
         feeds.iter().map(compare).collect()
+    }
+}
+
+/// Gives each feed to `each`, in the order of the ids. Returns the offset of the last entry.
+///
+/// # Errors
+/// [`Error::Corrupt`] if the heads do not count all entries: then pages of different commits are mixed.
+fn each_feed(txn: &ReadTxn<'_>, mut each: impl FnMut(&str, FeedRow) -> Result<()>) -> Result<Offset> {
+    let mut entries = 0;
+    txn.feeds(|peer, row| {
+        entries += u64::from(row.head);
+        each(peer, row)
+    })?;
+    match txn.last_offset()? {
+        last if last.0 == entries => Ok(last),
+        last => Err(Error::Corrupt(format!("the feeds should hold {entries} entries, but the log holds {last}"))),
     }
 }
 

@@ -3,9 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use super::files::open_once::OpenOnce;
-use super::files::{data, directory, identity, space};
+use super::files::{created, data, directory, identity, space};
 use super::lmdb::Env;
-use super::notify::{InotifyLimit, Notifier, Watcher};
+use super::notify::{self, InotifyLimit, Notifier, Watcher};
 use super::rows::FORMAT;
 use crate::model::{Error, HashedEntry, Offset, PeerId, Result, Seq, Tombstone};
 
@@ -56,8 +56,8 @@ impl Log {
     /// ```
     ///
     /// # Errors
-    /// [`Error::NoLog`] if `dir` holds no log; [`Error::NewerFormat`], [`Error::Truncated`] or [`Error::Corrupt`] if the log
-    /// cannot be used; [`Error::Io`] if the operating system reports an error.
+    /// [`Error::NoLog`] if `dir` holds no log; [`Error::NewerFormat`], [`Error::Truncated`], [`Error::CommitsLost`] or
+    /// [`Error::Corrupt`] if the log cannot be used; [`Error::Io`] if the operating system reports an error.
     pub fn open(dir: impl AsRef<Path>) -> Result<Self> {
         Self::open_as(dir.as_ref(), true)
     }
@@ -78,9 +78,9 @@ impl Log {
         let open_once = OpenOnce::new(dir)?;
         let env = Env::open(dir, write)?;
         if !env.has_tables() {
-            return Err(Error::NoLog(dir.to_path_buf()));
+            return Err(without_tables(dir));
         }
-        Self::with_env(dir, env, write, open_once)
+        Self::with_env(dir, env, if write { Access::Write } else { Access::Read }, open_once)
     }
 
     /// Opens the log in `dir`, and creates it with a random id if it does not exist.
@@ -108,10 +108,13 @@ impl Log {
     /// Returns the log, and whether this call created it.
     fn create_or_open(dir: &Path, id: Option<PeerId>) -> Result<(Self, bool)> {
         let created_dirs = directory::create(dir)?;
-        data::check(dir)?;
+        let was_created = data::check(dir)?;
         let open_once = OpenOnce::new(dir)?;
         let mut env = Env::open(dir, true)?;
         let mut is_new = false;
+        if was_created && !env.has_tables() {
+            return Err(without_tables(dir));
+        }
         if !env.has_tables() {
             let id = id.map_or_else(identity::random_id, Ok)?;
             let clone_marker = identity::clone_marker(dir)?;
@@ -132,19 +135,29 @@ impl Log {
                 })
                 .map_err(|err| space::explain_failed_write(dir, err, 0))?;
         }
-        let log = Self::with_env(dir, env, true, open_once)?;
+        let log = Self::with_env(dir, env, if is_new { Access::Create } else { Access::Write }, open_once)?;
         Ok((log, is_new))
     }
 
-    fn with_env(dir: &Path, env: Env, write: bool, open_once: OpenOnce) -> Result<Self> {
+    fn with_env(dir: &Path, env: Env, access: Access, open_once: OpenOnce) -> Result<Self> {
         let txn = env.read()?;
-        let format = txn.format()?.unwrap_or(0);
-        if format > FORMAT {
-            return Err(Error::NewerFormat(dir.to_path_buf(), format));
+        match txn.format()? {
+            None | Some(0) => return Err(Error::Corrupt(format!("the log in {} has no format", dir.display()))),
+            Some(format) if format > FORMAT => return Err(Error::NewerFormat(dir.to_path_buf(), format)),
+            Some(_) => {}
         }
         let id = txn.local_id()?;
         drop(txn);
-        let notifier = if write { Some(Notifier::open(dir)?) } else { None };
+        let notifier = if access == Access::Read {
+            None
+        } else {
+            let written = created::write(dir, FORMAT, &id);
+            // A log of an earlier program, or one whose creator was killed, gets the file now. It can be used without it.
+            if access == Access::Create {
+                written?;
+            }
+            Some(Notifier::open(dir)?)
+        };
         Ok(Self { dir: dir.to_path_buf(), env, id, notifier, _open_once: open_once })
     }
 
@@ -181,13 +194,14 @@ impl Log {
     /// When the log cannot be read.
     pub fn info(&self) -> Result<Info> {
         let txn = self.env.read()?;
+        let last_offset = txn.last_offset()?;
         Ok(Info {
             forks: txn.fork_count()?,
             id: txn.local_id()?,
             feeds: txn.feed_count()?,
-            entries: txn.entry_count()?,
+            entries: last_offset.0,
             bytes_on_disk: data::disk_bytes(&self.dir)?,
-            last_offset: txn.last_offset()?,
+            last_offset,
             root: txn.root()?,
         })
     }
@@ -235,15 +249,42 @@ impl Log {
         Ok(tombstone)
     }
 
-    /// Checks that this process sees what writers commit from now on.
+    /// Checks that this process sees what writers commit from now on, and that no commit was lost.
     ///
     /// # Errors
-    /// [`Error::ReplacedWhileFollowed`] if it does not.
+    /// [`Error::ReplacedWhileFollowed`] if it does not, [`Error::CommitsLost`] if a commit was lost.
     pub(crate) fn check_in_place(&self) -> Result<()> {
-        if self.env.is_in_place()? { Ok(()) } else { Err(Error::ReplacedWhileFollowed) }
+        // The bell is read before the data file: a commit in between makes only the data file newer.
+        let bell = notify::last_commit(&self.dir)?;
+        if !self.env.is_in_place()? {
+            return Err(Error::ReplacedWhileFollowed);
+        }
+        self.check_commits(bell, self.env.newest_txn()?)
+    }
+
+    /// Checks that the commit `newest` is not older than `bell`, the number in the file `bell`.
+    pub(super) fn check_commits(&self, bell: Option<u64>, newest: u64) -> Result<()> {
+        if bell.is_some_and(|bell| newest < bell) {
+            return Err(Error::CommitsLost(self.dir.join(data::FILE_NAME)));
+        }
+        Ok(())
     }
 
     pub(crate) fn watcher(&self) -> Result<Result<Watcher, InotifyLimit>> {
         Watcher::new(&self.dir)
     }
+}
+
+/// The error for a log that was created, and whose tables cannot be found: a new log in its place would hide the loss.
+fn without_tables(dir: &Path) -> Error {
+    Error::Corrupt(format!("{} holds a log, but a table is missing in {}", dir.display(), data::FILE_NAME))
+}
+
+/// The purpose of opening a log.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Access {
+    Read,
+    Write,
+    /// Write, and this process has created the tables.
+    Create,
 }

@@ -1,15 +1,21 @@
-//! Notifications: after each commit the writer writes one byte to the file `bell`, which live readers watch with inotify.
+//! Notifications: after each commit the writer writes the number of its transaction to the file `bell`, which live readers watch
+//! with inotify.
 //!
-//! A notification carries no data. It tells a reader to scan again, so merged or early notifications do no harm.
+//! A notification tells a reader to scan again, so merged or early notifications do no harm. The number is written after the
+//! commit is on the disk. So a data file whose newest transaction has a lower number has lost commits.
 //! Readers must not watch data.mdb instead: LMDB writes the pages of a transaction before it makes the transaction
 //! visible, so a reader would scan too early and miss the commit.
 
 use std::fs::{File, OpenOptions};
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use nix::errno::Errno;
+use nix::fcntl::{FallocateFlags, fallocate};
+use nix::libc::O_NONBLOCK;
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 
 use crate::model::{Error, Result};
@@ -17,22 +23,66 @@ use crate::model::{Error, Result};
 /// The file in the directory of a log. It is created last: if it exists, the log was completely created.
 pub const FILE_NAME: &str = "bell";
 
+/// The length of the file: the number of a transaction, big-endian.
+const BYTES: usize = 8;
+
+/// The number of the last transaction in the file `bell` of `dir`. `None` if the file has no number.
+pub fn last_commit(dir: &Path) -> Result<Option<u64>> {
+    let path = dir.join(FILE_NAME);
+    // Without O_NONBLOCK, the open of a FIFO would wait.
+    let file = match OpenOptions::new().read(true).custom_flags(O_NONBLOCK).open(&path) {
+        Err(err) if err.kind() == io::ErrorKind::NotFound => return Ok(None),
+        file => file,
+    };
+    file.and_then(|file| read_number(&file)).map_err(|err| cannot_be_read(&path, err))
+}
+
+fn cannot_be_read(path: &Path, err: io::Error) -> Error {
+    Error::io(format!("{} cannot be read", path.display()), err)
+}
+
+/// The number in the file. `None` if it is 0, if the file is shorter, or if it begins with another byte than 0: earlier programs
+/// wrote one byte, and a number never has this byte.
+fn read_number(file: &File) -> io::Result<Option<u64>> {
+    let mut number = [0; BYTES];
+    match file.read_exact_at(&mut number, 0) {
+        Err(err) if err.kind() == io::ErrorKind::UnexpectedEof => Ok(None),
+        read => read.map(|()| Some(u64::from_be_bytes(number)).filter(|&number| number > 0 && number.leading_zeros() >= 8)),
+    }
+}
+
 /// Sends notifications, for writers.
-pub struct Notifier(File);
+pub struct Notifier {
+    file: File,
+    path: PathBuf,
+}
 
 impl Notifier {
     /// Opens the file in `dir`, and creates it if it does not exist.
     pub fn open(dir: &Path) -> Result<Self> {
         let path = dir.join(FILE_NAME);
         let mut options = OpenOptions::new();
-        let file = options.write(true).create(true).truncate(false).mode(0o600).open(&path);
-        file.map(Self).map_err(|err| Error::io(format!("{} cannot be opened", path.display()), err))
+        let file = options.read(true).write(true).create(true).truncate(false).mode(0o600).open(&path);
+        let file = file.map_err(|err| Error::io(format!("{} cannot be opened", path.display()), err))?;
+        // The space is allocated now, so that a write after a commit also succeeds on a full disk. It does not change the
+        // content. If it fails, `notify` does without.
+        fallocate(&file, FallocateFlags::empty(), 0, BYTES as i64).ok();
+        Ok(Self { file, path })
     }
 
-    /// Wakes the live readers. The commit is durable even if this fails.
-    pub fn notify(&self) -> Result<()> {
-        let woken = self.0.write_all_at(b"!", 0);
-        woken.map_err(|err| Error::io("the commit is stored, but live readers cannot be woken", err))
+    /// Tells the live readers that the transaction with the number `txn` is durable.
+    ///
+    /// This cannot fail: an error would say that the entries were not stored. If the number cannot be written, the new
+    /// modification time wakes the readers. If this fails too, they wake when this process closes the file.
+    pub fn notify(&self, txn: u64) {
+        if self.file.write_all_at(&txn.to_be_bytes(), 0).is_err() {
+            self.file.set_modified(SystemTime::now()).ok();
+        }
+    }
+
+    /// As [`last_commit`].
+    pub fn last_commit(&self) -> Result<Option<u64>> {
+        read_number(&self.file).map_err(|err| cannot_be_read(&self.path, err))
     }
 }
 

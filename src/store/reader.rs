@@ -99,8 +99,7 @@ impl Reader<'_> {
     pub fn entry<T>(&mut self, peer: &str, seq: Seq, each: impl FnOnce(Change<'_>) -> T) -> Result<Option<T>> {
         let txn = self.log.env.read()?;
         let Some(feed) = txn.feed(peer)? else { return Ok(None) };
-        let Some(run) = txn.run(feed.number, seq.get())? else { return Ok(None) };
-        let Some(offset) = run.offset_of(seq.get()) else { return Ok(None) };
+        let Some(offset) = txn.offset_of(peer, feed, seq)? else { return Ok(None) };
         let record = check_record(offset, txn.record(offset)?.ok_or(Error::Checksum(offset))?)?;
         if (record.number, record.seq) != (feed.number, seq) {
             let peer = peer.escape_debug();

@@ -6,7 +6,6 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use super::Log;
 use super::files::{identity, space};
 use super::lmdb::WriteTxn;
-use super::notify::Notifier;
 use super::records::{HEADER_BYTES, Header, check_record, encode_deleted};
 use super::rows::{FEEDS_MAX, FeedRow, RUN_ENTRIES_MAX, RunRow};
 use crate::model::{Chain, Entry, Error, HashedEntry, Offset, PeerId, Result, Seq, Tombstone};
@@ -64,6 +63,9 @@ impl Log {
     /// When the log cannot be written.
     pub fn writer(&self) -> Result<Writer<'_>> {
         let txn = self.env.write()?;
+        if let Some(notifier) = &self.notifier {
+            self.check_commits(notifier.last_commit()?, self.env.newest_txn()?)?;
+        }
         let first_offset = txn.last_offset()?.next();
         Ok(Writer {
             log: self,
@@ -113,6 +115,10 @@ impl Writer<'_> {
             Some(local) => local,
             None => {
                 let id = self.local_id()?;
+                if self.find_feed(&id)?.is_none() && self.txn.has_number(&id)? {
+                    // It would begin at seq 1 again.
+                    return Err(Error::Corrupt(format!("the head of the local feed {id} is missing")));
+                }
                 let local = self.find_or_add_feed(&id)?;
                 *self.local.insert(local)
             }
@@ -137,8 +143,8 @@ impl Writer<'_> {
         let feed = self.find_feed(peer)?.map(|feed| self.feeds[feed].row);
         let row = feed.ok_or_else(|| Error::Corrupt(format!("the log has no feed {peer}")))?;
         self.save_runs()?;
-        let offset = self.offset_of(row.number, seq)?;
-        let offset = offset.ok_or_else(|| Error::Corrupt(format!("entry {seq} of {peer} is in no run")))?;
+        let offset = self.txn.offset_of(peer.as_str(), row, seq)?;
+        let offset = offset.ok_or_else(|| Error::Corrupt(format!("the log has no entry {seq} of {peer}")))?;
         Ok(self.entry_at(offset)?.tombstone())
     }
 
@@ -148,14 +154,15 @@ impl Writer<'_> {
     /// When the log cannot be written.
     pub fn delete(&mut self, peer: &str, seq: Seq) -> Result<Option<Tombstone>> {
         self.save_runs()?;
-        let Some(FeedRow { number, .. }) = self.txn.feed(peer)? else { return Ok(None) };
-        let Some(offset) = self.offset_of(number, seq)? else { return Ok(None) };
+        let Some(feed) = PeerId::new(peer).ok().map(|peer| self.find_feed(&peer)).transpose()?.flatten() else { return Ok(None) };
+        let row = self.feeds[feed].row;
+        let Some(offset) = self.txn.offset_of(peer, row, seq)? else { return Ok(None) };
         let entry = self.entry_at(offset)?;
         let tombstone = entry.tombstone();
         if let Entry::Deleted(_) = entry.entry() {
             return Ok(Some(tombstone));
         }
-        self.txn.replace_record(offset, &encode_deleted(offset, number, seq, tombstone))?;
+        self.txn.replace_record(offset, &encode_deleted(offset, row.number, seq, tombstone))?;
         self.changed = true;
         Ok(Some(tombstone))
     }
@@ -192,21 +199,22 @@ impl Writer<'_> {
     ///
     /// # Errors
     /// [`Error::DiskFull`], [`Error::MapFull`] and others if the log cannot be written: nothing of this transaction is stored.
-    /// [`Error::Io`] if the live readers cannot be woken: the transaction is stored, and the message says so.
     pub fn commit(self) -> Result<Committed> {
         let (log, entry_bytes) = (self.log, self.entry_bytes);
-        let committed = self.commit_txn().map_err(|err| space::explain_failed_write(log.dir(), err, entry_bytes))?;
-        if committed.new > 0 {
-            log.notifier.as_ref().map_or(Ok(()), Notifier::notify)?;
-        }
-        Ok(committed)
-    }
-
-    fn commit_txn(mut self) -> Result<Committed> {
         let committed = Committed { last_offset: Offset(self.next_offset.0 - 1), new: self.new_entries() };
         if committed.new == 0 && !self.changed {
             return Ok(committed);
         }
+        let number = self.commit_txn(committed).map_err(|err| space::explain_failed_write(log.dir(), err, entry_bytes))?;
+        // The transaction is durable: from here on nothing may fail, because the caller would store the entries again.
+        if let Some(notifier) = &log.notifier {
+            notifier.notify(number);
+        }
+        Ok(committed)
+    }
+
+    /// Makes the transaction durable and returns its number.
+    fn commit_txn(mut self, committed: Committed) -> Result<u64> {
         self.save_runs()?;
         let mut root = self.txn.root()?;
         for feed in self.feeds.iter().filter(|feed| feed.changed) {
@@ -218,8 +226,7 @@ impl Writer<'_> {
             let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
             self.txn.append_time(self.first_offset, u64::try_from(now).unwrap_or(u64::MAX))?;
         }
-        self.txn.commit()?;
-        Ok(committed)
+        self.txn.commit()
     }
 
     /// The index of a feed, or `None` if it is unknown.
@@ -305,10 +312,6 @@ impl Writer<'_> {
             }
         }
         Ok(())
-    }
-
-    fn offset_of(&self, number: u32, seq: Seq) -> Result<Option<Offset>> {
-        Ok(self.txn.run(number, seq.get())?.and_then(|run| run.offset_of(seq.get())))
     }
 
     fn entry_at(&self, offset: Offset) -> Result<HashedEntry<'_>> {

@@ -116,8 +116,12 @@ impl Printer {
             after = last;
             if self.buffer.len() >= WRITE_BYTES && self.pass(pipeline).is_err() {
                 // `Pipeline::finish` returns the error of the write.
-                break;
+                return Ok(Exit::Done);
             }
+        }
+        if start == Offset::ZERO {
+            // All entries are printed: are these the entries that the heads claim?
+            reader.check_heads()?;
         }
         Ok(Exit::Done)
     }

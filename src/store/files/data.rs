@@ -8,6 +8,7 @@ use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
+use super::created;
 use crate::model::{Error, Result};
 use crate::store::notify;
 
@@ -20,13 +21,18 @@ const META_BYTES: usize = 152;
 const BYTES_MIN: u64 = 8192;
 const LMDB_MAGIC: u32 = 0xbeef_c0de;
 
-/// Whether the log in `dir` was created. Also checks that the data file is as long as its newer meta page says: LMDB maps the
-/// file, and a read beyond its end would raise SIGBUS.
+/// Whether the log in `dir` was created. If it was, all its tables exist, or it is damaged.
+///
+/// Also checks that the data file is as long as its newer meta page says: LMDB maps the file, and a read beyond its end would
+/// raise SIGBUS. Also checks that the data file is not older than the file `bell`.
 ///
 /// # Errors
-/// [`Error::Truncated`] if the file is too short, [`Error::Corrupt`] if it is not a data file.
+/// [`Error::Truncated`] if the file is too short, [`Error::CommitsLost`] if it is too old, [`Error::Corrupt`] if it is not a
+/// data file.
 pub fn check(dir: &Path) -> Result<bool> {
     let path = dir.join(FILE_NAME);
+    // The bell is read before the data file: a commit in between makes only the data file newer.
+    let bell = notify::last_commit(dir)?;
     let file = match File::open(&path) {
         Ok(file) => file,
         Err(err) if err.kind() == io::ErrorKind::NotFound => return check_never_created(dir, path, BYTES_MIN),
@@ -38,17 +44,22 @@ pub fn check(dir: &Path) -> Result<bool> {
     if file.metadata().map_err(fail)?.len() == 0 {
         return check_never_created(dir, path, BYTES_MIN);
     }
-    let Some((page_bytes, first)) = read_meta_page(&file, 0).map_err(fail)? else {
-        return Err(Error::Corrupt(format!("{} is not a data file of a log", path.display())));
-    };
-    let second = read_meta_page(&file, page_bytes).map_err(fail)?;
-    let newer = second.map_or(first, |(_, second)| if second.txn >= first.txn { second } else { first });
+    let damaged = |what| Error::Corrupt(format!("{} {what}", path.display()));
+    let meta_page_at = |at| read_meta_page(&file, at).map_err(fail);
+    let (page_bytes, first) = meta_page_at(0)?.ok_or_else(|| damaged("is not a data file of a log"))?;
+    let (other_bytes, second) = meta_page_at(page_bytes)?.unwrap_or((page_bytes, first));
+    let (older, newer) = if second.txn >= first.txn { (first, second) } else { (second, first) };
+    // With wrong values, LMDB crashes, or a writer writes over pages that are in use.
+    if page_bytes != other_bytes || newer.last_page < older.last_page {
+        return Err(damaged("has meta pages that contradict each other"));
+    }
     // The length is read after the meta pages, because a writer writes its other pages before its meta page.
     let (has, needs) = (file.metadata().map_err(fail)?.len(), (newer.last_page + 1).saturating_mul(page_bytes));
     match has {
         has if is_half_created(has, page_bytes, newer) => check_never_created(dir, path, needs),
         has if has < needs => Err(Error::Truncated(path, has, needs)),
-        _ => Ok(true),
+        _ if bell.is_some_and(|bell| newer.txn < bell) => Err(Error::CommitsLost(path)),
+        _ => Ok(newer.txn > 0 || was_created(dir)),
     }
 }
 
@@ -74,9 +85,9 @@ pub fn empty_half_created(dir: &Path) -> Result<()> {
     }
 }
 
-/// Whether the creation of the log was completed. Does not look at the data file.
+/// Whether a file exists that a log gets only after its tables are durable. Does not look at the data file.
 fn was_created(dir: &Path) -> bool {
-    dir.join(notify::FILE_NAME).exists()
+    created::exists(dir) || dir.join(notify::FILE_NAME).exists()
 }
 
 /// Handles a data file of fewer than `needs` bytes. Returns false if the log was never created, else an error.

@@ -1,5 +1,6 @@
 //! The files and the directory of a log in the file system. Of the content, only LMDB's meta pages are read.
 
+pub mod created;
 pub mod data;
 pub mod directory;
 pub mod identity;

@@ -30,9 +30,9 @@ pub fn map_bytes(max: usize) -> usize {
 /// `bytes` more, this returns [`Error::DiskFull`] instead. Other errors are returned unchanged.
 pub fn explain_failed_write(dir: &Path, err: Error, bytes: u64) -> Error {
     match err {
-        Error::Io(_, cause) if cause.raw_os_error() == Some(Errno::EIO as i32) => match probe(dir, bytes) {
+        Error::Io(doing, cause) if cause.raw_os_error() == Some(Errno::EIO as i32) => match probe(dir, bytes) {
             Err(full) if is_full(full) => Error::DiskFull(full.into()),
-            _ => Error::Io("the log cannot be written".into(), cause),
+            _ => Error::Io(doing, cause),
         },
         err => err,
     }

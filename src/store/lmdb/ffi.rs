@@ -78,23 +78,27 @@ pub fn free_slots_of_dead_readers(env: &Environment) {
     unsafe { sys::mdb_reader_check(env.env(), &raw mut dead) };
 }
 
+/// The number of the transaction. Of a read transaction: the number of the commit that it sees. Of a write transaction: one
+/// more.
+pub fn number(txn: &impl Transaction) -> u64 {
+    // SAFETY: the transaction is alive.
+    unsafe { sys::mdb_txn_id(txn.txn()) as u64 }
+}
+
 /// Whether the write transaction continues from the newest commit in the data file. LMDB takes the number of the last commit
 /// from the lock file, which may not belong to this data file.
 pub fn continues_newest_commit(env: &Environment, txn: &RwTransaction<'_>) -> bool {
-    // SAFETY: the transaction is alive.
-    let id = unsafe { sys::mdb_txn_id(txn.txn()) };
-    env.info().is_ok_and(|info| info.last_txnid() + 1 == id)
+    env.info().is_ok_and(|info| info.last_txnid() as u64 + 1 == number(txn))
 }
 
 /// Whether the map of the data file contains the commit that the transaction should see. LMDB takes the number of this commit
 /// from the lock file. On overlayfs, the map of a reader keeps showing the file of the lower layer after a writer has opened
 /// the log, although device and inode stay the same.
 pub fn sees_newest_commit(env: &Environment, txn: &RoTransaction<'_>) -> bool {
-    // SAFETY: the transaction is alive.
-    let id = unsafe { sys::mdb_txn_id(txn.txn()) };
+    let number = number(txn);
     // A writer writes the commit to the data file before it writes the number to the lock file: read them in the other order.
     fence(Ordering::Acquire);
-    env.info().is_ok_and(|info| info.last_txnid() >= id)
+    env.info().is_ok_and(|info| info.last_txnid() as u64 >= number)
 }
 
 /// A write transaction that can append rows to one table through a cursor.

@@ -17,7 +17,7 @@ mod ffi;
 mod prefetch;
 mod tables;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use lmdb::{Environment, EnvironmentFlags};
@@ -39,6 +39,7 @@ const WRITES_PER_READER_CHECK: u32 = 64;
 
 /// An open environment. A process must open the environment of a log only once at a time.
 pub struct Env {
+    dir: PathBuf,
     env: Environment,
     /// `None`: the log was not created yet.
     tables: Option<Tables>,
@@ -65,20 +66,20 @@ impl Env {
             Err(lmdb::Error::NotFound) => None,
             Err(err) => return Err(open_error(dir, err)),
         };
-        Ok(Self { env: env.into_shared(), tables, map_bytes, files, writes: AtomicU32::new(0) })
+        Ok(Self { dir: dir.to_path_buf(), env: env.into_shared(), tables, map_bytes, files, writes: AtomicU32::new(0) })
     }
 
     /// Creates the missing tables and calls `fill`, in one commit. Another process may have created the log since this
     /// environment was opened; then `fill` sees its rows.
     pub fn create_tables(self, fill: impl FnOnce(&mut WriteTxn<'_>) -> Result<()>) -> Result<Self> {
-        let Self { env, map_bytes, files, writes, .. } = self;
+        let Self { dir, env, map_bytes, files, writes, .. } = self;
         let env = UnsharedEnv::new(env);
         let created = env.create_tables(|create| Tables::create(create));
-        let (txn, tables) = created.map_err(|err| lmdb_error("the log cannot be created", err))?;
-        let mut txn = WriteTxn::new(txn, tables, map_bytes)?;
+        let (txn, tables) = created.map_err(|err| lmdb_error(&dir, "created", err))?;
+        let mut txn = WriteTxn::new(txn, tables, &dir, map_bytes)?;
         fill(&mut txn)?;
         txn.commit()?;
-        Ok(Self { env: env.into_shared(), tables: Some(tables), map_bytes, files, writes })
+        Ok(Self { dir, env: env.into_shared(), tables: Some(tables), map_bytes, files, writes })
     }
 
     /// Whether the environment has tables, so that the log was created.
@@ -91,30 +92,60 @@ impl Env {
     }
 
     /// Begins a read transaction, which sees the log as of one commit.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] if its tables are not of this commit.
     pub fn read(&self) -> Result<ReadTxn<'_>> {
-        let txn = self.env.begin_ro_txn().map_err(read_error)?;
-        Ok(ReadTxn::new(txn, self.tables()?))
+        let mut before = None;
+        loop {
+            let txn = self.env.begin_ro_txn().map_err(|err| read_error(&self.dir, err))?;
+            let txn = ReadTxn::new(txn, self.tables()?, &self.dir);
+            let (number, stored) = (txn.number(), txn.stored_number()?);
+            if stored.is_none_or(|stored| stored == number) {
+                return Ok(txn);
+            }
+            drop(txn);
+            // LMDB takes the number without a lock. After two commits in between, the tables are of a newer commit.
+            if before.replace(number) == Some(number) {
+                let in_place = self.is_in_place()?;
+                return Err(if in_place { self.mixed(number, stored) } else { Error::ReplacedWhileFollowed });
+            }
+        }
+    }
+
+    /// The error for tables of the commit `stored` in a data file whose newest commit is `number`.
+    fn mixed(&self, number: u64, stored: Option<u64>) -> Error {
+        let (dir, stored) = (self.dir.display(), stored.unwrap_or_default());
+        Error::Corrupt(format!("data.mdb in {dir} mixes pages of the transactions {stored} and {number}"))
+    }
+
+    /// The number of the newest transaction in the data file.
+    pub fn newest_txn(&self) -> Result<u64> {
+        self.env.info().map(|info| info.last_txnid() as u64).map_err(|err| read_error(&self.dir, err))
     }
 
     /// Whether the files of the log are in their places, and this process reads what writers commit.
     pub fn is_in_place(&self) -> Result<bool> {
-        let txn = self.env.begin_ro_txn().map_err(read_error)?;
+        let txn = self.env.begin_ro_txn().map_err(|err| read_error(&self.dir, err))?;
         Ok(self.files.are_unchanged() && sees_newest_commit(&self.env, &txn))
     }
 
     /// Begins a write transaction. Waits until other writers have ended their transactions.
     ///
     /// # Errors
-    /// [`Error::Replaced`] if commits of this process would be lost.
+    /// [`Error::Replaced`] if commits of this process would be lost. [`Error::Corrupt`] if the tables are not of the newest
+    /// commit.
     pub fn write(&self) -> Result<WriteTxn<'_>> {
         if self.writes.fetch_add(1, Ordering::Relaxed) % WRITES_PER_READER_CHECK == WRITES_PER_READER_CHECK - 1 {
             free_slots_of_dead_readers(&self.env);
         }
-        let txn = self.env.begin_rw_txn().map_err(|err| write_error(err, self.map_bytes))?;
+        let txn = self.env.begin_rw_txn().map_err(|err| write_error(&self.dir, err, self.map_bytes))?;
         if !self.files.are_unchanged() || !continues_newest_commit(&self.env, &txn) {
             return Err(Error::Replaced);
         }
-        WriteTxn::new(txn, self.tables()?, self.map_bytes)
+        let txn = WriteTxn::new(txn, self.tables()?, &self.dir, self.map_bytes)?;
+        let (last, stored) = (txn.number() - 1, txn.stored_number()?);
+        if stored.is_none_or(|stored| stored == last) { Ok(txn) } else { Err(self.mixed(last, stored)) }
     }
 }
 
@@ -143,11 +174,6 @@ fn open_environment(dir: &Path, write: bool) -> Result<(Environment, usize)> {
     }
 }
 
-/// Adds the directory to an error of opening.
 fn open_error(dir: &Path, err: lmdb::Error) -> Error {
-    match lmdb_error("the log cannot be opened", err) {
-        Error::Io(doing, cause) => Error::Io(format!("{}: {doing}", dir.display()), cause),
-        Error::Corrupt(what) => Error::Corrupt(format!("{}: {what}", dir.display())),
-        err => err,
-    }
+    lmdb_error(dir, "opened", err)
 }

@@ -1,12 +1,13 @@
 //! Transactions, and the rows of the six tables. The format is described in scuttleup-store(5).
 
 use std::ops::{ControlFlow, Deref};
+use std::path::Path;
 
 use lmdb::{Cursor, Database, DatabaseFlags, RoCursor, RoTransaction, RwTransaction, Transaction, WriteFlags};
 use lmdb_sys as sys;
 
-use super::error::{found, read_error, write_error};
-use super::ffi::AppendTxn;
+use super::error::{read_error, write_error};
+use super::ffi::{self, AppendTxn};
 use super::prefetch::prefetch_next;
 use crate::model::{Error, Offset, PeerId, Result, Seq};
 use crate::store::rows::{FeedRow, RunRow, bad_row};
@@ -31,6 +32,7 @@ mod key {
     pub const ID: &str = "id";
     pub const ROOT: &str = "root";
     pub const CLONE: &str = "clone";
+    pub const TXN: &str = "txn";
     /// A peer id follows, so the key has at most 260 bytes. LMDB allows 511.
     pub const FORK: &str = "fork ";
 }
@@ -54,13 +56,15 @@ impl Tables {
 }
 
 /// A transaction that can read. [`WriteTxn`] adds writing.
-pub struct Txn<T> {
+pub struct Txn<'e, T> {
     txn: T,
     tables: Tables,
+    /// The directory of the log, for errors.
+    dir: &'e Path,
 }
 
 /// A read transaction. It must be short: LMDB cannot reuse the pages that it sees.
-pub type ReadTxn<'e> = Txn<RoTransaction<'e>>;
+pub type ReadTxn<'e> = Txn<'e, RoTransaction<'e>>;
 
 /// The error for an offset without a record. Offsets have no gaps.
 fn missing_record(offset: Offset) -> Error {
@@ -73,18 +77,27 @@ fn decode_offset(key: Option<&[u8]>) -> Result<Offset> {
 }
 
 impl<'e> ReadTxn<'e> {
-    pub fn new(txn: RoTransaction<'e>, tables: Tables) -> Self {
-        Self { txn, tables }
+    pub fn new(txn: RoTransaction<'e>, tables: Tables, dir: &'e Path) -> Self {
+        Self { txn, tables, dir }
     }
 }
 
-impl<T: Transaction> Txn<T> {
+impl<T: Transaction> Txn<'_, T> {
+    /// Converts the result of a lookup. A missing row is `None`.
+    fn found<V>(&self, result: lmdb::Result<V>) -> Result<Option<V>> {
+        match result {
+            Ok(value) => Ok(Some(value)),
+            Err(lmdb::Error::NotFound) => Ok(None),
+            Err(err) => Err(read_error(self.dir, err)),
+        }
+    }
+
     fn cursor(&self, table: Database) -> Result<RoCursor<'_>> {
-        self.txn.open_ro_cursor(table).map_err(read_error)
+        self.txn.open_ro_cursor(table).map_err(|err| read_error(self.dir, err))
     }
 
     fn meta(&self, key: &str) -> Result<Option<&[u8]>> {
-        found(self.txn.get(self.tables.meta, &key))
+        self.found(self.txn.get(self.tables.meta, &key))
     }
 
     /// The format of the log. `None` if the log was not created yet, 0 if the row is damaged.
@@ -100,6 +113,17 @@ impl<T: Transaction> Txn<T> {
     pub fn root(&self) -> Result<u128> {
         let root = self.meta(key::ROOT)?.and_then(|value| value.try_into().ok());
         root.map(u128::from_le_bytes).ok_or_else(|| Error::Corrupt("the log has no root".into()))
+    }
+
+    /// The number of the transaction, as LMDB counts it.
+    pub fn number(&self) -> u64 {
+        ffi::number(&self.txn)
+    }
+
+    /// The number of the transaction that the last commit has stored. `None` if an earlier program wrote it.
+    pub fn stored_number(&self) -> Result<Option<u64>> {
+        let number = |value: &[u8]| value.try_into().map(u64::from_le_bytes).map_err(|_| bad_row("meta"));
+        self.meta(key::TXN)?.map(number).transpose()
     }
 
     /// The fork mark of a feed: the lowest seq that is known to differ.
@@ -128,11 +152,11 @@ impl<T: Transaction> Txn<T> {
     fn fork_rows(&self, mut each: impl FnMut(&[u8], &[u8]) -> Result<()>) -> Result<()> {
         let prefix = key::FORK.as_bytes();
         let cursor = self.cursor(self.tables.meta)?;
-        let mut next = found(cursor.get(Some(prefix), None, sys::MDB_SET_RANGE))?;
+        let mut next = self.found(cursor.get(Some(prefix), None, sys::MDB_SET_RANGE))?;
         while let Some((key, value)) = next {
             let Some(peer) = key.and_then(|key| key.strip_prefix(prefix)) else { break };
             each(peer, value)?;
-            next = found(cursor.get(None, None, sys::MDB_NEXT))?;
+            next = self.found(cursor.get(None, None, sys::MDB_NEXT))?;
         }
         Ok(())
     }
@@ -143,7 +167,7 @@ impl<T: Transaction> Txn<T> {
         if PeerId::check(peer.as_bytes()).is_err() {
             return Ok(None);
         }
-        found(self.txn.get(self.tables.peers, &peer))?.map(FeedRow::decode).transpose()
+        self.found(self.txn.get(self.tables.peers, &peer))?.map(FeedRow::decode).transpose()
     }
 
     /// Gives each feed to `each`, in the order of the ids.
@@ -159,12 +183,12 @@ impl<T: Transaction> Txn<T> {
             [] => (None, sys::MDB_FIRST),
             after => (Some(after), sys::MDB_SET_RANGE),
         };
-        let mut next = found(cursor.get(after, None, op))?;
+        let mut next = self.found(cursor.get(after, None, op))?;
         while let Some((key, row)) = next {
             if key != after && each(PeerId::check(key.unwrap_or_default())?, FeedRow::decode(row)?)?.is_break() {
                 break;
             }
-            next = found(cursor.get(None, None, sys::MDB_NEXT))?;
+            next = self.found(cursor.get(None, None, sys::MDB_NEXT))?;
         }
         Ok(())
     }
@@ -173,26 +197,34 @@ impl<T: Transaction> Txn<T> {
         self.row_count(self.tables.numbers)
     }
 
-    /// The number of entries, including deleted entries.
-    pub fn entry_count(&self) -> Result<u64> {
-        self.row_count(self.tables.entries)
-    }
-
     fn row_count(&self, table: Database) -> Result<u64> {
-        Ok(found(self.txn.stat(table))?.map_or(0, |stat| stat.entries() as u64))
+        Ok(self.found(self.txn.stat(table))?.map_or(0, |stat| stat.entries() as u64))
     }
 
     /// The peer id that has this peer number.
     pub fn peer(&self, number: u32) -> Result<PeerId> {
-        match found(self.txn.get(self.tables.numbers, &number.to_be_bytes()))? {
+        match self.found(self.txn.get(self.tables.numbers, &number.to_be_bytes()))? {
             Some(id) => PeerId::from_bytes(id),
             None => Err(Error::Corrupt(format!("no peer has the number {number}"))),
         }
     }
 
+    /// Whether this peer has a peer number. Reads all of them.
+    pub fn has_number(&self, peer: &PeerId) -> Result<bool> {
+        let cursor = self.cursor(self.tables.numbers)?;
+        let mut next = self.found(cursor.get(None, None, sys::MDB_FIRST))?;
+        while let Some((_, id)) = next {
+            if id == peer.as_str().as_bytes() {
+                return Ok(true);
+            }
+            next = self.found(cursor.get(None, None, sys::MDB_NEXT))?;
+        }
+        Ok(false)
+    }
+
     /// The record at `offset`. Does not verify its checksum.
     pub fn record(&self, offset: Offset) -> Result<Option<&[u8]>> {
-        found(self.txn.get(self.tables.entries, &offset.0.to_ne_bytes()))
+        self.found(self.txn.get(self.tables.entries, &offset.0.to_ne_bytes()))
     }
 
     /// Gives each record from the offset `from` to `each`, until `each` breaks. Does not verify the checksums.
@@ -201,7 +233,7 @@ impl<T: Transaction> Txn<T> {
     /// [`Error::Corrupt`] if an offset has no record.
     pub fn records(&self, from: Offset, mut each: impl FnMut(Offset, &[u8]) -> Result<ControlFlow<()>>) -> Result<()> {
         let cursor = self.cursor(self.tables.entries)?;
-        let mut next = found(cursor.get(Some(&from.0.to_ne_bytes()), None, sys::MDB_SET_RANGE))?;
+        let mut next = self.found(cursor.get(Some(&from.0.to_ne_bytes()), None, sys::MDB_SET_RANGE))?;
         let mut expected = from;
         while let Some((key, record)) = next {
             prefetch_next(record);
@@ -213,25 +245,46 @@ impl<T: Transaction> Txn<T> {
                 return Ok(());
             }
             expected = offset.next();
-            next = found(cursor.get(None, None, sys::MDB_NEXT))?;
+            next = self.found(cursor.get(None, None, sys::MDB_NEXT))?;
         }
         if expected > self.last_offset()? { Ok(()) } else { Err(missing_record(expected)) }
     }
 
-    /// The offset of the last entry, [`Offset::ZERO`] in an empty log.
+    /// The offset of the last entry, [`Offset::ZERO`] in an empty log. It is also the number of entries, including deleted
+    /// entries.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] if it differs from the number of rows: then pages of different commits are mixed.
     pub fn last_offset(&self) -> Result<Offset> {
-        let last = found(self.cursor(self.tables.entries)?.get(None, None, sys::MDB_LAST))?;
-        last.map_or(Ok(Offset::ZERO), |(key, _)| decode_offset(key))
+        let last = self.found(self.cursor(self.tables.entries)?.get(None, None, sys::MDB_LAST))?;
+        let last = last.map_or(Ok(Offset::ZERO), |(key, _)| decode_offset(key))?;
+        match self.row_count(self.tables.entries)? {
+            count if count == last.0 => Ok(last),
+            count => Err(Error::Corrupt(format!("the log should hold {count} entries, but its last offset is {last}"))),
+        }
+    }
+
+    /// The offset of an entry of the feed `row` of `peer`. `None` if the feed ends before it.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] if no run has the entry.
+    pub fn offset_of(&self, peer: &str, row: FeedRow, seq: Seq) -> Result<Option<Offset>> {
+        if seq.get() > row.head {
+            return Ok(None);
+        }
+        let offset = self.run(row.number, seq.get())?.and_then(|run| run.offset_of(seq.get()));
+        let bad_index = || Error::Corrupt(format!("the index of {} is wrong at entry {seq}", peer.escape_debug()));
+        offset.ok_or_else(bad_index).map(Some)
     }
 
     /// The last run of a feed that starts at `seq` or before. `number` is the peer number.
     pub fn run(&self, number: u32, seq: u32) -> Result<Option<RunRow>> {
         let cursor = self.cursor(self.tables.runs)?;
         let sought = RunRow::key(number, seq);
-        let mut row = found(cursor.get(Some(&sought), None, sys::MDB_SET_RANGE))?;
+        let mut row = self.found(cursor.get(Some(&sought), None, sys::MDB_SET_RANGE))?;
         if row.is_none_or(|(key, _)| key != Some(&sought[..])) {
             let back = if row.is_some() { sys::MDB_PREV } else { sys::MDB_LAST };
-            row = found(cursor.get(None, None, back))?;
+            row = self.found(cursor.get(None, None, back))?;
         }
         let Some((key, row)) = row else { return Ok(None) };
         let (found_number, run) = RunRow::decode(key.unwrap_or_default(), row)?;
@@ -250,13 +303,13 @@ fn decode_fork(value: &[u8]) -> Result<Seq> {
 
 /// The write transaction. Only one exists at a time, in all processes together.
 pub struct WriteTxn<'e> {
-    txn: Txn<AppendTxn<'e>>,
+    txn: Txn<'e, AppendTxn<'e>>,
     /// The size of the memory map, for errors.
     map_bytes: usize,
 }
 
 impl<'e> Deref for WriteTxn<'e> {
-    type Target = Txn<AppendTxn<'e>>;
+    type Target = Txn<'e, AppendTxn<'e>>;
 
     fn deref(&self) -> &Self::Target {
         &self.txn
@@ -264,9 +317,9 @@ impl<'e> Deref for WriteTxn<'e> {
 }
 
 impl<'e> WriteTxn<'e> {
-    pub fn new(txn: RwTransaction<'e>, tables: Tables, map_bytes: usize) -> Result<Self> {
-        let txn = AppendTxn::new(txn, tables.entries).map_err(|err| write_error(err, map_bytes))?;
-        Ok(Self { txn: Txn { txn, tables }, map_bytes })
+    pub fn new(txn: RwTransaction<'e>, tables: Tables, dir: &'e Path, map_bytes: usize) -> Result<Self> {
+        let txn = AppendTxn::new(txn, tables.entries).map_err(|err| write_error(dir, err, map_bytes))?;
+        Ok(Self { txn: Txn { txn, tables, dir }, map_bytes })
     }
 
     fn set(&mut self, table: Database, key: &[u8], value: &[u8]) -> Result<()> {
@@ -274,7 +327,7 @@ impl<'e> WriteTxn<'e> {
     }
 
     fn set_with(&mut self, table: Database, key: &[u8], value: &[u8], flags: WriteFlags) -> Result<()> {
-        self.txn.txn.set(table, key, value, flags).map_err(|err| write_error(err, self.map_bytes))
+        self.txn.txn.set(table, key, value, flags).map_err(|err| write_error(self.txn.dir, err, self.map_bytes))
     }
 
     fn set_meta(&mut self, key: &str, value: &[u8]) -> Result<()> {
@@ -323,7 +376,7 @@ impl<'e> WriteTxn<'e> {
     /// Appends a record. `offset` must be one above the last offset.
     pub fn append_record(&mut self, offset: Offset, header: &[u8], payload: &[u8]) -> Result<()> {
         let appended = self.txn.txn.append(&offset.0.to_ne_bytes(), header, payload);
-        appended.map_err(|err| write_error(err, self.map_bytes))
+        appended.map_err(|err| write_error(self.txn.dir, err, self.map_bytes))
     }
 
     /// Replaces the record at `offset`.
@@ -331,9 +384,12 @@ impl<'e> WriteTxn<'e> {
         self.set(self.tables.entries, &offset.0.to_ne_bytes(), record)
     }
 
-    /// Makes the transaction durable and visible.
-    pub fn commit(self) -> Result<()> {
-        let Self { txn, map_bytes } = self;
-        txn.txn.commit().map_err(|err| write_error(err, map_bytes))
+    /// Makes the transaction durable and visible. Returns its number, which it also stores.
+    pub fn commit(mut self) -> Result<u64> {
+        let number = self.number();
+        self.set_meta(key::TXN, &number.to_le_bytes())?;
+        let Self { txn: Txn { txn, dir, .. }, map_bytes } = self;
+        txn.commit().map_err(|err| write_error(dir, err, map_bytes))?;
+        Ok(number)
     }
 }
