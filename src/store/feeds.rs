@@ -338,6 +338,40 @@ mod tests {
     }
 
     #[test]
+    fn heads_that_do_not_count_all_entries_are_an_error() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = varied(&dir);
+        log.reader().check_heads().unwrap();
+        let mut txn = log.env.write().unwrap();
+        let row = txn.feed("a").unwrap().unwrap();
+        txn.set_feed(&id("a"), &FeedRow { head: row.head + 1, ..row }).unwrap();
+        txn.commit().unwrap();
+        let said = "the feeds should hold 4124 entries, but the log holds 4123";
+        let reader = log.reader();
+        for result in [log.heads().map(|_| ()), log.each_head(|_, _| ()).map(|_| ()), reader.check_heads()] {
+            assert!(matches!(result, Err(Error::Corrupt(what)) if what == said));
+        }
+        assert!(matches!(reader.start_above(|_| 0), Err(Error::Corrupt(what)) if what == said));
+    }
+
+    #[test]
+    fn an_entry_that_is_in_no_run_is_damage_and_not_unknown() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = varied(&dir);
+        let mut txn = log.env.write().unwrap();
+        let row = txn.feed("a").unwrap().unwrap();
+        txn.set_feed(&id("a"), &FeedRow { head: row.head + 1, ..row }).unwrap();
+        txn.commit().unwrap();
+        let (last, next) = (Seq::new(43).unwrap(), Seq::new(44).unwrap());
+        assert!(log.reader().entry("a", last, |_| ()).unwrap().is_some());
+        for result in [log.reader().entry("a", next, |_| ()).map(|_| ()), log.delete("a", next).map(|_| ())] {
+            assert!(matches!(result, Err(Error::Corrupt(what)) if what == "the index of a is wrong at entry 44"));
+        }
+        assert!(log.reader().start_above(|_| 43).is_err());
+        assert!(log.reader().entry("a", Seq::new(45).unwrap(), |_| ()).unwrap().is_none());
+    }
+
+    #[test]
     fn feeds_are_given_in_parts_and_in_order() {
         let dir = tempfile::tempdir().unwrap();
         let log = varied(&dir);
