@@ -10,7 +10,7 @@ fn main() -> ExitCode {
     errors::explain_panics();
     let args = match cli::parse() {
         Ok(args) => args,
-        Err(answer) => return errors::conclude_parsing(&answer),
+        Err(answer) => return errors::conclude_parsing(&answer, cli::command()),
     };
     let context = cli::Context::new(&args);
     errors::conclude_run(|| cli::run(&context?, &args))

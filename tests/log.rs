@@ -235,6 +235,32 @@ fn usage_errors_are_one_line_and_exit_2() {
 }
 
 #[test]
+fn a_mistyped_command_option_or_value_is_reported_with_the_nearest_one() {
+    let cases: [(&[&str], &str); 12] = [
+        (&["apend"], "unrecognized subcommand 'apend': did you mean append?"),
+        (&["Heads"], "unrecognized subcommand 'Heads': did you mean heads?"),
+        (&["help", "apend"], "unrecognized subcommand 'apend': did you mean append?"),
+        (&["bogus"], "unrecognized subcommand 'bogus'"),
+        (&["--lgo", "x", "read"], "unexpected argument '--lgo' found: did you mean --log?"),
+        (&["del", "a", "1", "--lgo", "x"], "unexpected argument '--lgo' found: did you mean --log?"),
+        (&["read", "--lvie"], "unexpected argument '--lvie' found: did you mean --live?"),
+        (&["watch", "--since", "x"], "unexpected argument '--since' found: did you mean --since-heads?"),
+        // An option of another command.
+        (&["append", "--live"], "unexpected argument '--live' found"),
+        (&["entry", "-x", "1"], "unexpected argument '-x' found: to pass '-x' as a value, use '-- -x'"),
+        (
+            &["replicate", "--mode", "pul"],
+            "invalid value 'pul' for '--mode <MODE>' [possible values: sync, push, pull]: did you mean pull?",
+        ),
+        (&["replicate", "--once", "ssh", "host"], "unexpected argument 'ssh' found: put -- before COMMAND"),
+    ];
+    for (args, said) in cases {
+        Run::bare().args(args).stdout("").stderr(&format!("scuttleup: {said}; see scuttleup --help\n")).status(2);
+    }
+}
+
+
+#[test]
 fn an_invalid_number_is_reported_with_its_argument() {
     let cases: [(&[&str], &str); 8] = [
         (&["append", "--entry-bytes-max", "abc"], "'abc' for '--entry-bytes-max <N>': not a number"),

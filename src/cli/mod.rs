@@ -19,6 +19,11 @@ pub use self::context::Context;
 /// Parses the command line. If the user asked for the help or the version, or gave no argument, the text is returned as an
 /// error.
 pub fn parse() -> Result<ArgMatches, clap::Error> {
+    command().try_get_matches()
+}
+
+/// The parser.
+pub fn command() -> Command {
     Command::new("scuttleup")
         .version(env!("CARGO_PKG_VERSION"))
         .about("An append-only log that syncs over any pipe")
@@ -27,5 +32,4 @@ pub fn parse() -> Result<ArgMatches, clap::Error> {
         .subcommand_required(true)
         .arg_required_else_help(true)
         .subcommands(commands::all())
-        .try_get_matches()
 }

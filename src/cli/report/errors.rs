@@ -4,13 +4,15 @@ use std::panic::{self, AssertUnwindSafe};
 use std::path::Path;
 use std::process::ExitCode;
 
-use clap::error::ErrorKind;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::{Arg, Command};
 
 use crate::cli::exit::{Exit, OutputClosed};
 use crate::cli::io::memory_fault;
 use crate::cli::io::output::Output;
 use crate::cli::report::diagnostics;
 use crate::cli::report::hint::with_hint;
+use crate::cli::report::nearest::nearest;
 
 /// From now on, a panic prints one line: it is a fault of this program.
 pub fn explain_panics() {
@@ -59,7 +61,7 @@ pub fn explain_memory_faults(dir: &Path) {
 
 /// Prints the answer of the command line parser: help and version on stdout, an error as one line on stderr. Without arguments,
 /// the help is the error.
-pub fn conclude_parsing(answer: &clap::Error) -> ExitCode {
+pub fn conclude_parsing(answer: &clap::Error, parser: Command) -> ExitCode {
     let text = answer.to_string();
     if !answer.use_stderr() {
         return conclude(Output::new().write(text.as_bytes()).map(|()| Exit::Done));
@@ -67,15 +69,53 @@ pub fn conclude_parsing(answer: &clap::Error) -> ExitCode {
     if answer.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
         diagnostics::print_verbatim(text.as_bytes());
     } else {
-        diagnostics::error(&format!("{}; see scuttleup --help", one_line(&text)));
+        diagnostics::error(&format!("{}; see scuttleup --help", one_line(&text, suggestion(answer, parser))));
     }
     ExitCode::from(Exit::Usage.code())
 }
 
-/// The message of the parser without its usage and its pointer to the help.
-fn one_line(text: &str) -> String {
+/// The message of the parser without its usage and its pointer to the help. The suggestion replaces the tips of the parser.
+fn one_line(text: &str, suggestion: Option<String>) -> String {
     let message = text.lines().map(str::trim).take_while(|line| !line.starts_with("Usage:"));
     let message = message.filter(|line| !line.is_empty() && !line.starts_with("For more information"));
-    let line = message.collect::<Vec<_>>().join(" ");
-    line.trim_start_matches("error: ").to_owned()
+    let (tips, message): (Vec<_>, Vec<_>) = message.partition(|line| line.starts_with(TIP));
+    let line = message.join(" ").trim_start_matches("error: ").to_owned();
+    match suggestion.or_else(|| Some(tips.first()?[TIP.len()..].to_owned())) {
+        Some(suggestion) => format!("{line}: {suggestion}"),
+        None => line,
+    }
+}
+
+/// The start of a line in which the parser says what to do.
+const TIP: &str = "tip: ";
+
+/// The command, option or value that the user may have meant. The parser itself finds fewer: for `--lgo` it does not name `--log`.
+fn suggestion(answer: &clap::Error, mut parser: Command) -> Option<String> {
+    // With the arguments of each command, and the options that all commands have.
+    parser.build();
+    let invalid = |kind| match answer.get(kind) {
+        Some(ContextValue::String(word)) => Some(word.as_str()),
+        _ => None,
+    };
+    let meant = if let Some(word) = invalid(ContextKind::InvalidSubcommand) {
+        nearest(word, parser.get_subcommands().map(Command::get_name))?.to_owned()
+    } else if let Some(ContextValue::Strings(values)) = answer.get(ContextKind::ValidValue) {
+        nearest(invalid(ContextKind::InvalidValue)?, values.iter().map(String::as_str))?.to_owned()
+    } else {
+        let word = invalid(ContextKind::InvalidArg).filter(|_| answer.kind() == ErrorKind::UnknownArgument)?;
+        let command = named_command(answer, &parser);
+        let Some(option) = word.strip_prefix("--") else {
+            let takes_command = command.get_positionals().any(Arg::is_last_set) && !word.starts_with('-');
+            return takes_command.then(|| "put -- before COMMAND".to_owned());
+        };
+        format!("--{}", nearest(option, command.get_arguments().filter_map(Arg::get_long))?)
+    };
+    Some(format!("did you mean {meant}?"))
+}
+
+/// The command to which the error belongs. Only its usage names it.
+fn named_command<'p>(answer: &clap::Error, parser: &'p Command) -> &'p Command {
+    let text = answer.to_string();
+    let usage = text.lines().find_map(|line| line.trim().strip_prefix("Usage: "));
+    usage.and_then(|usage| parser.find_subcommand(usage.split(' ').nth(1)?)).unwrap_or(parser)
 }
