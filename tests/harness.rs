@@ -320,9 +320,9 @@ pub fn shell(line: &str) -> Run {
     Run::program("bash").args([OsStr::new("-c"), &script]).env("SCUTTLEUP", SCUTTLEUP)
 }
 
-/// Appends lines; each line is a JSON value.
+/// Appends lines; each line is a JSON value. The log is created if it does not exist.
 pub fn append(log: &Path, lines: impl AsRef<[u8]>) {
-    Run::new(log).args(["append"]).stdin(lines).stdout("").stderr("").success();
+    Run::new(log).args(["-q", "append"]).stdin(lines).stdout("").stderr("").success();
 }
 
 /// The output of `read`.

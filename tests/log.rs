@@ -1,10 +1,11 @@
 //! `init`, `id`, `heads`, `info`, and the choice of the log directory.
 
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 
 use scuttleup::{HashedEntry, Log, PeerId, Seq};
 
-use crate::harness::{Place, Run, append, heads, root};
+use crate::harness::{Place, Run, SCUTTLEUP, append, heads, root};
 
 #[test]
 fn init_creates_an_empty_log_with_its_id() {
@@ -178,6 +179,135 @@ fn the_default_log_is_created_on_first_use() {
     assert!(home.join(".local/share/scuttleup/data.mdb").exists());
 }
 
+/// The three commands that create a log on first use, and the input that lets each of them end.
+const CREATORS: [(&[&str], &str); 3] = [(&["append"], "1\n"), (&["write"], ""), (&["replicate", "--once", "--", "false"], "")];
+
+/// The id of a log.
+fn id(log: &Path) -> String {
+    Run::new(log).args(["id"]).success().text().trim_end().to_owned()
+}
+
+#[test]
+fn a_created_log_is_reported_once_with_its_full_path_and_id() {
+    for (args, stdin) in CREATORS {
+        let place = Place::new();
+        let run_in = |log| Run::program("env").args(["-C"]).args([place.path("")]).args([SCUTTLEUP, "--log", log]);
+        let run = || run_in("x/y");
+        let said = run().args(args).stdin(stdin).end().printed.stderr;
+        let (log, lines) = (place.path("x/y"), said.lines().collect::<Vec<_>>());
+        assert_eq!(lines[0], format!("scuttleup: created a log in {} with the id {}", log.display(), id(&log)), "{args:?}");
+        let again = run().args(args).stdin(stdin).end().printed.stderr;
+        assert_eq!(again.lines().collect::<Vec<_>>(), lines[1..], "{args:?}");
+        let quiet = run_in("quiet").args(["-q"]).args(args).stdin(stdin).end().printed.stderr;
+        assert_eq!(quiet.lines().collect::<Vec<_>>(), lines[1..], "{args:?}");
+        assert!(place.path("quiet/data.mdb").exists(), "{args:?}");
+    }
+}
+
+#[test]
+fn a_log_that_is_created_for_a_remote_is_reported_with_its_host() {
+    let place = Place::new();
+    let (near, far) = (place.log("near"), place.path("far"));
+    let far_words = [SCUTTLEUP, "--log", far.to_str().expect("UTF-8"), "replicate"];
+    let said = Run::new(&near).args(["replicate", "--once", "--"]).args(far_words).success().stderr;
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").expect("a name");
+    let line = format!("scuttleup: created a log in {} on the host {} with the id {}\n", far.display(), host.trim(), id(&far));
+    assert!(said.starts_with(&line), "{said}");
+}
+
+#[test]
+fn no_create_never_creates_the_local_log() {
+    let place = Place::new();
+    let (log, none) = (place.log("a"), place.path("none"));
+    let near = Run::new(&none).args(["replicate", "--no-create", "--once", "--", "false"]);
+    near.stderr_has("no log in ").stderr_has(": create one with `scuttleup init`").status(1);
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").expect("a name");
+    let far = [SCUTTLEUP, "--log", none.to_str().expect("UTF-8"), "replicate", "--no-create"];
+    let said = format!("scuttleup: no log in {} on the host {}: create one there ", none.display(), host.trim());
+    Run::new(&log).args(["replicate", "--once", "--"]).args(far).stderr_has(&said).status(3);
+    assert!(!none.exists());
+    let existing = [SCUTTLEUP, "--log", log.to_str().expect("UTF-8"), "replicate", "--no-create"];
+    Run::new(&place.log("b")).args(["replicate", "--no-create", "--once", "--"]).args(existing).success();
+}
+
+#[test]
+fn no_log_is_created_beside_other_files() {
+    let place = Place::new();
+    for other in ["file.txt", ".hidden", "data.mdb.bak"] {
+        let dir = place.path(&format!("with {other}"));
+        std::fs::create_dir(&dir).expect("a directory");
+        std::fs::write(dir.join(other), "x").expect("a file");
+        for (args, stdin) in CREATORS.into_iter().chain([(&["init"][..], "")]) {
+            let said = format!(
+                "scuttleup: {} holds no log, but other files, such as {other}: a log is only created in a new or an empty \
+                 directory: name one with --log\n",
+                dir.display()
+            );
+            Run::new(&dir).args(args).stdin(stdin).stdout("").stderr(&said).status(1);
+            assert_eq!(std::fs::read_dir(&dir).expect("a directory").count(), 1, "{args:?}");
+        }
+    }
+    // Files beside an existing log do no harm.
+    let log = place.log("a");
+    std::fs::write(log.join("README"), "x").expect("a file");
+    append(&log, "1\n");
+}
+
+#[test]
+fn a_log_is_created_on_a_new_file_system_and_over_the_files_of_a_killed_creator() {
+    let place = Place::new();
+    for left in [&[][..], &["lost+found"], &["lock.mdb"], &["lock.mdb", "data.mdb"]] {
+        let dir = place.path(&format!("with {}", left.join(" and ")));
+        std::fs::create_dir(&dir).expect("a directory");
+        for name in left {
+            std::fs::write(dir.join(name), "").expect("a file");
+        }
+        Run::new(&dir).args(["append"]).stdin("1\n").stderr_has("created a log in ").success();
+    }
+}
+
+#[test]
+fn no_log_is_created_in_the_database_of_another_program() {
+    let place = Place::new();
+    let log = place.log("a");
+    // The six tables of a log in the data file: a changed name makes one of them the table of another program.
+    let path = log.join("data.mdb");
+    let mut data = std::fs::read(&path).expect("a file");
+    let name = b"numbers";
+    let at: Vec<_> = (0..data.len() - name.len()).filter(|&at| data[at..].starts_with(name)).collect();
+    assert!(!at.is_empty(), "the name of a table");
+    for at in at {
+        data[at..at + name.len()].copy_from_slice(b"numberz");
+    }
+    std::fs::remove_dir_all(&log).expect("a directory");
+    std::fs::create_dir(&log).expect("a directory");
+    std::fs::write(&path, &data).expect("a file");
+    for args in [&["init"][..], &["append"], &["read"]] {
+        Run::new(&log).args(args).stdout("").stderr_has("holds no log, but other files, such as data.mdb: ").status(1);
+        assert!(std::fs::read(&path).expect("a file") == data, "{args:?} changed it");
+    }
+}
+
+#[test]
+fn a_directory_with_an_unexpanded_tilde_is_refused() {
+    let place = Place::new();
+    let run = || Run::program("env").args(["-C"]).args([place.path("")]).args([SCUTTLEUP]);
+    for dir in ["~", "~/log", "~user/log"] {
+        for args in [&["id"][..], &["init"], &["append"]] {
+            let said = |source| {
+                format!(
+                    "scuttleup: the directory {dir} of {source} begins with ~, and no shell has replaced it: use an absolute \
+                     path or $HOME; ./~ names a directory of this name\n"
+                )
+            };
+            run().args(["--log", dir]).args(args).stdout("").stderr(&said("--log")).status(2);
+            run().env("SCUTTLEUP_LOG", dir).args(args).stdout("").stderr(&said("SCUTTLEUP_LOG")).status(2);
+        }
+    }
+    run().args(["-q", "--log", "./~", "init", "--id", "a"]).success();
+    assert_eq!(id(&place.path("~")), "a");
+}
+
 #[test]
 fn commands_that_need_a_log_never_create_one() {
     let place = Place::new();
@@ -258,7 +388,6 @@ fn a_mistyped_command_option_or_value_is_reported_with_the_nearest_one() {
         Run::bare().args(args).stdout("").stderr(&format!("scuttleup: {said}; see scuttleup --help\n")).status(2);
     }
 }
-
 
 #[test]
 fn an_invalid_number_is_reported_with_its_argument() {

@@ -93,7 +93,7 @@ fn killed_while_it_opens(count: u64, signal: Signal, call: &str, when: u32) -> b
     let args = if count == 0 { "init" } else { "read" };
     let (mut opening, mut trace) = to_be_stopped(&place, &log, &[args], call, when);
     let Some(pid) = stopped(&mut trace) else { return false };
-    let mut appending: Vec<Running> = (0..2).map(|_| Run::new(&log).args(["append", "--ack"]).spawn()).collect();
+    let mut appending: Vec<Running> = (0..2).map(|_| Run::new(&log).args(["-q", "append", "--ack"]).spawn()).collect();
     let mut acknowledged = Vec::new();
     for run in &mut appending {
         run.send("\"kept\"\n");

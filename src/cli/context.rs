@@ -1,10 +1,13 @@
 //! The options that every command takes.
 
 use std::ffi::OsString;
+use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::{Arg, ArgAction, ArgMatches, value_parser};
+use nix::unistd::gethostname;
+use scuttleup::Log;
 
 use crate::cli::exit::Usage;
 use crate::cli::report::diagnostics::Diagnostics;
@@ -33,6 +36,32 @@ impl Context {
     pub fn new(args: &ArgMatches) -> Result<Self> {
         Ok(Self { dir: log_dir(args.get_one("log"))?, diagnostics: Diagnostics::new(args.get_flag("quiet")) })
     }
+
+    /// Opens the log. If it does not exist, creates it and reports this.
+    pub fn open_or_create(&self) -> Result<Log> {
+        self.open_or_create_on("")
+    }
+
+    /// As [`Context::open_or_create`], for a process whose messages can appear on the terminal of another host: the report
+    /// names the host of the log.
+    pub fn open_or_create_for_remote(&self) -> Result<Log> {
+        self.open_or_create_on(&on_this_host())
+    }
+
+    fn open_or_create_on(&self, host: &str) -> Result<Log> {
+        let log = Log::open_or_create(&self.dir)?;
+        if log.is_new() {
+            // A relative path does not say where the log is, and a mistyped one is only seen in full.
+            let dir = std::path::absolute(log.dir()).unwrap_or_else(|_| log.dir().to_path_buf());
+            self.diagnostics.note(&format!("created a log in {}{host} with the id {}", dir.display(), log.id()));
+        }
+        Ok(log)
+    }
+}
+
+/// " on the host NAME", or nothing if the name is unknown.
+pub fn on_this_host() -> String {
+    gethostname().map_or_else(|_| String::new(), |name| format!(" on the host {}", name.display()))
 }
 
 /// --log, else $SCUTTLEUP_LOG, else `scuttleup` in the data directory of the user (XDG Base Directory Specification).
@@ -43,5 +72,16 @@ fn log_dir(option: Option<&PathBuf>) -> Result<PathBuf> {
     let home = || variable("HOME").map(|home| home.join(".local/share"));
     let default = || data_home().or_else(home).map(|data| data.join("scuttleup"));
     let dir = option.cloned().or_else(|| variable("SCUTTLEUP_LOG")).or_else(default);
-    dir.ok_or_else(|| Usage("no directory for the log: use --log DIR, or set SCUTTLEUP_LOG or HOME".into()).into())
+    let dir = dir.ok_or_else(|| Usage("no directory for the log: use --log DIR, or set SCUTTLEUP_LOG or HOME".into()))?;
+    // A unit of systemd, an .env file and a word such as --log=~/x pass the character on. A directory `~` is never meant.
+    if dir.as_os_str().as_bytes().starts_with(b"~") {
+        let source = if option.is_some() { "--log" } else { "SCUTTLEUP_LOG" };
+        return Err(Usage(format!(
+            "the directory {} of {source} begins with ~, and no shell has replaced it: use an absolute path or $HOME; \
+             ./~ names a directory of this name",
+            dir.display()
+        ))
+        .into());
+    }
+    Ok(dir)
 }

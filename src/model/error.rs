@@ -1,6 +1,7 @@
 //! Every error of the library, as one type. A message says what failed, where, and what to do. It names no command-line
 //! flag: the command line adds such hints itself.
 
+use std::ffi::OsString;
 use std::fmt;
 use std::io;
 use std::path::PathBuf;
@@ -17,6 +18,8 @@ pub enum Error {
     NoLog(PathBuf),
     /// The directory already holds a log, with this id.
     LogExists(PathBuf, PeerId),
+    /// The directory holds no log, but other files, so that no log is created in it. The name of one of them.
+    NotEmpty(PathBuf, OsString),
     /// This process has already opened the log.
     AlreadyOpen(PathBuf),
     /// The path of the log is not a directory.
@@ -98,6 +101,12 @@ impl fmt::Display for Error {
         match self {
             Self::NoLog(dir) => write!(f, "no log in {}", dir.display()),
             Self::LogExists(dir, id) => write!(f, "{} already holds a log with id {id}", dir.display()),
+            Self::NotEmpty(dir, name) => write!(
+                f,
+                "{} holds no log, but other files, such as {}: a log is only created in a new or an empty directory",
+                dir.display(),
+                name.display()
+            ),
             Self::AlreadyOpen(dir) => {
                 write!(f, "this process has already opened the log {}: share the open one", dir.display())
             }

@@ -16,6 +16,7 @@ pub struct Log {
     id: PeerId,
     /// `None`: the log is open for reading only.
     pub(super) notifier: Option<Notifier>,
+    is_new: bool,
     /// Dropped last, after the environment is closed.
     _open_once: OpenOnce,
 }
@@ -83,13 +84,13 @@ impl Log {
         Self::with_env(dir, env, if write { Access::Write } else { Access::Read }, open_once)
     }
 
-    /// Opens the log in `dir`, and creates it with a random id if it does not exist.
+    /// Opens the log in `dir`, and creates it with a random id if it does not exist: see [`Log::is_new`].
     ///
     /// # Errors
-    /// As [`Log::open`].
+    /// As [`Log::open`]; [`Error::NotEmpty`] if `dir` holds no log, but other files.
     pub fn open_or_create(dir: impl AsRef<Path>) -> Result<Self> {
         match Self::open(&dir) {
-            Err(Error::NoLog(_)) => Self::create_or_open(dir.as_ref(), None).map(|(log, _)| log),
+            Err(Error::NoLog(_)) => Self::create_or_open(dir.as_ref(), None),
             opened => opened,
         }
     }
@@ -97,18 +98,19 @@ impl Log {
     /// Creates a log in `dir`, with `id` or a random one.
     ///
     /// # Errors
-    /// [`Error::LogExists`] if `dir` already holds a log; else as [`Log::open`].
+    /// [`Error::LogExists`] if `dir` already holds a log; else as [`Log::open_or_create`].
     pub fn create(dir: impl AsRef<Path>, id: Option<PeerId>) -> Result<Self> {
-        match Self::create_or_open(dir.as_ref(), id)? {
-            (log, true) => Ok(log),
-            (log, false) => Err(Error::LogExists(log.dir, log.id)),
-        }
+        let log = Self::create_or_open(dir.as_ref(), id)?;
+        if log.is_new { Ok(log) } else { Err(Error::LogExists(log.dir, log.id)) }
     }
 
-    /// Returns the log, and whether this call created it.
-    fn create_or_open(dir: &Path, id: Option<PeerId>) -> Result<(Self, bool)> {
+    fn create_or_open(dir: &Path, id: Option<PeerId>) -> Result<Self> {
         let created_dirs = directory::create(dir)?;
         let was_created = data::check(dir)?;
+        if !was_created {
+            // Before LMDB creates its files.
+            directory::check_unused(dir)?;
+        }
         let open_once = OpenOnce::new(dir)?;
         let mut env = Env::open(dir, true)?;
         let mut is_new = false;
@@ -135,8 +137,8 @@ impl Log {
                 })
                 .map_err(|err| space::explain_failed_write(dir, err, 0))?;
         }
-        let log = Self::with_env(dir, env, if is_new { Access::Create } else { Access::Write }, open_once)?;
-        Ok((log, is_new))
+        let access = if is_new { Access::Create } else { Access::Write };
+        Self::with_env(dir, env, access, open_once)
     }
 
     fn with_env(dir: &Path, env: Env, access: Access, open_once: OpenOnce) -> Result<Self> {
@@ -158,12 +160,17 @@ impl Log {
             }
             Some(Notifier::open(dir)?)
         };
-        Ok(Self { dir: dir.to_path_buf(), env, id, notifier, _open_once: open_once })
+        Ok(Self { dir: dir.to_path_buf(), env, id, notifier, is_new: access == Access::Create, _open_once: open_once })
     }
 
     /// The directory.
     pub fn dir(&self) -> &Path {
         &self.dir
+    }
+
+    /// Whether this log did not exist before this process opened it.
+    pub fn is_new(&self) -> bool {
+        self.is_new
     }
 
     /// The log's peer id when it was opened. The log may have received a new id since then

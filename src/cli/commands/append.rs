@@ -5,7 +5,7 @@ use std::ops::Range;
 use anyhow::Result;
 use clap::{Arg, ArgAction, ArgMatches, Command};
 use scuttleup::ingest::{Applier, Batch};
-use scuttleup::{Error, Log, ndjson};
+use scuttleup::{Error, ndjson};
 
 use crate::cli::args::{entry_bytes, entry_bytes_arg, flag};
 use crate::cli::context::Context;
@@ -35,7 +35,7 @@ const WHITE_SPACE_BYTES_MAX: usize = 4096;
 
 pub fn run(context: &Context, args: &ArgMatches) -> Result<Exit> {
     let stop = Stop::on_signal()?;
-    let log = Log::open_or_create(&context.dir)?;
+    let log = context.open_or_create()?;
     let raw = args.get_flag("raw");
     let cut = match (args.get_flag("nul"), raw) {
         (true, _) => Cut::Nuls,

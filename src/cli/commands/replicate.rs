@@ -10,11 +10,11 @@ use clap::builder::PossibleValuesParser;
 use clap::{Arg, ArgMatches, Command, value_parser};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use scuttleup::{Ending, Log, Mode, Options, Wire};
+use scuttleup::{Ending, Error, Log, Mode, Options, Wire};
 
 use crate::cli::args::{entry_bytes, entry_bytes_arg, flag};
 use crate::cli::child;
-use crate::cli::context::Context;
+use crate::cli::context::{Context, on_this_host};
 use crate::cli::exit::{Exit, Usage};
 use crate::cli::help::epilogue;
 use crate::cli::io::signals::Stop;
@@ -44,6 +44,7 @@ pub fn command() -> Command {
                 flag("retry", "Run COMMAND again after exit 3, after a pause that grows from 1 to 60 seconds")
                     .requires("command"),
             )
+            .arg(flag("no-create", "If the local log does not exist, end with exit 1 instead of creating it"))
             .arg(flag("json", "Print the result as one JSON object: on stdout with COMMAND, otherwise on stderr"))
             .arg(flag("accept-gaps", "Store entries that the remote deleted as deleted, instead of stopping their feed"))
             .arg(entry_bytes_arg())
@@ -65,7 +66,12 @@ pub fn run(context: &Context, args: &ArgMatches) -> Result<Exit> {
     }
     let stop = Stop::on_signal()?;
     stop.debounce();
-    let log = Log::open_or_create(&context.dir)?;
+    let log = match (args.get_flag("no-create"), &command) {
+        (true, Some(_)) => Log::open(&context.dir)?,
+        (true, None) => Log::open(&context.dir).map_err(on_its_host)?,
+        (false, Some(_)) => context.open_or_create()?,
+        (false, None) => context.open_or_create_for_remote()?,
+    };
     let mode = match args.get_one::<String>("mode").map(String::as_str) {
         Some("push") => Mode::Push,
         Some("pull") => Mode::Pull,
@@ -131,6 +137,18 @@ pub fn run(context: &Context, args: &ArgMatches) -> Result<Exit> {
         if poll_for(&stop, pause) {
             return Ok(stop.exit().unwrap_or(exit));
         }
+    }
+}
+
+/// Adds the host to the error for a log that does not exist: the message can appear on the terminal of another host.
+fn on_its_host(err: Error) -> anyhow::Error {
+    match err {
+        Error::NoLog(dir) => anyhow::anyhow!(
+            "no log in {}{}: create one there with `scuttleup init`, or without --no-create",
+            dir.display(),
+            on_this_host()
+        ),
+        err => err.into(),
     }
 }
 

@@ -4,9 +4,9 @@ use std::borrow::Cow;
 
 use anyhow::Result;
 use clap::{ArgMatches, Command};
+use scuttleup::Error;
 use scuttleup::ingest::{Applier, Batch, StopCause, StoppedFeed};
 use scuttleup::ndjson::{ChangeLine, Content, parse_change};
-use scuttleup::{Error, Log};
 
 use crate::cli::args::{entry_bytes, entry_bytes_arg};
 use crate::cli::context::Context;
@@ -31,7 +31,7 @@ pub fn command() -> Command {
 
 pub fn run(context: &Context, args: &ArgMatches) -> Result<Exit> {
     let stop = signals::Stop::on_signal()?;
-    let log = Log::open_or_create(&context.dir)?;
+    let log = context.open_or_create()?;
     let bytes_max = entry_bytes(args);
     let check = |line: Line, batch: &mut Batch| add_change(&line, batch, bytes_max);
     let progress = input::progress(context.diagnostics, &stop);

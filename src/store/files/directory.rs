@@ -5,7 +5,15 @@ use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
+use super::{created, data, lock};
 use crate::model::{Error, Result};
+use crate::store::notify;
+
+/// All names in the directory of a log.
+const LOG_NAMES: [&str; 4] = [data::FILE_NAME, lock::FILE_NAME, notify::FILE_NAME, created::FILE_NAME];
+
+/// A directory that a new file system has.
+const LOST_AND_FOUND: &str = "lost+found";
 
 /// Checks that `dir` is a directory.
 ///
@@ -32,6 +40,22 @@ pub fn create(dir: &Path) -> Result<Vec<PathBuf>> {
     let created = DirBuilder::new().recursive(true).mode(0o700).create(dir);
     created.map_err(|err| Error::io(format!("{} cannot be created", dir.display()), err))?;
     Ok(missing)
+}
+
+/// Checks that a log can be created in the directory `dir`: it has no other files than those that a killed creator left. A
+/// mistyped directory must not be filled with the files of a log.
+///
+/// # Errors
+/// [`Error::NotEmpty`] if it has others.
+pub fn check_unused(dir: &Path) -> Result<()> {
+    let fail = |err| Error::io(format!("{} cannot be read", dir.display()), err);
+    for file in fs::read_dir(dir).map_err(fail)? {
+        let name = file.map_err(fail)?.file_name();
+        if !LOG_NAMES.iter().chain([&LOST_AND_FOUND]).any(|known| name == **known) {
+            return Err(Error::NotEmpty(dir.to_path_buf(), name));
+        }
+    }
+    Ok(())
 }
 
 /// Makes the names of new files durable: the names of the log's files in `dir`, and the name of each new directory in its

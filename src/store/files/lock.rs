@@ -12,7 +12,8 @@ use super::data;
 use super::identity::FileId;
 use crate::model::{Error, Result, is_full};
 
-const FILE_NAME: &str = "lock.mdb";
+/// The lock file in the directory of a log.
+pub const FILE_NAME: &str = "lock.mdb";
 
 /// The maximum number of readers at the same time, in all processes together.
 pub const READERS_MAX: u32 = 4096;

@@ -60,9 +60,12 @@ impl Env {
         let (env, map_bytes) = open_environment(dir, write)?;
         let files = lock::OpenFiles::new(dir);
         drop(opening);
+        // All tables of a log are created in one commit: rows before it belong to another program.
+        let has_rows = env.stat().map_err(|err| open_error(dir, err))?.entries() > 0;
         let env = UnsharedEnv::new(env);
         let tables = match env.open_tables(|open| Tables::open(open)) {
             Ok(tables) => Some(tables),
+            Err(lmdb::Error::NotFound) if has_rows => return Err(Error::NotEmpty(dir.to_path_buf(), data::FILE_NAME.into())),
             Err(lmdb::Error::NotFound) => None,
             Err(err) => return Err(open_error(dir, err)),
         };
