@@ -55,8 +55,9 @@ impl Log {
     /// ```
     ///
     /// # Errors
-    /// When the log cannot be watched for another reason.
+    /// [`Error::UnknownOffset`] if `after` is above the last offset; an error if the log cannot be watched for another reason.
     pub fn follow(&self, after: Offset) -> Result<Follower<'_>> {
+        self.check_offset(after)?;
         // The watcher starts before the first scan: every commit that this scan does not see sends a notification.
         let wake = self.watcher()?.map_or_else(Wake::Time, Wake::Watcher);
         Ok(Follower { log: self, reader: self.reader(), after, wake })

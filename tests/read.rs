@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use scuttleup::{Error, Log, Offset};
+
 use crate::harness::{Place, Run, append, hashed, read, shell};
 
 /// A log with entries of three peers: offsets 1 to 7 are a1 b1 a2 c1 b2 a3 a4 (deleted).
@@ -65,7 +67,7 @@ fn an_empty_entry_is_text_with_text_and_base64_without() {
 fn options_select_the_right_changes() {
     let place = Place::new();
     let log = mixed(&place);
-    let cases: [(&[&str], &[u64]); 20] = [
+    let cases: [(&[&str], &[u64]); 19] = [
         (&[], &[1, 2, 3, 4, 5, 6, 7]),
         (&["-n", "2"], &[6, 7]),
         (&["-n", "0"], &[]),
@@ -74,7 +76,6 @@ fn options_select_the_right_changes() {
         (&["--after", "0"], &[1, 2, 3, 4, 5, 6, 7]),
         (&["--after", "5"], &[6, 7]),
         (&["--after", "7"], &[]),
-        (&["--after", "18446744073709551615"], &[]),
         (&["--after", "2", "-n", "100"], &[3, 4, 5, 6, 7]),
         (&["--after", "2", "-n", "1"], &[7]),
         (&["--peer", "a"], &[1, 3, 6, 7]),
@@ -114,6 +115,36 @@ fn since_heads_prints_the_entries_above_the_heads() {
     let file = place.file("heads", "{\"peer\":\"a\",\"seq\":2}\n");
     assert_eq!(offsets(&log, &["--since-heads", file.to_str().expect("UTF-8"), "--peer", "a", "-n", "1"]), [7]);
 }
+
+#[test]
+fn an_offset_above_the_last_one_is_an_error() {
+    let place = Place::new();
+    let log = mixed(&place);
+    for after in ["8", "18446744073709551615"] {
+        for command in [&["read"][..], &["read", "--live"], &["read", "--tail"], &["watch"], &["read", "-n", "1"]] {
+            let said = format!(
+                "there is no offset {after} in this log, its last offset is 7: the offset is from another log, or this log was \
+                 restored or created again: check --log, or read from the start with --after 0\n"
+            );
+            Run::new(&log).args(command).args(["--after", after]).stdout("").stderr_has(&said).status(1);
+        }
+    }
+    let empty = place.log("empty");
+    Run::new(&empty).args(["read", "--after", "1"]).stdout("").stderr_has("its last offset is 0: ").status(1);
+    Run::new(&empty).args(["read", "--after", "0"]).stdout("").stderr("").success();
+}
+
+
+#[test]
+fn the_library_refuses_to_follow_after_an_offset_above_the_last_one() {
+    let place = Place::new();
+    let log = Log::create(place.path("a"), None).expect("a log");
+    log.append(b"1").expect("an entry");
+    assert!(log.follow(Offset(1)).is_ok());
+    let refused = log.follow(Offset(2)).map(|_| ());
+    assert!(matches!(refused, Err(Error::UnknownOffset { after: Offset(2), last: Offset(1) })), "{refused:?}");
+}
+
 
 #[test]
 fn bad_heads_are_reported_with_their_line() {

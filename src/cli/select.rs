@@ -73,6 +73,9 @@ impl Selection {
 
     /// The offset after which the selection starts, in a log whose last offset is `end`.
     pub fn start(&self, log: &Log, end: Offset) -> Result<Offset> {
+        if let Some(after) = self.after {
+            log.check_offset(after)?;
+        }
         if self.tail {
             return Ok(end);
         }

@@ -34,6 +34,13 @@ pub enum Error {
     Corrupt(String),
     /// The record at this offset does not match its checksum.
     Checksum(Offset),
+    /// A position after which a reader wants to continue is above the last offset of the log.
+    UnknownOffset {
+        /// The position.
+        after: Offset,
+        /// The last offset of the log.
+        last: Offset,
+    },
     /// The disk, a quota or a file size limit is exhausted.
     DiskFull(io::Error),
     /// The memory map, which limits the size of the log, is exhausted. Its size in bytes.
@@ -133,6 +140,11 @@ impl fmt::Display for Error {
                 f,
                 "the entry at offset {offset} does not match its checksum, data.mdb is damaged, \
                  or was copied while a writer ran: {RESTORE}"
+            ),
+            Self::UnknownOffset { after, last } => write!(
+                f,
+                "there is no offset {after} in this log, its last offset is {last}: the offset is from another log, \
+                 or this log was restored or created again"
             ),
             Self::DiskFull(err) => write!(f, "cannot store more ({err}): free some space and run it again"),
             Self::MapFull(bytes) => write!(

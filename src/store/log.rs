@@ -195,6 +195,16 @@ impl Log {
         self.env.read()?.last_offset()
     }
 
+    /// Checks that `after` can be a position in this log. A position above the last offset is from another log, or from this log
+    /// before it was restored or created again. A reader would take later entries for entries that it has read.
+    ///
+    /// # Errors
+    /// [`Error::UnknownOffset`] if it cannot.
+    pub fn check_offset(&self, after: Offset) -> Result<()> {
+        let last = self.last_offset()?;
+        if after > last { Err(Error::UnknownOffset { after, last }) } else { Ok(()) }
+    }
+
     /// Facts about the log as a whole.
     ///
     /// # Errors
