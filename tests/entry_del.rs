@@ -21,12 +21,24 @@ fn a_missing_entry_or_log_is_exit_1() {
     let place = Place::new();
     let log = place.log("alice");
     append(&log, "1\n");
+    let empty = place.log("bob");
     for (peer, seq) in [("alice", "2"), ("alice", "4294967295"), ("bob", "1"), (&*"x".repeat(300), "1")] {
         for command in ["entry", "del"] {
             let run = Run::new(&log).args([command, peer, seq]).stdout("");
             let printed = run.stderr_has(&format!("scuttleup: entry {seq} of {peer} is not in this log: ")).status(1);
             assert_eq!(printed.stderr.matches('\n').count(), 1);
         }
+    }
+    for command in ["entry", "del"] {
+        for (peer, seq, why) in [
+            ("alice", "2", "the last entry of this feed is 1"),
+            ("alcie", "1", "this log has no feed of alcie: did you mean alice?"),
+            ("zoe", "1", "this log has no feed of zoe: `scuttleup heads` prints all feeds"),
+        ] {
+            let said = format!("scuttleup: entry {seq} of {peer} is not in this log: {why}\n");
+            Run::new(&log).args([command, peer, seq]).stdout("").stderr(&said).status(1);
+        }
+        Run::new(&empty).args([command, "bob", "1"]).stderr_has(": the local feed is empty\n").status(1);
     }
     for seq in ["0", "4294967296", "-1", "x", "1.5", ""] {
         for command in ["entry", "del"] {

@@ -1,10 +1,12 @@
 //! `read`: which changes it prints, and the format of the change lines.
 
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 
 use scuttleup::{Error, Log, Offset};
 
 use crate::harness::{Place, Run, append, hashed, read, shell};
+use crate::terminal::Terminal;
 
 /// A log with entries of three peers: offsets 1 to 7 are a1 b1 a2 c1 b2 a3 a4 (deleted).
 fn mixed(place: &Place) -> PathBuf {
@@ -67,7 +69,7 @@ fn an_empty_entry_is_text_with_text_and_base64_without() {
 fn options_select_the_right_changes() {
     let place = Place::new();
     let log = mixed(&place);
-    let cases: [(&[&str], &[u64]); 19] = [
+    let cases: [(&[&str], &[u64]); 18] = [
         (&[], &[1, 2, 3, 4, 5, 6, 7]),
         (&["-n", "2"], &[6, 7]),
         (&["-n", "0"], &[]),
@@ -81,7 +83,6 @@ fn options_select_the_right_changes() {
         (&["--peer", "a"], &[1, 3, 6, 7]),
         (&["--peer", "b"], &[2, 5]),
         (&["--peer", "c", "--peer", "b"], &[2, 4, 5]),
-        (&["--peer", "nobody"], &[]),
         (&["--peer", "a", "-n", "2"], &[6, 7]),
         (&["--peer", "b", "-n", "1"], &[5]),
         (&["--peer", "b", "-n", "0"], &[]),
@@ -101,7 +102,7 @@ fn since_heads_prints_the_entries_above_the_heads() {
         ("", &[1, 2, 3, 4, 5, 6, 7]),
         ("{\"peer\":\"a\",\"seq\":4}\n{\"peer\":\"b\",\"seq\":2}\n{\"peer\":\"c\",\"seq\":1}\n", &[]),
         ("{\"peer\":\"a\",\"seq\":2,\"own\":true}\n\n{\"peer\":\"b\",\"seq\":1}", &[4, 5, 6, 7]),
-        ("{\"peer\":\"a\",\"seq\":4294967295}\n{\"peer\":\"b\",\"seq\":0}\n", &[2, 4, 5]),
+        ("{\"peer\":\"c\",\"seq\":4294967295}\n{\"peer\":\"b\",\"seq\":0}\n", &[1, 2, 3, 5, 6, 7]),
         ("{\"peer\":\"else\",\"seq\":9}\n{\"seq\":3,\"peer\":\"a\"}\r\n", &[2, 4, 5, 7]),
         ("{\"peer\":\"a\",\"seq\":1}\n{\"peer\":\"a\",\"seq\":3}\n", &[2, 4, 5, 7]),
         ("{\"peer\":\"c\",\"seq\":1}\n", &[1, 2, 3, 5, 6, 7]),
@@ -114,6 +115,87 @@ fn since_heads_prints_the_entries_above_the_heads() {
     }
     let file = place.file("heads", "{\"peer\":\"a\",\"seq\":2}\n");
     assert_eq!(offsets(&log, &["--since-heads", file.to_str().expect("UTF-8"), "--peer", "a", "-n", "1"]), [7]);
+}
+
+/// Runs `read` with the options and expects these diagnostics, and none with -q. Returns stdout.
+fn read_with_notices(log: &Path, options: &[&str], stdin: &str, notices: &[&str]) -> String {
+    let stderr: String = notices.iter().map(|notice| format!("scuttleup: {notice}\n")).collect();
+    let loud = Run::new(log).args(["read"]).args(options).stdin(stdin).stderr(&stderr).success();
+    let quiet = Run::new(log).args(["-q", "read"]).args(options).stdin(stdin).stderr("").success();
+    assert_eq!(loud.text(), quiet.text(), "{options:?}");
+    loud.text().to_owned()
+}
+
+#[test]
+fn a_peer_without_a_feed_is_reported_with_the_nearest_id() {
+    let place = Place::new();
+    let log = place.log("laptop");
+    let line = |peer: &str| format!("{{\"peer\":\"{peer}\",\"seq\":1,\"text\":\"\"}}\n");
+    Run::new(&log).args(["write"]).stdin([line("Server"), line("2a3f5c3e"), line("x\\u001by")].concat()).success();
+    for (peer, hint) in [
+        ("nobody", "`scuttleup heads` prints all feeds"),
+        ("server", "did you mean Server?"),
+        ("2a3f", "did you mean 2a3f5c3e?"),
+        ("lapotp", "did you mean laptop?"),
+        ("x\u{1b}z", "did you mean x\\u{1b}y?"),
+    ] {
+        let notice = format!("this log has no feed of {}: {hint}", peer.escape_default());
+        assert_eq!(read_with_notices(&log, &["--peer", peer], "", &[&notice]), "");
+        let printed = read_with_notices(&log, &["--peer", peer, "--peer", "Server", "--no-entry"], "", &[&notice]);
+        assert_eq!(printed, "{\"offset\":1,\"peer\":\"Server\",\"seq\":1}\n");
+    }
+    // The local feed exists, although it is empty.
+    assert_eq!(read_with_notices(&log, &["--peer", "laptop"], "", &[]), "");
+}
+
+#[test]
+fn a_live_command_reports_a_missing_feed_and_a_start_that_tail_leaves_out() {
+    let place = Place::new();
+    let log = mixed(&place);
+    let heads = place.file("heads", "{\"peer\":\"a\",\"seq\":1}\n");
+    let no_feed = "scuttleup: this log has no feed of nobody: `scuttleup heads` prints all feeds\n";
+    let left_out = |options| {
+        format!(
+            "scuttleup: --tail leaves out all existing entries, {options} cannot select any of them: \
+             use --live without --tail to print them\n"
+        )
+    };
+    for (options, notice) in [
+        ("--live --peer nobody", no_feed.to_owned()),
+        ("--tail -n 5", left_out("-n")),
+        ("--tail --after 3 -n 5", left_out("-n and --after")),
+        ("--tail --since-heads \"$HEADS\"", left_out("--since-heads")),
+        ("--tail --peer a", String::new()),
+    ] {
+        for command in ["read", "watch"] {
+            // The closed stdout ends the command.
+            let run = |quiet| shell(&format!("$scuttleup {quiet} --log \"$LOG\" {command} {options} | true"));
+            run("").env("LOG", &log).env("HEADS", &heads).stderr(&notice).success();
+            run("-q").env("LOG", &log).env("HEADS", &heads).stderr("").success();
+        }
+    }
+}
+
+#[test]
+fn an_empty_log_is_reported_on_a_terminal_only() {
+    let place = Place::new();
+    let log = place.log("a");
+    let on_terminal = |args: &[&str]| {
+        let mut terminal = Terminal::new(400);
+        let mut running = Run::new(&log).args(args).spawn_with(Stdio::null(), terminal.stdio(), terminal.stdio());
+        let ended = running.wait();
+        terminal.wait_for_end();
+        assert_eq!(ended.status.code(), Some(0), "{args:?}");
+        terminal.lines().join("\n")
+    };
+    let said = format!("scuttleup: the log in {} is empty", log.display());
+    for command in ["read", "heads"] {
+        assert_eq!(on_terminal(&[command]), said);
+        assert_eq!(on_terminal(&["-q", command]), "");
+        Run::new(&log).args([command]).stdout("").stderr("").success();
+    }
+    append(&log, "1\n");
+    assert_eq!(on_terminal(&["heads"]), "{\"peer\":\"a\",\"seq\":1,\"own\":true}");
 }
 
 #[test]
@@ -134,7 +216,6 @@ fn an_offset_above_the_last_one_is_an_error() {
     Run::new(&empty).args(["read", "--after", "0"]).stdout("").stderr("").success();
 }
 
-
 #[test]
 fn the_library_refuses_to_follow_after_an_offset_above_the_last_one() {
     let place = Place::new();
@@ -145,6 +226,29 @@ fn the_library_refuses_to_follow_after_an_offset_above_the_last_one() {
     assert!(matches!(refused, Err(Error::UnknownOffset { after: Offset(2), last: Offset(1) })), "{refused:?}");
 }
 
+#[test]
+fn heads_that_do_not_fit_to_the_log_are_reported() {
+    let place = Place::new();
+    let log = mixed(&place);
+    let heads = |feeds: &[(&str, u32)]| -> String {
+        feeds.iter().map(|(peer, seq)| format!("{{\"peer\":\"{peer}\",\"seq\":{seq}}}\n")).collect()
+    };
+    let lost = "stdin has entry 5 of a, which is the local feed, but this log has only 4: this log has lost entries or was \
+                restored: replicate with --mode sync or pull before you append, otherwise the feed forks";
+    let other = "stdin names no feed of this log, all entries are selected: check the file and --log";
+    let lines =
+        |feeds, notices: &[&str]| read_with_notices(&log, &["--since-heads", "-"], &heads(feeds), notices).lines().count();
+    assert_eq!(lines(&[("a", 5), ("b", 1)], &[lost]), 2);
+    assert_eq!(lines(&[("x", 5), ("y", 1)], &[other]), 7);
+    // Other feeds can be ahead, and a new log names nothing.
+    assert_eq!(lines(&[("a", 4), ("b", 9), ("x", 1)], &[]), 1);
+    assert_eq!(lines(&[], &[]), 7);
+    let empty = place.log("empty");
+    assert_eq!(read_with_notices(&empty, &["--since-heads", "-"], &heads(&[("x", 5)]), &[]), "");
+    let file = place.file("heads", heads(&[("x", 1)]));
+    let notice = other.replace("stdin", file.to_str().expect("UTF-8"));
+    read_with_notices(&log, &["--since-heads", file.to_str().expect("UTF-8")], "", &[&notice]);
+}
 
 #[test]
 fn bad_heads_are_reported_with_their_line() {

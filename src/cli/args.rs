@@ -5,7 +5,7 @@ use std::num::{IntErrorKind, ParseIntError};
 use anyhow::Result;
 use clap::{Arg, ArgAction, ArgMatches};
 use scuttleup::ndjson::PayloadKeys;
-use scuttleup::{ENTRY_BYTES_MAX, Error, PeerId, Seq};
+use scuttleup::{ENTRY_BYTES_MAX, Error, Seq};
 
 use crate::cli::exit::Usage;
 
@@ -38,16 +38,6 @@ pub fn peer_and_seq(args: &ArgMatches) -> Result<(&str, Seq)> {
     let (peer, seq): (&String, u64) = (args.get_one("peer").expect("required"), *args.get_one("seq").expect("required"));
     let seq = Seq::new(seq).ok_or_else(|| Usage(format!("invalid seq {seq}: entries are numbered 1 to 4294967295")))?;
     Ok((peer, seq))
-}
-
-/// A peer id of the command line as diagnostics show it.
-pub fn display_peer(peer: &str) -> String {
-    PeerId::new(peer).map_or_else(|_| peer.to_owned(), |peer| peer.to_string())
-}
-
-/// The error for an entry that the log does not hold.
-pub fn no_entry(peer: &str, seq: Seq) -> anyhow::Error {
-    anyhow::anyhow!("entry {seq} of {} is not in this log: `scuttleup heads` prints the head of each feed", display_peer(peer))
 }
 
 /// The maximum of --entry-bytes-max.

@@ -1,13 +1,14 @@
 //! The options that every command takes.
 
 use std::ffi::OsString;
+use std::io::{self, IsTerminal};
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::{Arg, ArgAction, ArgMatches, value_parser};
 use nix::unistd::gethostname;
-use scuttleup::Log;
+use scuttleup::{Log, Offset};
 
 use crate::cli::exit::Usage;
 use crate::cli::report::diagnostics::Diagnostics;
@@ -46,6 +47,14 @@ impl Context {
     /// names the host of the log.
     pub fn open_or_create_for_remote(&self) -> Result<Log> {
         self.open_or_create_on(&on_this_host())
+    }
+
+    /// Reports an empty log if stdout is a terminal: its user otherwise sees nothing, and may have named the wrong log.
+    pub fn report_if_empty(&self, log: &Log) -> Result<()> {
+        if io::stdout().is_terminal() && log.last_offset()? == Offset::ZERO {
+            self.diagnostics.note(&format!("the log in {} is empty", log.dir().display()));
+        }
+        Ok(())
     }
 
     fn open_or_create_on(&self, host: &str) -> Result<Log> {

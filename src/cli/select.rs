@@ -12,6 +12,8 @@ use scuttleup::{Bounds, Change, Error, Heads, Log, Offset, PeerId, Reader};
 
 use crate::cli::args::{flag, invalid_peer_id, parse_number};
 use crate::cli::exit::BadInput;
+use crate::cli::report::diagnostics::Diagnostics;
+use crate::cli::report::missing::no_feed;
 
 /// The maximum length of a line of heads in bytes. It has room for a peer id of 255 bytes, all of them escaped, and the other
 /// fields.
@@ -33,6 +35,13 @@ pub fn options() -> [Arg; 6] {
     ]
 }
 
+/// The heads that --since-heads names.
+struct HeadsFile {
+    /// The file as messages name it.
+    name: String,
+    heads: Heads,
+}
+
 /// The changes that a command uses.
 pub struct Selection {
     pub live: bool,
@@ -40,7 +49,7 @@ pub struct Selection {
     pub last: Option<u64>,
     tail: bool,
     after: Option<Offset>,
-    since: Option<Heads>,
+    since: Option<HeadsFile>,
     /// All feeds if this is empty.
     peers: Vec<PeerId>,
 }
@@ -68,7 +77,32 @@ impl Selection {
     /// Whether a change after the start belongs to the selection.
     pub fn includes(&self, change: &Change<'_>) -> bool {
         (self.peers.is_empty() || self.peers.contains(change.peer))
-            && self.since.as_ref().is_none_or(|heads| change.seq.get() > heads.get(change.peer.as_str()))
+            && self.since.as_ref().is_none_or(|since| change.seq.get() > since.heads.get(change.peer.as_str()))
+    }
+
+    /// Reports options that select less than their user may expect, or are not for this log.
+    pub fn report_doubts(&self, log: &Log, diagnostics: Diagnostics) -> Result<()> {
+        if self.tail {
+            let starts =
+                [(self.last.is_some(), "-n"), (self.after.is_some(), "--after"), (self.since.is_some(), "--since-heads")];
+            let starts: Vec<_> = starts.iter().filter(|(is_given, _)| *is_given).map(|&(_, name)| name).collect();
+            if !starts.is_empty() {
+                diagnostics.note(&format!(
+                    "--tail leaves out all existing entries, {} cannot select any of them: use --live without --tail to print them",
+                    starts.join(" and ")
+                ));
+            }
+        }
+        for peer in &self.peers {
+            if let Some(text) = no_feed(log, peer.as_str())? {
+                diagnostics.note(&text);
+            }
+        }
+        let doubt = self.since.as_ref().map(|since| since.doubt(log)).transpose()?.flatten();
+        if let Some(text) = doubt {
+            diagnostics.note(&text);
+        }
+        Ok(())
     }
 
     /// The offset after which the selection starts, in a log whose last offset is `end`.
@@ -81,8 +115,8 @@ impl Selection {
         }
         let mut reader = log.reader();
         let mut start = self.after.unwrap_or_default();
-        if let Some(heads) = &self.since {
-            start = start.max(reader.start_above(|peer| heads.get(peer))?);
+        if let Some(since) = &self.since {
+            start = start.max(reader.start_above(|peer| since.heads.get(peer))?);
         }
         match self.last {
             None => Ok(start),
@@ -111,6 +145,31 @@ impl Selection {
     }
 }
 
+impl HeadsFile {
+    /// The text for heads that do not fit to this log, if there is a reason to doubt them. Heads of other feeds can be above
+    /// those of this log. The head of the local feed cannot, because its entries come from this log.
+    fn doubt(&self, log: &Log) -> Result<Option<String>> {
+        let Self { name, heads } = self;
+        let local = log.local_id()?;
+        let (named, head) = (heads.get(local.as_str()), log.head(local.as_str())?);
+        if named > head {
+            return Ok(Some(format!(
+                "{name} has entry {named} of {local}, which is the local feed, but this log has only {head}: this log has lost \
+                 entries or was restored: replicate with --mode sync or pull before you append, otherwise the feed forks"
+            )));
+        }
+        if heads.is_empty() || log.last_offset()? == Offset::ZERO {
+            return Ok(None);
+        }
+        for (peer, _) in heads.iter() {
+            if log.head(peer.as_str())? > 0 {
+                return Ok(None);
+            }
+        }
+        Ok(Some(format!("{name} names no feed of this log, all entries are selected: check the file and --log")))
+    }
+}
+
 /// Calls `each` with the changes after `start` up to `end`, until it breaks.
 fn each_up_to(
     reader: &mut Reader<'_>,
@@ -133,7 +192,7 @@ fn each_up_to(
 }
 
 /// The heads in a file, or in stdin if the path is `-`.
-fn read_heads(path: &Path) -> Result<Heads> {
+fn read_heads(path: &Path) -> Result<HeadsFile> {
     let is_stdin = path.as_os_str() == "-";
     let name = if is_stdin { "stdin".into() } else { path.display().to_string() };
     let cannot_read = |err| Error::io(format!("cannot read {name}"), err);
@@ -158,5 +217,5 @@ fn read_heads(path: &Path) -> Result<Heads> {
             heads.raise(&peer, seq);
         }
     }
-    Ok(heads)
+    Ok(HeadsFile { name, heads })
 }

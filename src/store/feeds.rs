@@ -44,6 +44,14 @@ impl Log {
         Ok(heads)
     }
 
+    /// The head of the feed of `peer`, 0 if the log has no entry of it.
+    ///
+    /// # Errors
+    /// When the log cannot be read.
+    pub fn head(&self, peer: &str) -> Result<u32> {
+        Ok(self.env.read()?.feed(peer)?.map_or(0, |row| row.head))
+    }
+
     /// Gives each feed and its head to `each`. Returns the offset of the last entry in the same snapshot. Takes less memory
     /// than [`Log::heads`] in a log with many feeds.
     ///

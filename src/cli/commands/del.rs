@@ -4,11 +4,12 @@ use anyhow::Result;
 use clap::{ArgMatches, Command};
 use scuttleup::Log;
 
-use crate::cli::args::{no_entry, peer_and_seq, peer_and_seq_args};
+use crate::cli::args::{peer_and_seq, peer_and_seq_args};
 use crate::cli::context::Context;
 use crate::cli::exit::Exit;
 use crate::cli::help::epilogue;
 use crate::cli::io::signals::Stop;
+use crate::cli::report::missing::no_entry;
 
 pub fn command() -> Command {
     Command::new("del")
@@ -21,7 +22,7 @@ pub fn run(context: &Context, args: &ArgMatches) -> Result<Exit> {
     let stop = Stop::on_signal()?;
     let log = Log::open(&context.dir)?;
     if log.delete(peer, seq)?.is_none() {
-        return Err(no_entry(peer, seq));
+        return Err(no_entry(&log, peer, seq)?);
     }
     Ok(stop.exit().unwrap_or(Exit::Done))
 }

@@ -5,12 +5,13 @@ use clap::{ArgMatches, Command};
 use scuttleup::ndjson::ChangeWriter;
 use scuttleup::{Entry, Log};
 
-use crate::cli::args::{display_peer, flag, no_entry, peer_and_seq, peer_and_seq_args};
+use crate::cli::args::{flag, peer_and_seq, peer_and_seq_args};
 use crate::cli::context::Context;
 use crate::cli::exit::Exit;
 use crate::cli::help::epilogue;
 use crate::cli::io::output::Output;
 use crate::cli::io::signals;
+use crate::cli::report::missing::{display_peer, no_entry};
 
 pub fn command() -> Command {
     Command::new("entry").about("Print one entry as a change line; exit 1 if it is not in this log or was deleted").defer(
@@ -38,7 +39,7 @@ pub fn run(context: &Context, args: &ArgMatches) -> Result<Exit> {
         }
     })?;
     match bytes {
-        None => Err(no_entry(peer, seq)),
+        None => Err(no_entry(&log, peer, seq)?),
         Some(None) => bail!("entry {seq} of {} was deleted from this log", display_peer(peer)),
         Some(Some(bytes)) => {
             Output::bulk().write(&bytes)?;

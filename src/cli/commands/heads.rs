@@ -22,6 +22,7 @@ pub fn command() -> Command {
 pub fn run(context: &Context, _args: &ArgMatches) -> Result<Exit> {
     signals::exit_on_signal()?;
     let log = Log::open_read_only(&context.dir)?;
+    context.report_if_empty(&log)?;
     let heads = log.heads()?;
     // The id is read after the heads. Otherwise, if the log takes a new id in between, its old feed would be marked as the local
     // feed.

@@ -43,6 +43,8 @@ pub fn print(context: &Context, selection: Selection, payload: PayloadKeys) -> R
     let log = Log::open_read_only(&context.dir)?;
     let output = Output::bulk();
     let printer = Printer { lines: ChangeWriter::new(payload), buffer: Vec::with_capacity(WRITE_BYTES * 2), selection };
+    printer.selection.report_doubts(&log, context.diagnostics)?;
+    context.report_if_empty(&log)?;
     if printer.selection.live {
         return printer.follow(&log, &output);
     }
