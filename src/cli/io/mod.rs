@@ -1,5 +1,6 @@
-//! Stdout and signals.
+//! Stdout, signals and waits.
 
 pub mod memory_fault;
 pub mod output;
+pub mod poll;
 pub mod signals;

@@ -8,11 +8,12 @@ use std::os::unix::fs::FileTypeExt;
 use anyhow::Result;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::poll::{PollFd, PollFlags};
 use nix::unistd::write;
 use scuttleup::Error;
 
 use crate::cli::exit::{OutputClosed, OutputFull};
+use crate::cli::io::poll::wait_for;
 use crate::cli::io::signals::Stop;
 
 /// The size of a large write, in bytes.
@@ -20,6 +21,7 @@ pub const WRITE_BYTES: usize = 256 << 10;
 const PIPE_BYTES: i32 = 1 << 20;
 /// A pipe that is ready takes this many bytes without blocking (PIPE_BUF).
 const READY_BYTES: usize = 4096;
+const CANNOT_WAIT: &str = "cannot wait for stdout";
 
 /// Stdout.
 pub struct Output {
@@ -59,7 +61,7 @@ impl Output {
                 Err(Errno::EINTR) => {}
                 // Another process that shares stdout has made it non-blocking.
                 Err(Errno::EAGAIN) => {
-                    poll(&mut [PollFd::new(self.as_fd(), PollFlags::POLLOUT)], PollTimeout::NONE).ok();
+                    wait_for(&mut [PollFd::new(self.as_fd(), PollFlags::POLLOUT)], CANNOT_WAIT)?;
                 }
                 Err(Errno::EPIPE) => return Err(OutputClosed.into()),
                 Err(err) => match Error::io("cannot write to stdout", err.into()) {
@@ -75,7 +77,7 @@ impl Output {
     pub fn write_unless(&self, bytes: &[u8], stop: &Stop) -> Result<bool> {
         for part in bytes.chunks(READY_BYTES) {
             let mut fds = [PollFd::new(self.as_fd(), PollFlags::POLLOUT), PollFd::new(stop.as_fd(), PollFlags::POLLIN)];
-            while poll(&mut fds, PollTimeout::NONE) == Err(Errno::EINTR) {}
+            wait_for(&mut fds, CANNOT_WAIT)?;
             if fds[0].any() != Some(true) {
                 return Ok(false);
             }
