@@ -188,7 +188,7 @@ fn bad_input_is_reported_with_its_line_and_earlier_entries_are_stored() {
         let place = Place::new();
         let log = place.log("alice");
         let run = Run::new(&log).args(["append", "--ack"]).args(options).stdin(input);
-        let printed = run.stderr_has(&format!("scuttleup: {said}")).stderr_has("everything before it is stored").status(7);
+        let printed = run.stderr_has(&format!("scuttleup: {said}")).stderr_has(" of this input ").status(7);
         assert_eq!(printed.stderr.matches('\n').count(), 1, "{}", printed.stderr);
         assert_eq!(printed.lines().len(), stored, "{said}");
         assert_eq!(read(&log).lines().count(), stored, "{said}");
@@ -207,17 +207,17 @@ fn a_bad_line_after_100_000_good_lines_is_reported_and_they_are_stored() {
 }
 
 #[test]
-fn append_ends_quietly_when_its_stdout_is_closed() {
+fn append_ends_when_its_stdout_is_closed() {
     let place = Place::new();
     let log = place.log("alice");
     let lines: String = (1..=50_000).map(|n| format!("{n}\n")).collect();
     let input = place.file("input", lines);
-    crate::harness::shell("$scuttleup --log \"$LOG\" append --ack < \"$INPUT\" | head -n 1")
-        .env("LOG", &log)
-        .env("INPUT", input)
-        .stdout("{\"peer\":\"alice\",\"seq\":1}\n")
-        .stderr("")
-        .success();
+    for (options, said) in [("-q", ""), ("", "scuttleup: the reader of stdout closed it: ")] {
+        let line = format!("$scuttleup {options} --log \"$LOG\" append --ack < \"$INPUT\" | head -n 1 | tr -d 0-9");
+        let run = crate::harness::shell(&line).env("LOG", &log).env("INPUT", &input);
+        let printed = run.stdout("{\"peer\":\"alice\",\"seq\":}\n").stderr_has(said).success();
+        assert_eq!(printed.stderr.lines().count(), usize::from(!said.is_empty()), "{}", printed.stderr);
+    }
 }
 
 #[test]

@@ -228,12 +228,13 @@ fn in_session(place: &Place, log: &Path, terminal: &mut Terminal, line: &str) ->
 fn ctrl_c_leaves_a_clear_line() {
     let place = Place::new();
     let log = place.log("a");
-    let mut terminal = Terminal::new(80);
+    let mut terminal = Terminal::new(120);
     let (run, mut input) = in_session(&place, &log, &mut terminal, "exec \"$SCUTTLEUP\" --log \"$LOG\" append <\"$FIFO\"");
     std::io::Write::write_all(&mut input, lines().as_bytes()).expect("the fifo is open");
-    wait_for_progress(&mut terminal);
+    wait_for(&mut terminal, "100,000 entries  ");
     terminal.press("\u{3}");
-    assert_ended(run, &mut terminal, 130, &[]);
+    let said = "scuttleup: stopped: 100000 entries of this input are stored: continue with line 100001";
+    assert_ended(run, &mut terminal, 130, &[said]);
 }
 
 #[test]

@@ -272,7 +272,11 @@ fn bad_lines_are_reported_and_earlier_lines_are_stored() {
     {
         let log = place.log(&format!("log{number}"));
         let run = Run::new(&log).args(["write"]).stdin(format!("{good}{bad}\n{{\"peer\":\"p\",\"seq\":2,\"entry\":2}}\n"));
-        let said = run.stdout("").stderr_has("scuttleup: line 3: ").stderr_has("everything before it is stored").status(7);
+        let said = run
+            .stdout("")
+            .stderr_has("scuttleup: line 3: ")
+            .stderr_has("1 new entry of this input is stored: continue with line 3\n")
+            .status(7);
         assert_eq!(said.stderr.matches('\n').count(), 1, "{}", said.stderr);
         assert_eq!(read(&log).lines().count(), 1, "{bad}");
     }

@@ -60,6 +60,11 @@ pub fn entry_bytes(args: &ArgMatches) -> usize {
     args.get_one("entry-bytes-max").map_or(ENTRY_BYTES_MAX, |&bytes: &u64| bytes as usize)
 }
 
+/// --json, for the commands that store stdin.
+pub fn input_json_arg() -> Arg {
+    flag("json", "Print how much of stdin is stored, as one JSON object on stderr")
+}
+
 /// The options that set the payload of change lines.
 pub fn payload_args() -> [Arg; 3] {
     [

@@ -10,17 +10,20 @@ use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::read;
-use scuttleup::Error;
-use scuttleup::ingest::Batch;
 use scuttleup::ingest::pipeline::{Pipeline, WorkerEnded};
+use scuttleup::ingest::{Applied, Applier, Batch};
+use scuttleup::{Error, Log};
 
 use crate::cli::exit::BadInput;
+use crate::cli::io::poll::wait_for;
 use crate::cli::io::signals::Stop;
 use crate::cli::report::diagnostics::Diagnostics;
 use crate::cli::report::hint::with_hint;
+use crate::cli::report::input::Tally;
 use crate::cli::report::progress::{Progress, Total};
 
 const PIPE_BYTES: i32 = 1 << 20;
+const CANNOT_WAIT: &str = "cannot wait for stdin";
 
 /// U+FEFF in UTF-8. Some programs begin each text file with it.
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
@@ -36,21 +39,28 @@ pub enum Cut {
     Whole,
 }
 
+impl Cut {
+    /// The name of a line in messages.
+    pub fn unit(self) -> &'static str {
+        if self == Self::Lines { "line" } else { "entry" }
+    }
+}
+
 /// The form of stdin.
 #[derive(Clone, Copy)]
 pub struct Form {
     pub cut: Cut,
     /// Whether stdin is text. A byte order mark at its start is not part of the first line.
     pub is_text: bool,
-}
-
-/// The maximum length of a line, and the maximum length of an entry, which an error names. A line can be longer than its entry:
-/// it can have white space and escapes.
-#[derive(Clone, Copy)]
-pub struct Limits {
+    /// The maximum length of a line, and the maximum length of an entry, which an error names. A line can be longer than its
+    /// entry: it can have white space and escapes.
     pub line_bytes_max: usize,
     pub entry_bytes_max: usize,
+    pub advice: Advice,
 }
+
+/// The hint for a line that was refused, if it needs another hint than its error has.
+pub type Advice = fn(&Error, &[u8], Cut) -> Option<&'static str>;
 
 /// A line to check: its range in the input of the batch, and its number, counted from 1.
 pub struct Line {
@@ -77,39 +87,78 @@ fn bytes_left(stdin: &io::Stdin) -> Option<u64> {
     Some(meta.len().saturating_sub(file.stream_position().ok()?))
 }
 
-/// Reads stdin to its end, or until `stop`. `check` adds the entry of a line to the batch, if the line has an entry. `store` makes
-/// a batch durable. The first line that `check` refuses ends the input. All lines before it are stored.
+/// Reads stdin to its end, or until `stop`. `check` adds the entry of a line to the batch, if the line has an entry. Each batch
+/// is stored in one commit; `stored` is called after it. The first line that `check` refuses ends the input. All lines before
+/// it are stored. Also after an error, `tally` says how much is stored.
 ///
 /// # Errors
-/// Of the input, of `check` and of `store`.
+/// Of the input, of `check`, of the log and of `stored`.
 pub fn store_stdin(
     form: Form,
-    limits: Limits,
+    log: &Log,
     stop: &Stop,
     progress: &Progress<'_>,
+    tally: &mut Tally,
     check: impl FnMut(Line, &mut Batch) -> Result<(), Error>,
-    mut store: impl FnMut(&Batch) -> Result<()> + Send,
+    mut stored: impl FnMut(Applied) -> Result<()> + Send,
 ) -> Result<()> {
     let stdin = io::stdin();
     fcntl(&stdin, FcntlArg::F_SETPIPE_SZ(PIPE_BYTES)).ok();
-    std::thread::scope(|threads| {
-        let mut pipeline = Pipeline::new(threads, |batch: &mut Batch| {
-            store(batch)?;
-            progress.add(batch.entries.len() as u64, batch.input_bytes);
-            batch.clear();
+    let mut source = Source::new(form, check, progress);
+    tally.next = 1;
+    let mut applier = Applier::new(log, false);
+    let (read, outcome) = std::thread::scope(|threads| {
+        let mut pipeline = Pipeline::new(threads, |part: &mut Part| {
+            part.store(&mut applier, tally, progress, &mut stored)?;
+            part.clear();
             Ok(())
         });
-        let Form { cut, is_text } = form;
-        let batch = Batch::default();
-        let mut source = Source { cut, can_have_mark: is_text, limits, check, progress, batch, start: 0, scanned: 0, number: 0 };
         let read = source.read_all(stop, &mut pipeline);
         // If both fail, the error of the log is returned, because it happened first.
-        let (_, stored) = pipeline.finish(Some(source.batch).filter(|batch| !batch.is_empty()));
-        stored.and(read)
-    })
+        let (_, outcome) = pipeline.finish(source.last_part());
+        (read, outcome)
+    });
+    if outcome.is_ok() {
+        tally.next = source.number + 1;
+    }
+    tally.is_complete = source.has_ended && tally.next > source.number;
+    outcome.and(read)
 }
 
-type Storing<'s, 'e> = Pipeline<'s, 'e, Batch, (), anyhow::Error>;
+/// A part of stdin that becomes durable in one commit.
+#[derive(Default)]
+struct Part {
+    batch: Batch,
+    /// The line of the first entry, and the last line. 0 if there is none.
+    first: u64,
+    last: u64,
+}
+
+impl Part {
+    fn clear(&mut self) {
+        self.batch.clear();
+        (self.first, self.last) = (0, 0);
+    }
+
+    /// Stores the entries, then calls `stored`. The tally counts them in between: an error of `stored` does not mean that they
+    /// are not stored.
+    fn store(
+        &self,
+        applier: &mut Applier<'_>,
+        tally: &mut Tally,
+        progress: &Progress<'_>,
+        stored: &mut impl FnMut(Applied) -> Result<()>,
+    ) -> Result<()> {
+        tally.next = self.first;
+        let applied = applier.apply(&self.batch)?;
+        tally.stored += applied.new;
+        tally.next = self.last + 1;
+        progress.add(self.batch.entries.len() as u64, self.batch.input_bytes);
+        stored(applied)
+    }
+}
+
+type Storing<'s, 'e> = Pipeline<'s, 'e, Part, (), anyhow::Error>;
 
 /// The event that ended a wait.
 enum Woken {
@@ -119,21 +168,27 @@ enum Woken {
 }
 
 struct Source<'p, C> {
-    cut: Cut,
+    form: Form,
     /// Whether the first bytes are not checked for a byte order mark yet.
     can_have_mark: bool,
-    limits: Limits,
     check: C,
     progress: &'p Progress<'p>,
-    batch: Batch,
+    part: Part,
     /// The start of the current line in the input of the batch, and the position up to which its end was searched.
     start: usize,
     scanned: usize,
-    /// The number of lines so far.
+    /// The number of lines that were checked.
     number: u64,
+    /// Whether all lines up to the end of stdin were checked.
+    has_ended: bool,
 }
 
-impl<C: FnMut(Line, &mut Batch) -> Result<(), Error>> Source<'_, C> {
+impl<'p, C: FnMut(Line, &mut Batch) -> Result<(), Error>> Source<'p, C> {
+    fn new(form: Form, check: C, progress: &'p Progress<'p>) -> Self {
+        let (can_have_mark, part) = (form.is_text, Part::default());
+        Self { form, can_have_mark, check, progress, part, start: 0, scanned: 0, number: 0, has_ended: false }
+    }
+
     /// Reads and checks stdin to its end, or until the stop. The last batch stays in `self`.
     fn read_all(&mut self, stop: &Stop, pipeline: &mut Storing<'_, '_>) -> Result<()> {
         let stdin = io::stdin();
@@ -147,11 +202,13 @@ impl<C: FnMut(Line, &mut Batch) -> Result<(), Error>> Source<'_, C> {
                     self.skip_mark();
                     self.check_lines()?;
                     if count == 0 {
-                        return self.check_last();
+                        self.check_last()?;
+                        self.has_ended = true;
+                        return Ok(());
                     }
                 }
             }
-            let is_full = self.batch.is_full() && self.start > 0;
+            let is_full = self.part.batch.is_full() && self.start > 0;
             let would_block = || pipeline.is_idle() && !is_ready(&stdin);
             if !is_full && !would_block() {
                 continue;
@@ -167,17 +224,17 @@ impl<C: FnMut(Line, &mut Batch) -> Result<(), Error>> Source<'_, C> {
     /// Reads once. Returns the number of bytes, 0 at the end.
     fn read(&mut self, stdin: &io::Stdin) -> Result<usize> {
         loop {
-            match read(stdin, self.batch.entries.room()) {
+            match read(stdin, self.part.batch.entries.room()) {
                 Ok(count) => {
-                    self.batch.entries.fill(count);
+                    self.part.batch.entries.fill(count);
                     // Lines count when they are stored. If stdin is one line, its bytes count when they are read: otherwise
                     // there would be no progress before the end.
-                    self.progress.add(0, if self.cut == Cut::Whole { count as u64 } else { 0 });
+                    self.progress.add(0, if self.form.cut == Cut::Whole { count as u64 } else { 0 });
                     return Ok(count);
                 }
                 Err(Errno::EINTR) => {}
                 Err(Errno::EAGAIN) => {
-                    poll(&mut [PollFd::new(stdin.as_fd(), PollFlags::POLLIN)], PollTimeout::NONE).ok();
+                    wait_for(&mut [PollFd::new(stdin.as_fd(), PollFlags::POLLIN)], CANNOT_WAIT)?;
                 }
                 Err(err) => return Err(Error::io("cannot read stdin", err.into()).into()),
             }
@@ -187,38 +244,38 @@ impl<C: FnMut(Line, &mut Batch) -> Result<(), Error>> Source<'_, C> {
     /// Moves past a byte order mark at the start of stdin.
     fn skip_mark(&mut self) {
         if self.can_have_mark
-            && let Some(bytes) = mark_bytes(self.batch.entries.input())
+            && let Some(bytes) = mark_bytes(self.part.batch.entries.input())
         {
             self.can_have_mark = false;
             (self.start, self.scanned) = (bytes, bytes);
-            self.batch.input_bytes += bytes as u64;
+            self.part.batch.input_bytes += bytes as u64;
         }
     }
 
     fn end(&self) -> usize {
-        self.batch.entries.input().len()
+        self.part.batch.entries.input().len()
     }
 
     /// Checks the complete lines.
     fn check_lines(&mut self) -> Result<()> {
-        let separator = match self.cut {
+        let separator = match self.form.cut {
             Cut::Lines => b'\n',
             Cut::Nuls => 0,
-            Cut::Whole => return self.check_length(self.end() - self.start, self.number + 1),
+            Cut::Whole => return self.check_length(self.end()),
         };
-        while let Some(found) = memchr::memchr(separator, &self.batch.entries.input()[self.scanned..]) {
+        while let Some(found) = memchr::memchr(separator, &self.part.batch.entries.input()[self.scanned..]) {
             let end = self.scanned + found;
             self.check_line(end)?;
             self.start = end + 1;
             self.scanned = self.start;
         }
         self.scanned = self.end();
-        self.check_length(self.end() - self.start, self.number + 1)
+        self.check_length(self.end())
     }
 
     /// Checks the last line, which has no separator.
     fn check_last(&mut self) -> Result<()> {
-        if self.start < self.end() || self.cut == Cut::Whole {
+        if self.start < self.end() || self.form.cut == Cut::Whole {
             self.check_line(self.end())?;
             self.start = self.end();
         }
@@ -226,26 +283,43 @@ impl<C: FnMut(Line, &mut Batch) -> Result<(), Error>> Source<'_, C> {
     }
 
     fn check_line(&mut self, end: usize) -> Result<()> {
-        self.number += 1;
-        self.check_length(end - self.start, self.number)?;
-        if self.cut != Cut::Whole {
-            self.batch.input_bytes += (end + 1 - self.start) as u64;
+        self.check_length(end)?;
+        if self.form.cut != Cut::Whole {
+            self.part.batch.input_bytes += (end + 1 - self.start) as u64;
         }
-        let line = Line { range: self.start..end, number: self.number };
-        (self.check)(line, &mut self.batch).map_err(|err| self.bad(self.number, &err))
-    }
-
-    fn check_length(&self, bytes: usize, number: u64) -> Result<()> {
-        if bytes > self.limits.line_bytes_max {
-            return Err(self.bad(number, &Error::EntryTooLong(bytes as u64, self.limits.entry_bytes_max)));
+        let line = Line { range: self.start..end, number: self.number + 1 };
+        (self.check)(line, &mut self.part.batch).map_err(|err| self.bad(end, &err))?;
+        self.number += 1;
+        if self.part.first == 0 && !self.part.batch.is_empty() {
+            self.part.first = self.number;
         }
         Ok(())
     }
 
-    fn bad(&self, number: u64, err: &Error) -> anyhow::Error {
-        let unit = if self.cut == Cut::Lines { "line" } else { "entry" };
-        let reason = format!("{}; everything before it is stored", with_hint(err));
-        BadInput { location: format!("{unit} {number}"), reason }.into()
+    /// Checks the length of the current line, of which the bytes up to `end` were read.
+    fn check_length(&self, end: usize) -> Result<()> {
+        let bytes = end - self.start;
+        if bytes > self.form.line_bytes_max {
+            return Err(self.bad(end, &Error::EntryTooLong(bytes as u64, self.form.entry_bytes_max)));
+        }
+        Ok(())
+    }
+
+    /// The error of the current line, of which the bytes up to `end` were read.
+    fn bad(&self, end: usize, err: &Error) -> anyhow::Error {
+        let Form { cut, advice, .. } = self.form;
+        let line = &self.part.batch.entries.input()[self.start..end];
+        let reason = advice(err, line, cut).map_or_else(|| with_hint(err), |hint| format!("{err}: {hint}"));
+        BadInput { location: format!("{} {}", cut.unit(), self.number + 1), reason }.into()
+    }
+
+    /// The lines that were not passed on. `None` if they have no entry.
+    fn last_part(&mut self) -> Option<Part> {
+        if self.part.batch.is_empty() {
+            return None;
+        }
+        self.part.last = self.number;
+        Some(std::mem::take(&mut self.part))
     }
 
     /// Passes the lines so far to the storing thread, and begins a new batch with the rest of the input.
@@ -254,17 +328,16 @@ impl<C: FnMut(Line, &mut Batch) -> Result<(), Error>> Source<'_, C> {
         if self.start == 0 {
             return Ok(());
         }
-        let rest = self.batch.entries.split_off(self.start);
+        let rest = self.part.batch.entries.split_off(self.start);
         // A batch of blank lines holds no entry: its memory is used again.
-        if !self.batch.is_empty() {
-            let full = std::mem::take(&mut self.batch);
-            let is_large = full.is_large();
-            self.batch = pipeline.pass(full)?;
+        if let Some(full) = self.last_part() {
+            let is_large = full.batch.is_large();
+            self.part = pipeline.pass(full)?;
             if is_large {
                 pipeline.settle()?;
             }
         }
-        self.batch.entries.start_with(rest);
+        self.part.batch.entries.start_with(rest);
         self.scanned = self.scanned.saturating_sub(self.start);
         self.start = 0;
         Ok(())
@@ -288,10 +361,7 @@ fn wait(stdin: &io::Stdin, stop: &Stop, pipeline: &Storing<'_, '_>) -> Result<Wo
     loop {
         let fds = [Some(stop.as_fd()), Some(stdin.as_fd()), pipeline.ready()];
         let mut fds: Vec<PollFd<'_>> = fds.into_iter().flatten().map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
-        match poll(&mut fds, PollTimeout::NONE) {
-            Err(Errno::EINTR) => continue,
-            result => result.map_err(|err| Error::io("cannot wait for stdin", err.into()))?,
-        };
+        wait_for(&mut fds, CANNOT_WAIT)?;
         let is_ready = |at: usize| fds.get(at).is_some_and(|fd| fd.any() == Some(true));
         if is_ready(0) {
             return Ok(Woken::Stop);

@@ -4,17 +4,18 @@ use std::ops::Range;
 
 use anyhow::Result;
 use clap::{Arg, ArgAction, ArgMatches, Command};
-use scuttleup::ingest::{Applier, Batch};
+use scuttleup::ingest::{Applied, Batch};
 use scuttleup::{Error, ndjson};
 
-use crate::cli::args::{entry_bytes, entry_bytes_arg, flag};
+use crate::cli::args::{entry_bytes, entry_bytes_arg, flag, input_json_arg};
 use crate::cli::context::Context;
 use crate::cli::exit::Exit;
 use crate::cli::help::epilogue;
-use crate::cli::input::{self, Cut, Form, Limits, Line, store_stdin};
+use crate::cli::input::{self, Cut, Form, Line, store_stdin};
 use crate::cli::io::output::Output;
 use crate::cli::io::signals::Stop;
 use crate::cli::report::hint::json_hint;
+use crate::cli::report::input::{Report, Tally};
 use crate::cli::report::progress::Progress;
 
 pub fn command() -> Command {
@@ -25,6 +26,7 @@ pub fn command() -> Command {
             .arg(flag("raw", "All of stdin is one entry, of any bytes"))
             .arg(nul.help("Entries end with a NUL instead of a newline"))
             .arg(flag("ack", "Print {\"peer\",\"seq\"} for each entry after it is on disk"))
+            .arg(input_json_arg())
             .arg(entry_bytes_arg())
             .after_help(epilogue("scuttleup-append", "echo '{\"msg\":\"hello\"}' | scuttleup append"))
     })
@@ -35,33 +37,35 @@ const WHITE_SPACE_BYTES_MAX: usize = 4096;
 
 pub fn run(context: &Context, args: &ArgMatches) -> Result<Exit> {
     let stop = Stop::on_signal()?;
-    let log = context.open_or_create()?;
-    let raw = args.get_flag("raw");
-    let cut = match (args.get_flag("nul"), raw) {
+    let cut = match (args.get_flag("nul"), args.get_flag("raw")) {
         (true, _) => Cut::Nuls,
         (false, true) => Cut::Whole,
         (false, false) => Cut::Lines,
     };
+    let report = Report { json: args.get_flag("json"), diagnostics: context.diagnostics, entries: ["entry", "entries"] };
+    let mut tally = Tally::new(cut.unit());
+    let outcome = append(context, args, cut, &stop, &mut tally);
+    Ok(report.conclude(&tally, outcome, &stop))
+}
+
+fn append(context: &Context, args: &ArgMatches, cut: Cut, stop: &Stop, tally: &mut Tally) -> Result<Exit> {
+    let log = context.open_or_create()?;
+    let raw = args.get_flag("raw");
     let bytes_max = entry_bytes(args);
     let (check, line_bytes_max): (Check, _) = match (args.get_flag("text"), raw) {
         (true, _) => (add_text, bytes_max),
         (_, true) => (add_bytes, bytes_max),
         _ => (add_json, bytes_max + WHITE_SPACE_BYTES_MAX),
     };
-    let check = |line: Line, batch: &mut Batch| {
-        let range = line.range.clone();
-        check(range, batch, bytes_max).map_err(|err| explain(err, &batch.entries.input()[line.range], cut))
-    };
+    let check = |line: Line, batch: &mut Batch| check(line.range, batch, bytes_max);
     let ack = args.get_flag("ack").then(Output::new);
     let progress = match &ack {
         Some(output) if !output.is_file() => Progress::off(),
-        _ => input::progress(context.diagnostics, &stop),
+        _ => input::progress(context.diagnostics, stop),
     };
-    let limits = Limits { line_bytes_max, entry_bytes_max: bytes_max };
-    let mut applier = Applier::new(&log, false);
-    let form = Form { cut, is_text: !raw };
-    store_stdin(form, limits, &stop, &progress, check, |batch| store(&mut applier, batch, ack.as_ref(), &stop))?;
-    Ok(stop.exit().unwrap_or(Exit::Done))
+    let form = Form { cut, is_text: !raw, line_bytes_max, entry_bytes_max: bytes_max, advice };
+    store_stdin(form, &log, stop, &progress, tally, check, |applied| acknowledge(&applied, ack.as_ref(), stop))?;
+    Ok(Exit::Done)
 }
 
 /// Adds the entry of a line to the batch. Refuses an entry that is longer than the limit, in bytes.
@@ -95,24 +99,20 @@ fn check_length(bytes: usize, bytes_max: usize) -> Result<(), Error> {
     if bytes > bytes_max { Err(Error::EntryTooLong(bytes as u64, bytes_max)) } else { Ok(()) }
 }
 
-fn explain(err: Error, line: &[u8], cut: Cut) -> Error {
+fn advice(err: &Error, line: &[u8], cut: Cut) -> Option<&'static str> {
     match err {
-        Error::BadInput(reason) => Error::BadInput(match json_hint(line, cut == Cut::Lines) {
-            Some(hint) => format!("{reason}: {hint}"),
-            None => reason,
-        }),
-        Error::NotUtf8(_) => Error::BadInput(format!("{err}: use --raw for other bytes")),
-        err => err,
+        Error::BadInput(_) => json_hint(line, cut == Cut::Lines),
+        Error::NotUtf8(_) => Some("use --raw for other bytes"),
+        _ => None,
     }
 }
 
-/// Stores one batch in one commit, then acknowledges its entries.
-fn store(applier: &mut Applier<'_>, batch: &Batch, ack: Option<&Output>, stop: &Stop) -> Result<()> {
-    let applied = applier.apply(batch)?;
-    if let (Some(output), Some((peer, first, last))) = (ack, applied.local) {
+/// Prints the acknowledgements of entries that are on the disk.
+fn acknowledge(applied: &Applied, ack: Option<&Output>, stop: &Stop) -> Result<()> {
+    if let (Some(output), Some((peer, first, last))) = (ack, &applied.local) {
         let mut lines = Vec::new();
         for seq in first.get()..=last.get() {
-            ndjson::put_head(&mut lines, &peer, seq, false, false);
+            ndjson::put_head(&mut lines, peer, seq, false, false);
         }
         output.write_unless(&lines, stop)?;
     }

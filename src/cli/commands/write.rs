@@ -5,16 +5,17 @@ use std::borrow::Cow;
 use anyhow::Result;
 use clap::{ArgMatches, Command};
 use scuttleup::Error;
-use scuttleup::ingest::{Applier, Batch, StopCause, StoppedFeed};
+use scuttleup::ingest::{Applied, Batch, StopCause, StoppedFeed};
 use scuttleup::ndjson::{ChangeLine, Content, parse_change};
 
-use crate::cli::args::{entry_bytes, entry_bytes_arg};
+use crate::cli::args::{entry_bytes, entry_bytes_arg, input_json_arg};
 use crate::cli::context::Context;
 use crate::cli::exit::Exit;
 use crate::cli::help::epilogue;
-use crate::cli::input::{self, Cut, Form, Limits, Line, store_stdin};
-use crate::cli::io::signals;
+use crate::cli::input::{self, Cut, Form, Line, store_stdin};
+use crate::cli::io::signals::Stop;
 use crate::cli::report::hint::ONE_LINE;
+use crate::cli::report::input::{Report, Tally};
 use crate::cli::report::progress::Progress;
 use crate::cli::report::session;
 
@@ -24,27 +25,48 @@ const LINE_EXTRA_BYTES_MAX: usize = 4096;
 pub fn command() -> Command {
     Command::new("write").about("Store change lines from stdin; entries that the log already holds are compared").defer(
         |command| {
-            command.arg(entry_bytes_arg()).after_help(epilogue("scuttleup-write", "ssh host scuttleup read | scuttleup write"))
+            command
+                .arg(input_json_arg())
+                .arg(entry_bytes_arg())
+                .after_help(epilogue("scuttleup-write", "ssh host scuttleup read | scuttleup write"))
         },
     )
 }
 
 pub fn run(context: &Context, args: &ArgMatches) -> Result<Exit> {
-    let stop = signals::Stop::on_signal()?;
+    let stop = Stop::on_signal()?;
+    let report = Report { json: args.get_flag("json"), diagnostics: context.diagnostics, entries: ["new entry", "new entries"] };
+    let mut tally = Tally::new(Cut::Lines.unit());
+    let outcome = write(context, entry_bytes(args), &stop, &mut tally);
+    Ok(report.conclude(&tally, outcome, &stop))
+}
+
+fn write(context: &Context, bytes_max: usize, stop: &Stop, tally: &mut Tally) -> Result<Exit> {
     let log = context.open_or_create()?;
-    let bytes_max = entry_bytes(args);
     let check = |line: Line, batch: &mut Batch| add_change(&line, batch, bytes_max);
-    let progress = input::progress(context.diagnostics, &stop);
-    let (mut applier, mut stopped) = (Applier::new(&log, false), StoppedCounts::default());
-    let store = |batch: &Batch| store(&mut applier, batch, &mut stopped, &progress);
-    let limits = Limits { line_bytes_max: bytes_max * 6 + LINE_EXTRA_BYTES_MAX, entry_bytes_max: bytes_max };
-    store_stdin(Form { cut: Cut::Lines, is_text: true }, limits, &stop, &progress, check, store)?;
-    let exit = match stopped {
+    let progress = input::progress(context.diagnostics, stop);
+    let mut stopped = StoppedCounts::default();
+    let stored = |applied| {
+        report_stops(applied, &mut stopped, &progress);
+        Ok(())
+    };
+    let form = Form {
+        cut: Cut::Lines,
+        is_text: true,
+        line_bytes_max: bytes_max * 6 + LINE_EXTRA_BYTES_MAX,
+        entry_bytes_max: bytes_max,
+        advice,
+    };
+    store_stdin(form, &log, stop, &progress, tally, check, stored)?;
+    Ok(match stopped {
         StoppedCounts { forks: 1.., .. } => Exit::Fork,
         StoppedCounts { gaps: 1.., .. } => Exit::Incomplete,
         StoppedCounts { .. } => Exit::Done,
-    };
-    Ok(stop.exit().unwrap_or(exit))
+    })
+}
+
+fn advice(err: &Error, line: &[u8], _: Cut) -> Option<&'static str> {
+    (matches!(err, Error::BadInput(_)) && line.trim_ascii() == b"{").then_some(ONE_LINE)
 }
 
 /// Adds the entry of a change line to the batch.
@@ -53,10 +75,7 @@ fn add_change(line: &Line, batch: &mut Batch, bytes_max: usize) -> Result<(), Er
     if text.trim_matches([' ', '\t', '\r']).is_empty() {
         return Ok(());
     }
-    let ChangeLine { peer, seq, content } = parse_change(text).map_err(|err| match err {
-        Error::BadInput(reason) if text.trim_ascii() == "{" => Error::BadInput(format!("{reason}: {ONE_LINE}")),
-        err => err,
-    })?;
+    let ChangeLine { peer, seq, content } = parse_change(text)?;
     if let Content::Bytes(bytes) = &content
         && bytes.len() > bytes_max
     {
@@ -83,9 +102,8 @@ struct StoppedCounts {
     gaps: u64,
 }
 
-/// Stores one batch in one commit, then reports the feeds that are stopped.
-fn store(applier: &mut Applier<'_>, batch: &Batch, stopped: &mut StoppedCounts, progress: &Progress<'_>) -> Result<()> {
-    let applied = applier.apply(batch)?;
+/// Reports the feeds that are stopped.
+fn report_stops(applied: Applied, stopped: &mut StoppedCounts, progress: &Progress<'_>) {
     // The reports come after the commit: other writers must not wait for a blocked stderr.
     for StoppedFeed { peer, seq, cause, line } in applied.stops {
         progress.error(&match cause {
@@ -108,5 +126,4 @@ fn store(applier: &mut Applier<'_>, batch: &Batch, stopped: &mut StoppedCounts, 
     if let Some(id) = applied.new_id {
         progress.error(&session::new_id(&id));
     }
-    Ok(())
 }

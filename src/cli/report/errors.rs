@@ -45,7 +45,8 @@ fn conclude(outcome: anyhow::Result<Exit>) -> ExitCode {
     ExitCode::from(exit.code())
 }
 
-fn message(err: &anyhow::Error) -> String {
+/// The text of an error, with its hint.
+pub fn message(err: &anyhow::Error) -> String {
     err.downcast_ref().map_or_else(|| err.to_string(), with_hint)
 }
 

@@ -3,6 +3,7 @@
 pub mod diagnostics;
 pub mod errors;
 pub mod hint;
+pub mod input;
 pub mod missing;
 pub mod nearest;
 pub mod progress;

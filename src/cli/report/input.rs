@@ -1,0 +1,109 @@
+//! The report of `append` and `write`: how much of stdin is stored, and with which line to continue.
+
+use anyhow::Result;
+use scuttleup::Error;
+
+use crate::cli::exit::{Exit, OutputClosed};
+use crate::cli::io::signals::Stop;
+use crate::cli::report::diagnostics::{self, Diagnostics};
+use crate::cli::report::errors;
+
+/// The end of messages that must not say this if a part of stdin is stored: it would be stored twice.
+const RUN_AGAIN: &str = "run it again";
+
+/// How much of stdin is stored.
+pub struct Tally {
+    /// The unit of `next`: "line" or "entry".
+    pub unit: &'static str,
+    /// The number of entries that this run has stored.
+    pub stored: u64,
+    /// The first line that this run has not done, counted from 1. A blank line, and an entry that the log already holds, are
+    /// done. 0 if stdin was not read.
+    pub next: u64,
+    /// Whether stdin has ended and every line is done.
+    pub is_complete: bool,
+}
+
+impl Tally {
+    pub fn new(unit: &'static str) -> Self {
+        Self { unit, stored: 0, next: 0, is_complete: false }
+    }
+
+    /// Whether a part of stdin is done.
+    fn has_begun(&self) -> bool {
+        self.next > 1
+    }
+}
+
+/// Reports the end of a command that stores stdin.
+pub struct Report {
+    /// Whether the tally is printed as one JSON object on stderr.
+    pub json: bool,
+    pub diagnostics: Diagnostics,
+    /// The entries that the command stores: "entry" and "entries", or "new entry" and "new entries".
+    pub entries: [&'static str; 2],
+}
+
+impl Report {
+    /// Prints the error of the command if it failed, and the tally. Returns how the command ended.
+    pub fn conclude(&self, tally: &Tally, outcome: Result<Exit>, stop: &Stop) -> Exit {
+        let is_closed = outcome.as_ref().is_err_and(anyhow::Error::is::<OutputClosed>);
+        let exit = match outcome {
+            Err(err) if !is_closed => {
+                diagnostics::error(&self.failure(&err, tally));
+                Exit::of_error(&err)
+            }
+            ended => stop.exit().unwrap_or(ended.unwrap_or(Exit::Done)),
+        };
+        if self.json {
+            diagnostics::print_verbatim(json(tally, exit).as_bytes());
+        } else if matches!(exit, Exit::Signal(_)) {
+            self.diagnostics.note(&format!("stopped: {}", self.state(tally)));
+        } else if is_closed && !tally.is_complete {
+            self.diagnostics.note(&format!("the reader of stdout closed it: {}", self.state(tally)));
+        }
+        exit
+    }
+
+    /// The message of the error, with the tally if stdin was read.
+    fn failure(&self, err: &anyhow::Error, tally: &Tally) -> String {
+        let text = errors::message(err);
+        if tally.next == 0 {
+            return text;
+        }
+        if let Some(Error::Replaced) = err.downcast_ref() {
+            return format!("{text}; {} went to the files that were in use before", self.count(tally));
+        }
+        if tally.is_complete {
+            return format!("{text}; {}: do not append this input again", self.state(tally));
+        }
+        match text.strip_suffix(RUN_AGAIN).filter(|_| tally.has_begun()) {
+            Some(text) => format!("{text}continue with {} {}: {}", tally.unit, tally.next, self.stored(tally)),
+            None => format!("{text}; {}", self.state(tally)),
+        }
+    }
+
+    /// How much is stored, and with which line to continue.
+    fn state(&self, tally: &Tally) -> String {
+        match tally {
+            Tally { is_complete: true, .. } => format!("{}, up to its end", self.stored(tally)),
+            tally if tally.has_begun() => format!("{}: continue with {} {}", self.stored(tally), tally.unit, tally.next),
+            _ => "nothing of this input is stored".into(),
+        }
+    }
+
+    fn stored(&self, tally: &Tally) -> String {
+        format!("{} {} stored", self.count(tally), if tally.stored == 1 { "is" } else { "are" })
+    }
+
+    fn count(&self, tally: &Tally) -> String {
+        let [entry, entries] = self.entries;
+        format!("{} {} of this input", tally.stored, if tally.stored == 1 { entry } else { entries })
+    }
+}
+
+/// The tally as one line of JSON, see scuttleup-append(1).
+fn json(tally: &Tally, exit: Exit) -> String {
+    let Tally { unit, stored, next, .. } = tally;
+    format!("{{\"stored\":{stored},\"next\":{},\"unit\":\"{unit}\",\"exit\":{}}}\n", (*next).max(1), exit.code())
+}
