@@ -121,10 +121,43 @@ fn raw_takes_the_whole_of_stdin_as_one_entry() {
 }
 
 #[test]
+fn raw_lines_are_entries_of_any_bytes() {
+    let place = Place::new();
+    let log = place.log("alice");
+    let input = b"\xef\xbb\xbfa\n\xe9 \r\n\n{\"a\":1}\nb\0\xff";
+    Run::new(&log).args(["append", "--raw", "--lines"]).stdin(input).stdout("").stderr("").success();
+    let entries = input.split(|&byte| byte == b'\n').map(<[u8]>::to_vec);
+    let stored = (1..=5).map(|seq| Run::new(&log).args(["entry", "alice", &seq.to_string(), "--raw"]).success().stdout);
+    assert!(stored.eq(entries));
+    assert_eq!(heads(&log), ["{\"peer\":\"alice\",\"seq\":5}"]);
+    // Without --raw, lines are the default.
+    Run::new(&log).args(["append", "--lines"]).stdin("1\n\n2\n").success();
+    Run::new(&log).args(["append", "--lines", "--text"]).stdin("a\n\n").success();
+    assert_eq!(heads(&log), ["{\"peer\":\"alice\",\"seq\":9}"]);
+    Run::new(&log).args(["append", "--lines", "-0"]).stdin("1\n").stderr_has("cannot be used with").status(2);
+}
+
+#[test]
+fn the_advice_about_other_bytes_stores_each_line() {
+    for (options, input, advice) in [
+        (&[][..], &b"\"a\"\n\"\xe9\"\n\"b\"\n"[..], &["--raw", "--lines"][..]),
+        (&["--text"], b"a\n\xe9\nb\n", &["--raw", "--lines"]),
+        (&["--text", "-0"], b"a\0\xe9\0b\0", &["--raw", "-0"]),
+    ] {
+        let place = Place::new();
+        let (log, other) = (place.log("a"), place.log("b"));
+        let said = format!(": use {} for ", advice.join(" ").replace(" -0", ""));
+        Run::new(&log).args(["append"]).args(options).stdin(input).stderr_has(&said).status(7);
+        Run::new(&other).args(["append"]).args(advice).stdin(input).stderr("").success();
+        assert_eq!(heads(&other), ["{\"peer\":\"b\",\"seq\":3}"]);
+    }
+}
+
+#[test]
 fn empty_input_appends_nothing() {
     let place = Place::new();
     let log = place.log("alice");
-    for options in [&[][..], &["--text"], &["-0"], &["--raw", "-0"]] {
+    for options in [&[][..], &["--text"], &["-0"], &["--raw", "-0"], &["--raw", "--lines"]] {
         Run::new(&log).args(["append", "--ack"]).args(options).stdin("").stdout("").stderr("").success();
     }
     assert_eq!(read(&log), "");

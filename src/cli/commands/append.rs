@@ -23,7 +23,8 @@ pub fn command() -> Command {
         let nul = Arg::new("nul").short('0').action(ArgAction::SetTrue);
         command
             .arg(flag("text", "Each line is an entry, unchanged; it must be UTF-8").conflicts_with("raw"))
-            .arg(flag("raw", "All of stdin is one entry, of any bytes"))
+            .arg(flag("raw", "All of stdin is one entry, of any bytes, unless --lines or -0 is given"))
+            .arg(flag("lines", "Each line is an entry, also with --raw").conflicts_with("nul"))
             .arg(nul.help("Entries end with a NUL instead of a newline"))
             .arg(flag("ack", "Print {\"peer\",\"seq\"} for each entry after it is on disk"))
             .arg(input_json_arg())
@@ -37,7 +38,7 @@ const WHITE_SPACE_BYTES_MAX: usize = 4096;
 
 pub fn run(context: &Context, args: &ArgMatches) -> Result<Exit> {
     let stop = Stop::on_signal()?;
-    let cut = match (args.get_flag("nul"), args.get_flag("raw")) {
+    let cut = match (args.get_flag("nul"), args.get_flag("raw") && !args.get_flag("lines")) {
         (true, _) => Cut::Nuls,
         (false, true) => Cut::Whole,
         (false, false) => Cut::Lines,
@@ -102,7 +103,8 @@ fn check_length(bytes: usize, bytes_max: usize) -> Result<(), Error> {
 fn advice(err: &Error, line: &[u8], cut: Cut) -> Option<&'static str> {
     match err {
         Error::BadInput(_) => json_hint(line, cut == Cut::Lines),
-        Error::NotUtf8(_) => Some("use --raw for other bytes"),
+        Error::NotUtf8(_) if cut == Cut::Lines => Some("use --raw --lines for lines of any bytes"),
+        Error::NotUtf8(_) => Some("use --raw for entries of any bytes"),
         _ => None,
     }
 }
