@@ -15,7 +15,7 @@ fn tally(printed: &Printed) -> Value {
 }
 
 fn expected(stored: u64, next: u64, unit: &str, exit: i32) -> Value {
-    json!({"stored": stored, "next": next, "unit": unit, "exit": exit})
+    json!({"stored": stored, "skipped": 0, "next": next, "unit": unit, "exit": exit})
 }
 
 /// The number of entries in a log.

@@ -32,6 +32,7 @@ mod read;
 mod replicate;
 mod signals;
 mod sim;
+mod skip_bad;
 mod staleness;
 mod stuck;
 mod terminal;

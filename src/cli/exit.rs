@@ -103,14 +103,18 @@ impl fmt::Display for OutputClosed {
 
 impl std::error::Error for OutputClosed {}
 
-/// Stdout cannot be written because the disk, a quota or a file size limit is exhausted: the reason.
+/// Stdout or a file cannot be written because the disk, a quota or a file size limit is exhausted.
 #[derive(Debug)]
-pub struct OutputFull(pub String);
+pub struct OutputFull {
+    pub name: String,
+    pub reason: String,
+}
 
 impl fmt::Display for OutputFull {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // Not "run it again": entries that `append` has stored would be stored twice.
-        write!(f, "cannot write to stdout ({}): free some space where stdout is stored", self.0)
+        let Self { name, reason } = self;
+        write!(f, "cannot write to {name} ({reason}): free some space where {name} is stored")
     }
 }
 

@@ -1,5 +1,7 @@
 //! Stdin as entries: one thread reads stdin, splits it into lines and checks them; another thread stores the batches.
 
+mod bad_lines;
+
 use std::fs::{self, File};
 use std::io::{self, IsTerminal, Seek};
 use std::ops::Range;
@@ -14,6 +16,8 @@ use scuttleup::ingest::pipeline::{Pipeline, WorkerEnded};
 use scuttleup::ingest::{Applied, Applier, Batch};
 use scuttleup::{Error, Log};
 
+use self::bad_lines::BadLine;
+pub use self::bad_lines::BadLines;
 use crate::cli::exit::BadInput;
 use crate::cli::io::poll::wait_for;
 use crate::cli::io::signals::Stop;
@@ -24,6 +28,12 @@ use crate::cli::report::progress::{Progress, Total};
 
 const PIPE_BYTES: i32 = 1 << 20;
 const CANNOT_WAIT: &str = "cannot wait for stdin";
+
+/// A line that is too long and at least this long is left out in pieces, in bytes. Shorter lines are never cut, in whatever
+/// chunks they arrive.
+const PIECE_BYTES_MIN: usize = 1 << 20;
+/// A part of stdin with this many lines that are left out is stored before more are read.
+const BAD_LINES_MAX: usize = 16 << 10;
 
 /// U+FEFF in UTF-8. Some programs begin each text file with it.
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
@@ -87,15 +97,22 @@ fn bytes_left(stdin: &io::Stdin) -> Option<u64> {
     Some(meta.len().saturating_sub(file.stream_position().ok()?))
 }
 
+/// The place for the entries of stdin.
+pub struct Destination<'l> {
+    pub log: &'l Log,
+    /// The place for the lines that are left out. Without it, the first bad line ends the input.
+    pub bad_lines: Option<BadLines>,
+}
+
 /// Reads stdin to its end, or until `stop`. `check` adds the entry of a line to the batch, if the line has an entry. Each batch
-/// is stored in one commit; `stored` is called after it. The first line that `check` refuses ends the input. All lines before
-/// it are stored. Also after an error, `tally` says how much is stored.
+/// is stored in one commit; `stored` is called after it. If `check` refuses a line, the line is left out, or ends the input: then
+/// all lines before it are stored. Also after an error, `tally` says how much is stored.
 ///
 /// # Errors
 /// Of the input, of `check`, of the log and of `stored`.
 pub fn store_stdin(
     form: Form,
-    log: &Log,
+    Destination { log, mut bad_lines }: Destination<'_>,
     stop: &Stop,
     progress: &Progress<'_>,
     tally: &mut Tally,
@@ -104,11 +121,15 @@ pub fn store_stdin(
 ) -> Result<()> {
     let stdin = io::stdin();
     fcntl(&stdin, FcntlArg::F_SETPIPE_SZ(PIPE_BYTES)).ok();
-    let mut source = Source::new(form, check, progress);
+    let mut source = Source::new(form, bad_lines.is_some(), check, progress);
     tally.next = 1;
     let mut applier = Applier::new(log, false);
     let (read, outcome) = std::thread::scope(|threads| {
         let mut pipeline = Pipeline::new(threads, |part: &mut Part| {
+            tally.next = part.first();
+            if let Some(bad_lines) = &mut bad_lines {
+                part.leave_out(bad_lines, tally)?;
+            }
             part.store(&mut applier, tally, progress, &mut stored)?;
             part.clear();
             Ok(())
@@ -129,15 +150,44 @@ pub fn store_stdin(
 #[derive(Default)]
 struct Part {
     batch: Batch,
-    /// The line of the first entry, and the last line. 0 if there is none.
-    first: u64,
+    /// The lines that are left out.
+    bad: Vec<BadLine>,
+    /// The line of the first entry.
+    first_entry: Option<u64>,
+    /// The last line.
     last: u64,
 }
 
 impl Part {
+    fn is_empty(&self) -> bool {
+        self.batch.is_empty() && self.bad.is_empty()
+    }
+
+    /// Whether the part must be stored before more lines are added.
+    fn is_full(&self) -> bool {
+        self.batch.is_full() || self.bad.len() >= BAD_LINES_MAX
+    }
+
     fn clear(&mut self) {
         self.batch.clear();
-        (self.first, self.last) = (0, 0);
+        self.bad.clear();
+        (self.first_entry, self.last) = (None, 0);
+    }
+
+    /// The first line with an entry, or that is left out.
+    fn first(&self) -> u64 {
+        let first_bad = self.bad.first().map(|line| line.number);
+        self.first_entry.into_iter().chain(first_bad).min().unwrap_or(self.last + 1)
+    }
+
+    /// Writes the lines that are left out. This comes before the commit: an acknowledgement means that the log or the file holds
+    /// every line up to this entry.
+    fn leave_out(&self, bad_lines: &mut BadLines, tally: &mut Tally) -> Result<()> {
+        if !self.bad.is_empty() {
+            bad_lines.write(self.batch.entries.input(), &self.bad)?;
+            tally.skipped += self.bad.iter().filter(|line| line.is_first()).count() as u64;
+        }
+        Ok(())
     }
 
     /// Stores the entries, then calls `stored`. The tally counts them in between: an error of `stored` does not mean that they
@@ -149,7 +199,11 @@ impl Part {
         progress: &Progress<'_>,
         stored: &mut impl FnMut(Applied) -> Result<()>,
     ) -> Result<()> {
-        tally.next = self.first;
+        let Some(first) = self.first_entry else {
+            tally.next = self.last + 1;
+            return Ok(());
+        };
+        tally.next = first;
         let applied = applier.apply(&self.batch)?;
         tally.stored += applied.new;
         tally.next = self.last + 1;
@@ -171,12 +225,16 @@ struct Source<'p, C> {
     form: Form,
     /// Whether the first bytes are not checked for a byte order mark yet.
     can_have_mark: bool,
+    /// Whether bad lines are left out. Otherwise they end the input.
+    skips: bool,
     check: C,
     progress: &'p Progress<'p>,
     part: Part,
     /// The start of the current line in the input of the batch, and the position up to which its end was searched.
     start: usize,
     scanned: usize,
+    /// The number of pieces of the current line that are left out. The rest of this line is left out, too.
+    pieces: u64,
     /// The number of lines that were checked.
     number: u64,
     /// Whether all lines up to the end of stdin were checked.
@@ -184,9 +242,10 @@ struct Source<'p, C> {
 }
 
 impl<'p, C: FnMut(Line, &mut Batch) -> Result<(), Error>> Source<'p, C> {
-    fn new(form: Form, check: C, progress: &'p Progress<'p>) -> Self {
+    fn new(form: Form, skips: bool, check: C, progress: &'p Progress<'p>) -> Self {
         let (can_have_mark, part) = (form.is_text, Part::default());
-        Self { form, can_have_mark, check, progress, part, start: 0, scanned: 0, number: 0, has_ended: false }
+        let (start, scanned, pieces, number, has_ended) = (0, 0, 0, 0, false);
+        Self { form, can_have_mark, skips, check, progress, part, start, scanned, pieces, number, has_ended }
     }
 
     /// Reads and checks stdin to its end, or until the stop. The last batch stays in `self`.
@@ -208,7 +267,7 @@ impl<'p, C: FnMut(Line, &mut Batch) -> Result<(), Error>> Source<'p, C> {
                     }
                 }
             }
-            let is_full = self.part.batch.is_full() && self.start > 0;
+            let is_full = self.part.is_full() && self.start > 0;
             let would_block = || pipeline.is_idle() && !is_ready(&stdin);
             if !is_full && !would_block() {
                 continue;
@@ -261,7 +320,7 @@ impl<'p, C: FnMut(Line, &mut Batch) -> Result<(), Error>> Source<'p, C> {
         let separator = match self.form.cut {
             Cut::Lines => b'\n',
             Cut::Nuls => 0,
-            Cut::Whole => return self.check_length(self.end()),
+            Cut::Whole => return self.check_begun_line(),
         };
         while let Some(found) = memchr::memchr(separator, &self.part.batch.entries.input()[self.scanned..]) {
             let end = self.scanned + found;
@@ -270,12 +329,12 @@ impl<'p, C: FnMut(Line, &mut Batch) -> Result<(), Error>> Source<'p, C> {
             self.scanned = self.start;
         }
         self.scanned = self.end();
-        self.check_length(self.end())
+        self.check_begun_line()
     }
 
     /// Checks the last line, which has no separator.
     fn check_last(&mut self) -> Result<()> {
-        if self.start < self.end() || self.form.cut == Cut::Whole {
+        if self.start < self.end() || self.form.cut == Cut::Whole || self.pieces > 0 {
             self.check_line(self.end())?;
             self.start = self.end();
         }
@@ -283,26 +342,59 @@ impl<'p, C: FnMut(Line, &mut Batch) -> Result<(), Error>> Source<'p, C> {
     }
 
     fn check_line(&mut self, end: usize) -> Result<()> {
-        self.check_length(end)?;
         if self.form.cut != Cut::Whole {
             self.part.batch.input_bytes += (end + 1 - self.start) as u64;
         }
+        if self.pieces > 0 {
+            self.pieces += 1;
+        }
         let line = Line { range: self.start..end, number: self.number + 1 };
-        (self.check)(line, &mut self.part.batch).map_err(|err| self.bad(end, &err))?;
+        let checked = match self.too_long(end) {
+            Some(err) => Err(err),
+            None => (self.check)(line, &mut self.part.batch),
+        };
+        match checked {
+            Err(err) if self.skips => self.leave_out(end, &err),
+            checked => checked.map_err(|err| self.bad(end, &err))?,
+        }
+        self.pieces = 0;
         self.number += 1;
-        if self.part.first == 0 && !self.part.batch.is_empty() {
-            self.part.first = self.number;
+        if self.part.first_entry.is_none() && !self.part.batch.is_empty() {
+            self.part.first_entry = Some(self.number);
         }
         Ok(())
     }
 
-    /// Checks the length of the current line, of which the bytes up to `end` were read.
-    fn check_length(&self, end: usize) -> Result<()> {
-        let bytes = end - self.start;
-        if bytes > self.form.line_bytes_max {
-            return Err(self.bad(end, &Error::EntryTooLong(bytes as u64, self.form.entry_bytes_max)));
+    /// Checks the length of the current line, which has no end yet. If it is too long, it is left out in pieces.
+    fn check_begun_line(&mut self) -> Result<()> {
+        let end = self.end();
+        match self.too_long(end) {
+            None => {}
+            Some(err) if !self.skips => return Err(self.bad(end, &err)),
+            Some(_) if end - self.start < PIECE_BYTES_MIN => {}
+            Some(err) => {
+                self.pieces += 1;
+                self.leave_out(end, &err);
+                self.part.batch.input_bytes += (end - self.start) as u64;
+                (self.start, self.scanned) = (end, end);
+            }
         }
         Ok(())
+    }
+
+    /// The error if the current line is too long. The bytes of it up to `end` were read.
+    fn too_long(&self, end: usize) -> Option<Error> {
+        let Form { line_bytes_max, entry_bytes_max, .. } = self.form;
+        let bytes = end - self.start;
+        (bytes > line_bytes_max || self.pieces > 0)
+            .then(|| Error::EntryTooLong(bytes.max(line_bytes_max) as u64, entry_bytes_max))
+    }
+
+    /// Leaves out the current line up to `end`, or a piece of it.
+    fn leave_out(&mut self, end: usize, err: &Error) {
+        let (range, number) = (self.start..end, self.number + 1);
+        let piece = (self.pieces > 0).then_some(self.pieces);
+        self.part.bad.push(BadLine { range, number, piece, reason: err.to_string() });
     }
 
     /// The error of the current line, of which the bytes up to `end` were read.
@@ -313,9 +405,9 @@ impl<'p, C: FnMut(Line, &mut Batch) -> Result<(), Error>> Source<'p, C> {
         BadInput { location: format!("{} {}", cut.unit(), self.number + 1), reason }.into()
     }
 
-    /// The lines that were not passed on. `None` if they have no entry.
+    /// The lines that were not passed on. `None` if they are all blank.
     fn last_part(&mut self) -> Option<Part> {
-        if self.part.batch.is_empty() {
+        if self.part.is_empty() {
             return None;
         }
         self.part.last = self.number;
@@ -329,7 +421,7 @@ impl<'p, C: FnMut(Line, &mut Batch) -> Result<(), Error>> Source<'p, C> {
             return Ok(());
         }
         let rest = self.part.batch.entries.split_off(self.start);
-        // A batch of blank lines holds no entry: its memory is used again.
+        // The memory of blank lines is used again.
         if let Some(full) = self.last_part() {
             let is_large = full.batch.is_large();
             self.part = pipeline.pass(full)?;

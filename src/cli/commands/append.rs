@@ -1,17 +1,18 @@
 //! `append`: appends stdin to the local feed.
 
 use std::ops::Range;
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
-use clap::{Arg, ArgAction, ArgMatches, Command};
+use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 use scuttleup::ingest::{Applied, Batch};
 use scuttleup::{Error, ndjson};
 
 use crate::cli::args::{entry_bytes, entry_bytes_arg, flag, input_json_arg};
 use crate::cli::context::Context;
-use crate::cli::exit::Exit;
+use crate::cli::exit::{Exit, Usage};
 use crate::cli::help::epilogue;
-use crate::cli::input::{self, Cut, Form, Line, store_stdin};
+use crate::cli::input::{self, BadLines, Cut, Destination, Form, Line, store_stdin};
 use crate::cli::io::output::Output;
 use crate::cli::io::signals::Stop;
 use crate::cli::report::hint::json_hint;
@@ -21,12 +22,14 @@ use crate::cli::report::progress::Progress;
 pub fn command() -> Command {
     Command::new("append").about("Append each line of stdin, which must be one JSON value, to the local feed").defer(|command| {
         let nul = Arg::new("nul").short('0').action(ArgAction::SetTrue);
+        let skip_bad = Arg::new("skip-bad").long("skip-bad").value_name("FILE").value_parser(value_parser!(PathBuf));
         command
             .arg(flag("text", "Each line is an entry, unchanged; it must be UTF-8").conflicts_with("raw"))
             .arg(flag("raw", "All of stdin is one entry, of any bytes, unless --lines or -0 is given"))
             .arg(flag("lines", "Each line is an entry, also with --raw").conflicts_with("nul"))
             .arg(nul.help("Entries end with a NUL instead of a newline"))
             .arg(flag("ack", "Print {\"peer\",\"seq\"} for each entry after it is on disk"))
+            .arg(skip_bad.help("Add bad lines to this file as NDJSON, or print them with -, and store the others"))
             .arg(input_json_arg())
             .arg(entry_bytes_arg())
             .after_help(epilogue("scuttleup-append", "echo '{\"msg\":\"hello\"}' | scuttleup append"))
@@ -43,10 +46,24 @@ pub fn run(context: &Context, args: &ArgMatches) -> Result<Exit> {
         (false, true) => Cut::Whole,
         (false, false) => Cut::Lines,
     };
-    let report = Report { json: args.get_flag("json"), diagnostics: context.diagnostics, entries: ["entry", "entries"] };
+    let bad_lines = args.get_one("skip-bad").map(PathBuf::as_path);
+    check_skip_bad(bad_lines, cut, args.get_flag("ack"))?;
+    let (json, diagnostics) = (args.get_flag("json"), context.diagnostics);
+    let report = Report { json, diagnostics, entries: ["entry", "entries"], bad_lines };
     let mut tally = Tally::new(cut.unit());
     let outcome = append(context, args, cut, &stop, &mut tally);
     Ok(report.conclude(&tally, outcome, &stop))
+}
+
+fn check_skip_bad(path: Option<&Path>, cut: Cut, ack: bool) -> Result<()> {
+    let why = match path {
+        Some(_) if cut == Cut::Whole => "--skip-bad needs lines: with --raw, also use --lines or -0",
+        Some(path) if ack && path.as_os_str() == "-" => {
+            "--skip-bad - and --ack both print on stdout: name a file after --skip-bad"
+        }
+        _ => return Ok(()),
+    };
+    Err(Usage(why.into()).into())
 }
 
 fn append(context: &Context, args: &ArgMatches, cut: Cut, stop: &Stop, tally: &mut Tally) -> Result<Exit> {
@@ -65,7 +82,9 @@ fn append(context: &Context, args: &ArgMatches, cut: Cut, stop: &Stop, tally: &m
         _ => input::progress(context.diagnostics, stop),
     };
     let form = Form { cut, is_text: !raw, line_bytes_max, entry_bytes_max: bytes_max, advice };
-    store_stdin(form, &log, stop, &progress, tally, check, |applied| acknowledge(&applied, ack.as_ref(), stop))?;
+    let bad_lines = args.get_one("skip-bad").map(|path: &PathBuf| BadLines::open(path, cut.unit())).transpose()?;
+    let destination = Destination { log: &log, bad_lines };
+    store_stdin(form, destination, stop, &progress, tally, check, |applied| acknowledge(&applied, ack.as_ref(), stop))?;
     Ok(Exit::Done)
 }
 

@@ -12,7 +12,7 @@ use crate::cli::args::{entry_bytes, entry_bytes_arg, input_json_arg};
 use crate::cli::context::Context;
 use crate::cli::exit::Exit;
 use crate::cli::help::epilogue;
-use crate::cli::input::{self, Cut, Form, Line, store_stdin};
+use crate::cli::input::{self, Cut, Destination, Form, Line, store_stdin};
 use crate::cli::io::signals::Stop;
 use crate::cli::report::hint::ONE_LINE;
 use crate::cli::report::input::{Report, Tally};
@@ -35,7 +35,8 @@ pub fn command() -> Command {
 
 pub fn run(context: &Context, args: &ArgMatches) -> Result<Exit> {
     let stop = Stop::on_signal()?;
-    let report = Report { json: args.get_flag("json"), diagnostics: context.diagnostics, entries: ["new entry", "new entries"] };
+    let (json, diagnostics) = (args.get_flag("json"), context.diagnostics);
+    let report = Report { json, diagnostics, entries: ["new entry", "new entries"], bad_lines: None };
     let mut tally = Tally::new(Cut::Lines.unit());
     let outcome = write(context, entry_bytes(args), &stop, &mut tally);
     Ok(report.conclude(&tally, outcome, &stop))
@@ -57,7 +58,7 @@ fn write(context: &Context, bytes_max: usize, stop: &Stop, tally: &mut Tally) ->
         entry_bytes_max: bytes_max,
         advice,
     };
-    store_stdin(form, &log, stop, &progress, tally, check, stored)?;
+    store_stdin(form, Destination { log: &log, bad_lines: None }, stop, &progress, tally, check, stored)?;
     Ok(match stopped {
         StoppedCounts { forks: 1.., .. } => Exit::Fork,
         StoppedCounts { gaps: 1.., .. } => Exit::Incomplete,

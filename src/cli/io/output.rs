@@ -65,7 +65,9 @@ impl Output {
                 }
                 Err(Errno::EPIPE) => return Err(OutputClosed.into()),
                 Err(err) => match Error::io("cannot write to stdout", err.into()) {
-                    Error::DiskFull(err) => return Err(OutputFull(err.to_string()).into()),
+                    Error::DiskFull(err) => {
+                        return Err(OutputFull { name: "stdout".into(), reason: err.to_string() }.into());
+                    }
                     err => return Err(err.into()),
                 },
             }

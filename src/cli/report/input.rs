@@ -1,5 +1,7 @@
 //! The report of `append` and `write`: how much of stdin is stored, and with which line to continue.
 
+use std::path::Path;
+
 use anyhow::Result;
 use scuttleup::Error;
 
@@ -17,8 +19,10 @@ pub struct Tally {
     pub unit: &'static str,
     /// The number of entries that this run has stored.
     pub stored: u64,
-    /// The first line that this run has not done, counted from 1. A blank line, and an entry that the log already holds, are
-    /// done. 0 if stdin was not read.
+    /// The number of bad lines that were left out.
+    pub skipped: u64,
+    /// The first line that this run has not done, counted from 1. A line is done if it is blank or left out, or if the
+    /// log already holds its entry. 0 if stdin was not read.
     pub next: u64,
     /// Whether stdin has ended and every line is done.
     pub is_complete: bool,
@@ -26,7 +30,7 @@ pub struct Tally {
 
 impl Tally {
     pub fn new(unit: &'static str) -> Self {
-        Self { unit, stored: 0, next: 0, is_complete: false }
+        Self { unit, stored: 0, skipped: 0, next: 0, is_complete: false }
     }
 
     /// Whether a part of stdin is done.
@@ -36,23 +40,26 @@ impl Tally {
 }
 
 /// Reports the end of a command that stores stdin.
-pub struct Report {
+pub struct Report<'p> {
     /// Whether the tally is printed as one JSON object on stderr.
     pub json: bool,
     pub diagnostics: Diagnostics,
     /// The entries that the command stores: "entry" and "entries", or "new entry" and "new entries".
     pub entries: [&'static str; 2],
+    /// The file of the lines that are left out.
+    pub bad_lines: Option<&'p Path>,
 }
 
-impl Report {
+impl Report<'_> {
     /// Prints the error of the command if it failed, and the tally. Returns how the command ended.
     pub fn conclude(&self, tally: &Tally, outcome: Result<Exit>, stop: &Stop) -> Exit {
-        let is_closed = outcome.as_ref().is_err_and(anyhow::Error::is::<OutputClosed>);
+        let (is_closed, is_done) = (outcome.as_ref().is_err_and(anyhow::Error::is::<OutputClosed>), outcome.is_ok());
         let exit = match outcome {
             Err(err) if !is_closed => {
                 diagnostics::error(&self.failure(&err, tally));
                 Exit::of_error(&err)
             }
+            Ok(Exit::Done) if tally.skipped > 0 => stop.exit().unwrap_or(Exit::BadInput),
             ended => stop.exit().unwrap_or(ended.unwrap_or(Exit::Done)),
         };
         if self.json {
@@ -61,6 +68,8 @@ impl Report {
             self.diagnostics.note(&format!("stopped: {}", self.state(tally)));
         } else if is_closed && !tally.is_complete {
             self.diagnostics.note(&format!("the reader of stdout closed it: {}", self.state(tally)));
+        } else if is_done && tally.skipped > 0 {
+            diagnostics::error(&self.stored(tally));
         }
         exit
     }
@@ -93,7 +102,14 @@ impl Report {
     }
 
     fn stored(&self, tally: &Tally) -> String {
-        format!("{} {} stored", self.count(tally), if tally.stored == 1 { "is" } else { "are" })
+        let stored = format!("{} {} stored", self.count(tally), if tally.stored == 1 { "is" } else { "are" });
+        let name = self.bad_lines.filter(|path| path.as_os_str() != "-").unwrap_or(Path::new("stdout")).display();
+        match (tally.skipped, tally.unit) {
+            (0, _) => stored,
+            (1, unit) => format!("{stored}, 1 bad {unit} went to {name}"),
+            (skipped, "line") => format!("{stored}, {skipped} bad lines went to {name}"),
+            (skipped, _) => format!("{stored}, {skipped} bad entries went to {name}"),
+        }
     }
 
     fn count(&self, tally: &Tally) -> String {
@@ -104,6 +120,7 @@ impl Report {
 
 /// The tally as one line of JSON, see scuttleup-append(1).
 fn json(tally: &Tally, exit: Exit) -> String {
-    let Tally { unit, stored, next, .. } = tally;
-    format!("{{\"stored\":{stored},\"next\":{},\"unit\":\"{unit}\",\"exit\":{}}}\n", (*next).max(1), exit.code())
+    let Tally { unit, stored, skipped, next, .. } = tally;
+    let (next, exit) = ((*next).max(1), exit.code());
+    format!("{{\"stored\":{stored},\"skipped\":{skipped},\"next\":{next},\"unit\":\"{unit}\",\"exit\":{exit}}}\n")
 }
