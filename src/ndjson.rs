@@ -1,6 +1,7 @@
 //! Change lines: one change as one line of JSON. `read` writes them, `write` reads them.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::fmt;
 
 use data_encoding::{BASE64, HEXLOWER_PERMISSIVE};
@@ -223,6 +224,21 @@ pub fn parse_change(line: &str) -> Result<ChangeLine<'_>> {
     Ok(ChangeLine { peer, seq, content })
 }
 
+/// Whether `bytes` are a change line as [`ChangeWriter`] writes it: `offset` comes first, and no other fields than those of a change
+/// line follow.
+pub fn is_change_line(bytes: &[u8]) -> bool {
+    // Most lines end here, so this is fast.
+    let is_like = bytes.starts_with(b"{\"offset\":") && bytes.ends_with(b"}");
+    let text = std::str::from_utf8(bytes).ok().filter(|_| is_like);
+    text.is_some_and(|text| has_only_fields_of_changes(text) && parse_change(text).is_ok())
+}
+
+fn has_only_fields_of_changes(text: &str) -> bool {
+    const FIELDS: [&str; 10] = ["offset", "peer", "seq", "at", "entry", "text", "base64", "deleted", "hash", "bytes"];
+    let fields = serde_json::from_str::<BTreeMap<&str, IgnoredAny>>(text);
+    fields.is_ok_and(|fields| fields.keys().all(|field| FIELDS.contains(field)))
+}
+
 /// Reads a line of `heads`: peer and seq. Other fields are ignored.
 ///
 /// # Errors
@@ -441,6 +457,28 @@ mod tests {
         ] {
             assert!(parse_change(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn only_lines_with_exactly_the_fields_of_a_change_are_change_lines() {
+        let line = line(b"{\"a\":1}");
+        assert!(is_change_line(line.trim_end().as_bytes()), "{line}");
+        for (line, is_change) in [
+            ("{\"offset\":1,\"peer\":\"a\",\"seq\":1,\"text\":\"\"}", true),
+            ("{\"offset\":1,\"peer\":\"a\",\"seq\":1,\"base64\":\"\"}", true),
+            ("{\"offset\":1,\"peer\":\"a\",\"seq\":1,\"at\":\"2026-11-26T09:49:08.123Z\",\"entry\":1}", true),
+            ("{\"offset\":1,\"peer\":\"a\",\"seq\":1,\"entry\":1,\"hash\":\"0123456789abcdef\"}", true),
+            ("{\"offset\":1,\"peer\":\"a\",\"seq\":1,\"deleted\":true,\"hash\":\"0123456789abcdef\",\"bytes\":3}", true),
+            ("{\"offset\":1,\"peer\":\"a\",\"seq\":1}", false),
+            ("{\"offset\":1,\"peer\":\"a\",\"seq\":1,\"entry\":1,\"partition\":0}", false),
+            ("{\"offset\":1,\"partition\":0,\"value\":\"a\"}", false),
+            ("{\"peer\":\"a\",\"seq\":1,\"entry\":1}", false),
+            ("{\"offset\":", false),
+            ("[1]", false),
+        ] {
+            assert_eq!(is_change_line(line.as_bytes()), is_change, "{line}");
+        }
+        assert!(!is_change_line(b"{\"offset\":\xff}"));
     }
 
     #[test]

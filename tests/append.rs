@@ -2,7 +2,7 @@
 
 use data_encoding::BASE64;
 
-use crate::harness::{Place, Run, append, hashed, heads, read};
+use crate::harness::{Place, Run, append, hashed, heads, read, shell};
 
 /// The payload part of each line of `read`.
 fn payloads(log: &std::path::Path) -> Vec<String> {
@@ -154,6 +154,59 @@ fn the_advice_about_other_bytes_stores_each_line() {
 }
 
 #[test]
+fn a_change_line_is_stored_and_a_message_names_write() {
+    let place = Place::new();
+    let (from, to) = (place.log("from"), place.log("to"));
+    append(&from, "{\"a\":1}\n2\n");
+    let copy = |options: &str| {
+        let line = format!("$scuttleup --log \"$FROM\" read | $scuttleup --log \"$TO\" append {options}");
+        shell(&line).env("FROM", &from).env("TO", &to)
+    };
+    let said = |line: &str| {
+        format!(
+            "scuttleup: {line} is a change line, it is stored as a whole in a new entry: \
+             `scuttleup write` stores the entries of change lines\n"
+        )
+    };
+    copy("").stderr(&said("line 1")).success();
+    copy("--text").stderr(&said("line 1")).success();
+    copy("-q").stderr("").success();
+    assert_eq!(heads(&to), ["{\"peer\":\"to\",\"seq\":6}"]);
+    let nested = Run::new(&to).args(["entry", "to", "1"]).success().json().remove(0);
+    assert_eq!(nested["entry"]["entry"], serde_json::json!({"a": 1}));
+    // Each line is a batch of its own.
+    let mut appending = Run::new(&to).args(["append", "--ack"]).spawn();
+    for line in ["\n3\n".to_owned(), read(&from), read(&from)] {
+        appending.send(line);
+        appending.line();
+    }
+    assert_eq!(appending.finish().printed.stderr, said("line 3"));
+    // Entries are not change lines.
+    shell("$scuttleup --log \"$FROM\" read | jq -c .entry | $scuttleup --log \"$TO\" append")
+        .env("FROM", &from)
+        .env("TO", &to)
+        .stderr("")
+        .success();
+}
+
+#[test]
+fn the_recipe_of_the_manual_appends_entries_again() {
+    let place = Place::new();
+    let (from, to) = (place.log("from"), place.log("to"));
+    append(&from, "{\"a\": 1.0}\n2\n");
+    for bytes in [&b"a\nb"[..], b"", b"\xff\0"] {
+        Run::new(&from).args(["append", "--raw"]).stdin(bytes).success();
+    }
+    Run::new(&from).args(["del", "from", "2"]).success();
+    let recipe = "for seq in $(seq 1 5); do \
+                  $scuttleup --log \"$FROM\" entry --raw from $seq > \"$FILE\" && $scuttleup --log \"$TO\" append --raw < \"$FILE\"; done";
+    shell(recipe).env("FROM", &from).env("TO", &to).env("FILE", place.path("file")).success();
+    let payloads = |log| payloads(log).into_iter().filter(|payload| !payload.contains("deleted")).collect::<Vec<_>>();
+    assert_eq!(payloads(&from), payloads(&to));
+    assert_eq!(heads(&to), ["{\"peer\":\"to\",\"seq\":4}"]);
+}
+
+#[test]
 fn empty_input_appends_nothing() {
     let place = Place::new();
     let log = place.log("alice");
@@ -247,7 +300,7 @@ fn append_ends_when_its_stdout_is_closed() {
     let input = place.file("input", lines);
     for (options, said) in [("-q", ""), ("", "scuttleup: the reader of stdout closed it: ")] {
         let line = format!("$scuttleup {options} --log \"$LOG\" append --ack < \"$INPUT\" | head -n 1 | tr -d 0-9");
-        let run = crate::harness::shell(&line).env("LOG", &log).env("INPUT", &input);
+        let run = shell(&line).env("LOG", &log).env("INPUT", &input);
         let printed = run.stdout("{\"peer\":\"alice\",\"seq\":}\n").stderr_has(said).success();
         assert_eq!(printed.stderr.lines().count(), usize::from(!said.is_empty()), "{}", printed.stderr);
     }

@@ -105,7 +105,7 @@ pub struct Destination<'l> {
 }
 
 /// Reads stdin to its end, or until `stop`. `check` adds the entry of a line to the batch, if the line has an entry. Each batch
-/// is stored in one commit; `stored` is called after it. If `check` refuses a line, the line is left out, or ends the input: then
+/// is stored in one commit; `stored` is called after it, with the line of the first entry. If `check` refuses a line, the line is left out, or ends the input: then
 /// all lines before it are stored. Also after an error, `tally` says how much is stored.
 ///
 /// # Errors
@@ -117,7 +117,7 @@ pub fn store_stdin(
     progress: &Progress<'_>,
     tally: &mut Tally,
     check: impl FnMut(Line, &mut Batch) -> Result<(), Error>,
-    mut stored: impl FnMut(Applied) -> Result<()> + Send,
+    mut stored: impl FnMut(&Batch, u64, Applied) -> Result<()> + Send,
 ) -> Result<()> {
     let stdin = io::stdin();
     fcntl(&stdin, FcntlArg::F_SETPIPE_SZ(PIPE_BYTES)).ok();
@@ -197,7 +197,7 @@ impl Part {
         applier: &mut Applier<'_>,
         tally: &mut Tally,
         progress: &Progress<'_>,
-        stored: &mut impl FnMut(Applied) -> Result<()>,
+        stored: &mut impl FnMut(&Batch, u64, Applied) -> Result<()>,
     ) -> Result<()> {
         let Some(first) = self.first_entry else {
             tally.next = self.last + 1;
@@ -208,7 +208,7 @@ impl Part {
         tally.stored += applied.new;
         tally.next = self.last + 1;
         progress.add(self.batch.entries.len() as u64, self.batch.input_bytes);
-        stored(applied)
+        stored(&self.batch, first, applied)
     }
 }
 

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 use scuttleup::ingest::{Applied, Batch};
-use scuttleup::{Error, ndjson};
+use scuttleup::{Entry, Error, ndjson};
 
 use crate::cli::args::{entry_bytes, entry_bytes_arg, flag, input_json_arg};
 use crate::cli::context::Context;
@@ -84,7 +84,16 @@ fn append(context: &Context, args: &ArgMatches, cut: Cut, stop: &Stop, tally: &m
     let form = Form { cut, is_text: !raw, line_bytes_max, entry_bytes_max: bytes_max, advice };
     let bad_lines = args.get_one("skip-bad").map(|path: &PathBuf| BadLines::open(path, cut.unit())).transpose()?;
     let destination = Destination { log: &log, bad_lines };
-    store_stdin(form, destination, stop, &progress, tally, check, |applied| acknowledge(&applied, ack.as_ref(), stop))?;
+    let mut has_change_lines = false;
+    let stored = |batch: &Batch, first, applied| {
+        // Looking at one entry of each batch costs nothing, and finds the output of `read`.
+        if !has_change_lines && first_is_change_line(batch) {
+            has_change_lines = true;
+            progress.note(context.diagnostics, &change_line(cut, first));
+        }
+        acknowledge(&applied, ack.as_ref(), stop)
+    };
+    store_stdin(form, destination, stop, &progress, tally, check, stored)?;
     Ok(Exit::Done)
 }
 
@@ -126,6 +135,19 @@ fn advice(err: &Error, line: &[u8], cut: Cut) -> Option<&'static str> {
         Error::NotUtf8(_) => Some("use --raw for entries of any bytes"),
         _ => None,
     }
+}
+
+fn first_is_change_line(batch: &Batch) -> bool {
+    let first = batch.entries.iter().next();
+    first.is_some_and(|first| matches!(first.entry(), Entry::Bytes(bytes, _) if ndjson::is_change_line(bytes)))
+}
+
+/// The text for a change line on stdin. It is stored, because this can be meant.
+fn change_line(cut: Cut, number: u64) -> String {
+    format!(
+        "{} {number} is a change line, it is stored as a whole in a new entry: `scuttleup write` stores the entries of change lines",
+        cut.unit()
+    )
 }
 
 /// Prints the acknowledgements of entries that are on the disk.

@@ -47,7 +47,7 @@ fn write(context: &Context, bytes_max: usize, stop: &Stop, tally: &mut Tally) ->
     let check = |line: Line, batch: &mut Batch| add_change(&line, batch, bytes_max);
     let progress = input::progress(context.diagnostics, stop);
     let mut stopped = StoppedCounts::default();
-    let stored = |applied| {
+    let stored = |_: &Batch, _, applied| {
         report_stops(applied, &mut stopped, &progress);
         Ok(())
     };

@@ -90,9 +90,18 @@ impl<'s> Progress<'s> {
 
     /// Prints an error above the line of progress.
     pub fn error(&self, text: &str) {
+        self.above_line(|| diagnostics::error(text));
+    }
+
+    /// Prints a diagnostic that is not an error above the line of progress.
+    pub fn note(&self, diagnostics: Diagnostics, text: &str) {
+        self.above_line(|| diagnostics.note(text));
+    }
+
+    fn above_line(&self, print: impl FnOnce()) {
         match self.0.as_ref().and_then(|work| work.line.get()?.as_ref()) {
-            Some(line) => line.bar.suspend(|| diagnostics::error(text)),
-            None => diagnostics::error(text),
+            Some(line) => line.bar.suspend(print),
+            None => print(),
         }
     }
 }

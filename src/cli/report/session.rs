@@ -37,7 +37,8 @@ pub fn notice(notice: Notice) -> String {
         ),
         Notice::SameId(peer) => format!(
             "the remote has the same id, {peer}: it is this log or a copy of it: append to only one of the two, \
-             otherwise the feed forks; to keep both, create a new log and append the entries of one copy to it"
+             otherwise the feed forks; to keep both, create a new log and append the entries of one copy to it: \
+             scuttleup(1) shows how in its section Forks"
         ),
         Notice::DeletedLeftOut(peer, seq) => {
             format!(
