@@ -207,6 +207,26 @@ fn the_recipe_of_the_manual_appends_entries_again() {
 }
 
 #[test]
+fn an_entry_as_an_argument_is_refused_with_advice() {
+    let place = Place::new();
+    let log = place.log("a");
+    let advice = ": entries come from stdin, such as `echo '{\"a\":1}' | scuttleup append` or `scuttleup append < FILE`; see";
+    for args in [&["append", "{\"a\":1}"][..], &["append", "--ack", "file"]] {
+        let printed = Run::new(&log).args(args).stdin("1\n").stdout("").stderr_has(advice).status(2);
+        assert_eq!(printed.stderr.lines().count(), 1, "{}", printed.stderr);
+    }
+    Run::new(&log)
+        .args(["write", "file"])
+        .stderr_has(": change lines come from stdin, such as `scuttleup write < FILE`")
+        .status(2);
+    for args in [&["append", "--nothing"][..], &["read", "file"]] {
+        let printed = Run::new(&log).args(args).status(2);
+        assert!(!printed.stderr.contains("stdin"), "{}", printed.stderr);
+    }
+    assert_eq!(read(&log), "");
+}
+
+#[test]
 fn empty_input_appends_nothing() {
     let place = Place::new();
     let log = place.log("alice");

@@ -11,7 +11,7 @@ use crate::cli::exit::{Exit, OutputClosed};
 use crate::cli::io::memory_fault;
 use crate::cli::io::output::Output;
 use crate::cli::report::diagnostics;
-use crate::cli::report::hint::with_hint;
+use crate::cli::report::hint::{self, with_hint};
 use crate::cli::report::nearest::nearest;
 
 /// From now on, a panic prints one line: it is a fault of this program.
@@ -70,7 +70,9 @@ pub fn conclude_parsing(answer: &clap::Error, parser: Command) -> ExitCode {
     if answer.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
         diagnostics::print_verbatim(text.as_bytes());
     } else {
-        diagnostics::error(&format!("{}; see scuttleup --help", one_line(&text, suggestion(answer, parser))));
+        let advice = hint::parsing_hint(answer).map_or(String::new(), |hint| format!(": {hint}"));
+        let text = one_line(&text, suggestion(answer, parser));
+        diagnostics::error(&format!("{text}{advice}; see scuttleup --help"));
     }
     ExitCode::from(Exit::Usage.code())
 }

@@ -1,5 +1,6 @@
 //! Hints for errors of the library and for exhausted limits: the option, command or setting that helps.
 
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use scuttleup::{Error, InotifyLimit};
 use serde::de::IgnoredAny;
 
@@ -51,6 +52,23 @@ pub fn json_hint(line: &[u8], can_continue: bool) -> Option<&'static str> {
         // This is meant to be JSON.
         Some(b'{') => None,
         _ => Some("use --text for lines that are not JSON"),
+    }
+}
+
+/// The hint for a command line that the parser refuses, if there is one.
+pub fn parsing_hint(answer: &clap::Error) -> Option<&'static str> {
+    if answer.kind() != ErrorKind::UnknownArgument {
+        return None;
+    }
+    let is_option = matches!(answer.get(ContextKind::InvalidArg), Some(ContextValue::String(arg)) if arg.starts_with('-'));
+    let text = answer.to_string();
+    let command = text.lines().find_map(|line| line.strip_prefix("Usage: scuttleup "))?.split(' ').next()?;
+    match command {
+        "append" if !is_option => {
+            Some("entries come from stdin, such as `echo '{\"a\":1}' | scuttleup append` or `scuttleup append < FILE`")
+        }
+        "write" if !is_option => Some("change lines come from stdin, such as `scuttleup write < FILE`"),
+        _ => None,
     }
 }
 
