@@ -105,8 +105,8 @@ pub struct Destination<'l> {
 }
 
 /// Reads stdin to its end, or until `stop`. `check` adds the entry of a line to the batch, if the line has an entry. Each batch
-/// is stored in one commit; `stored` is called after it, with the line of the first entry. If `check` refuses a line, the line is left out, or ends the input: then
-/// all lines before it are stored. Also after an error, `tally` says how much is stored.
+/// is stored in one commit; `stored` is called after it, with the line of the first entry. If `check` refuses a line, the line is
+/// left out, or ends the input: then all lines before it are stored. Also after an error, `tally` says how much is stored.
 ///
 /// # Errors
 /// Of the input, of `check`, of the log and of `stored`.
@@ -201,6 +201,7 @@ impl Part {
     ) -> Result<()> {
         let Some(first) = self.first_entry else {
             tally.next = self.last + 1;
+            progress.add(0, self.batch.input_bytes);
             return Ok(());
         };
         tally.next = first;

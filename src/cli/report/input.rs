@@ -10,7 +10,7 @@ use crate::cli::io::signals::Stop;
 use crate::cli::report::diagnostics::{self, Diagnostics};
 use crate::cli::report::errors;
 
-/// The end of messages that must not say this if a part of stdin is stored: it would be stored twice.
+/// The advice of many errors. If a part of stdin is stored, it is wrong: this part would be stored twice.
 const RUN_AGAIN: &str = "run it again";
 
 /// How much of stdin is stored.
@@ -80,16 +80,19 @@ impl Report<'_> {
         if tally.next == 0 {
             return text;
         }
-        if let Some(Error::Replaced) = err.downcast_ref() {
+        if let Some(Error::Replaced) = err.downcast_ref()
+            && tally.stored > 0
+        {
             return format!("{text}; {} went to the files that were in use before", self.count(tally));
         }
         if tally.is_complete {
             return format!("{text}; {}: do not append this input again", self.state(tally));
         }
-        match text.strip_suffix(RUN_AGAIN).filter(|_| tally.has_begun()) {
-            Some(text) => format!("{text}continue with {} {}: {}", tally.unit, tally.next, self.stored(tally)),
-            None => format!("{text}; {}", self.state(tally)),
+        if tally.has_begun() && text.contains(RUN_AGAIN) {
+            let advice = format!("continue with {} {}", tally.unit, tally.next);
+            return format!("{}: {}", text.replace(RUN_AGAIN, &advice), self.stored(tally));
         }
+        format!("{text}; {}", self.state(tally))
     }
 
     /// How much is stored, and with which line to continue.
@@ -123,4 +126,37 @@ fn json(tally: &Tally, exit: Exit) -> String {
     let Tally { unit, stored, skipped, next, .. } = tally;
     let (next, exit) = ((*next).max(1), exit.code());
     format!("{{\"stored\":{stored},\"skipped\":{skipped},\"next\":{next},\"unit\":\"{unit}\",\"exit\":{exit}}}\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_never_says_run_it_again_if_a_part_of_stdin_is_stored() {
+        let report = Report { json: false, diagnostics: Diagnostics::new(false), entries: ["entry", "entries"], bad_lines: None };
+        let full = || Error::DiskFull(std::io::Error::other("full"));
+        let readers =
+            || Error::Database("the log cannot be written", "end some of them and run it again (MDB_READERS_FULL)".into());
+        let cases: [(Error, u64, u64, &str); 6] = [
+            (full(), 0, 1, "cannot store more (full): free some space and run it again; nothing of this input is stored"),
+            (full(), 1, 3, "cannot store more (full): free some space and continue with line 3: 1 entry of this input is stored"),
+            (
+                readers(),
+                4,
+                5,
+                "the log cannot be written: end some of them and continue with line 5 (MDB_READERS_FULL): \
+                 4 entries of this input are stored",
+            ),
+            (Error::PushOnly, 2, 3, "; 2 entries of this input are stored: continue with line 3"),
+            (Error::Replaced, 2, 3, "; 2 entries of this input went to the files that were in use before"),
+            (Error::Replaced, 0, 1, "run it again; nothing of this input is stored"),
+        ];
+        for (err, stored, next, end) in cases {
+            let tally = Tally { stored, next, ..Tally::new("line") };
+            let message = report.failure(&err.into(), &tally);
+            assert!(message.ends_with(end), "{message}");
+        }
+        assert_eq!(report.failure(&Error::PushOnly.into(), &Tally::new("line")), errors::message(&Error::PushOnly.into()));
+    }
 }
