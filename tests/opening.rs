@@ -2,10 +2,12 @@
 
 use std::fs::{self, File};
 use std::io::Read;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::thread;
 
-use nix::fcntl::{Flock, FlockArg};
+use nix::fcntl::{FcntlArg, fcntl};
+use nix::libc;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::stat::Mode;
 use nix::unistd::{Pid, mkfifo};
@@ -39,8 +41,17 @@ pub fn to_be_stopped(place: &Place, log: &Path, args: &[&str], call: &str, when:
     (run, File::open(&trace).expect("strace writes to it"))
 }
 
+/// Whether no process holds the lock for opening: one byte of the lock file, see scuttleup-store(5).
+fn can_be_opened(log: &Path) -> bool {
+    let Ok(file) = File::options().write(true).open(log.join("lock.mdb")) else { return true };
+    let (kind, from) = (libc::F_WRLCK as libc::c_short, libc::SEEK_SET as libc::c_short);
+    let mut lock = libc::flock { l_type: kind, l_whence: from, l_start: 1 << 30, l_len: 1, l_pid: 0 };
+    fcntl(file, FcntlArg::F_OFD_GETLK(&mut lock)).expect("a local file system");
+    i32::from(lock.l_type) == libc::F_UNLCK
+}
+
 /// Stops an appender after its `when`th call of `call` on the files of a log, and lets another appender create the log
-/// meanwhile. Returns false if the first one already holds the lock of the log directory: then no other can create the log.
+/// meanwhile. Returns false if the first one already holds the lock for opening: then no other can create the log.
 /// `early`: the data file exists and is empty, as after a kill at an early moment.
 fn stopped_while_another_process_creates_the_log(call: &str, when: u32, early: bool) -> bool {
     let place = Place::new();
@@ -51,8 +62,7 @@ fn stopped_while_another_process_creates_the_log(call: &str, when: u32, early: b
     }
     let (mut slow, mut trace) = to_be_stopped(&place, &log, &["append", "--ack"], call, when);
     let pid = stopped(&mut trace).expect("the appender stops");
-    let turn = Flock::lock(File::open(&log).expect("the directory"), FlockArg::LockExclusiveNonblock);
-    let free = turn.map(drop).is_ok();
+    let free = can_be_opened(&log);
     if free {
         append(&log, "\"first\"\n");
     }
@@ -77,10 +87,11 @@ fn a_log_that_another_process_creates_at_any_moment_is_opened() {
     }
 }
 
-/// Whether the process waits for a file lock.
-fn is_blocked(run: &Running) -> bool {
+/// The number of processes that wait for a lock of this program on the lock file.
+fn waiting(log: &Path) -> usize {
+    let Ok(lock_file) = log.join("lock.mdb").metadata() else { return 0 };
     let locks = fs::read_to_string("/proc/locks").expect("/proc/locks");
-    locks.lines().any(|line| line.contains(" -> ") && line.split_whitespace().any(|word| word == run.pid().to_string()))
+    locks.lines().filter(|line| line.contains(" -> OFDLCK") && line.contains(&format!(":{} ", lock_file.ino()))).count()
 }
 
 /// Sends `signal` to a process after its `when`th call of `call`, while it opens a log with `count` commits and two appenders
@@ -95,11 +106,11 @@ fn killed_while_it_opens(count: u64, signal: Signal, call: &str, when: u32) -> b
     let Some(pid) = stopped(&mut trace) else { return false };
     let mut appending: Vec<Running> = (0..2).map(|_| Run::new(&log).args(["-q", "append", "--ack"]).spawn()).collect();
     let mut acknowledged = Vec::new();
-    for run in &mut appending {
+    for (started, run) in (1..).zip(&mut appending) {
         run.send("\"kept\"\n");
         let line = loop {
             match run.line_now() {
-                None if !is_blocked(run) => thread::yield_now(),
+                None if acknowledged.len() + waiting(&log) < started => thread::yield_now(),
                 line => break line,
             }
         };

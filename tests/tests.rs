@@ -30,6 +30,7 @@ mod progress;
 mod protocol;
 mod read;
 mod replicate;
+mod sharing;
 mod signals;
 mod sim;
 mod skip_bad;

@@ -24,6 +24,14 @@ pub enum Error {
     AlreadyOpen(PathBuf),
     /// The path of the log is not a directory.
     NotADirectory(PathBuf),
+    /// This file of a log is not a regular file, but, for example, "a symbolic link".
+    NotARegularFile(PathBuf, &'static str),
+    /// This file of a log belongs to this user id, which may not have files in the directory.
+    UntrustedOwner(PathBuf, u32),
+    /// A process that reads cannot write in the lock file: what failed, and the error.
+    ReaderWithoutLock(String, io::Error),
+    /// The log in this directory is on a read-only file system, and a process has it open through another mount.
+    InUseElsewhere(PathBuf),
     /// The log has this format, which is newer than this program.
     NewerFormat(PathBuf, u32),
     /// The data file is shorter than its meta page says, in bytes: (has, needs).
@@ -118,6 +126,25 @@ impl fmt::Display for Error {
                 write!(f, "this process has already opened the log {}: share the open one", dir.display())
             }
             Self::NotADirectory(dir) => write!(f, "{} is not a directory", dir.display()),
+            Self::NotARegularFile(path, kind) => {
+                write!(f, "{} is {kind}, and a file of a log must be a regular file: remove it and run it again", path.display())
+            }
+            Self::UntrustedOwner(path, user) => write!(
+                f,
+                "{} belongs to the user with the id {user}, and must belong to you, to root, to the owner of the directory, \
+                 or to the group that may write in the directory: change its owner or its group, or remove it",
+                path.display()
+            ),
+            Self::ReaderWithoutLock(doing, err) => write!(
+                f,
+                "{doing}: {err}: a process that reads the log also writes in this file, ask the owner of the log for permission"
+            ),
+            Self::InUseElsewhere(dir) => write!(
+                f,
+                "{} is mounted read-only, and another process has the log open: this process cannot protect what it reads \
+                 from a writer, mount the directory for writing or end the other process",
+                dir.display()
+            ),
             Self::NewerFormat(dir, format) => write!(
                 f,
                 "the log in {} has format {format}, which is newer than this program: install a newer scuttleup",
@@ -185,7 +212,7 @@ impl fmt::Display for Error {
 impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            Self::DiskFull(err) | Self::Io(_, err) => Some(err),
+            Self::DiskFull(err) | Self::Io(_, err) | Self::ReaderWithoutLock(_, err) => Some(err),
             Self::Database(_, err) => Some(&**err),
             _ => None,
         }

@@ -6,18 +6,18 @@
 //! Readers must not watch data.mdb instead: LMDB writes the pages of a transaction before it makes the transaction
 //! visible, so a reader would scan too early and miss the commit.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, fallocate};
-use nix::libc::O_NONBLOCK;
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 
+use super::files::file;
 use crate::model::{Error, Result};
 
 /// The file in the directory of a log. It is created last: if it exists, the log was completely created.
@@ -29,12 +29,7 @@ const BYTES: usize = 8;
 /// The number of the last transaction in the file `bell` of `dir`. `None` if the file has no number.
 pub fn last_commit(dir: &Path) -> Result<Option<u64>> {
     let path = dir.join(FILE_NAME);
-    // Without O_NONBLOCK, the open of a FIFO would wait.
-    let file = match OpenOptions::new().read(true).custom_flags(O_NONBLOCK).open(&path) {
-        Err(err) if err.kind() == io::ErrorKind::NotFound => return Ok(None),
-        file => file,
-    };
-    file.and_then(|file| read_number(&file)).map_err(|err| cannot_be_read(&path, err))
+    file::open(dir, FILE_NAME)?.map_or(Ok(None), |file| read_number(&file).map_err(|err| cannot_be_read(&path, err)))
 }
 
 fn cannot_be_read(path: &Path, err: io::Error) -> Error {
@@ -60,14 +55,11 @@ pub struct Notifier {
 impl Notifier {
     /// Opens the file in `dir`, and creates it if it does not exist.
     pub fn open(dir: &Path) -> Result<Self> {
-        let path = dir.join(FILE_NAME);
-        let mut options = OpenOptions::new();
-        let file = options.read(true).write(true).create(true).truncate(false).mode(0o600).open(&path);
-        let file = file.map_err(|err| Error::io(format!("{} cannot be opened", path.display()), err))?;
+        let file = file::open_or_create(dir, FILE_NAME)?;
         // The space is allocated now, so that a write after a commit also succeeds on a full disk. It does not change the
         // content. If it fails, `notify` does without.
         fallocate(&file, FallocateFlags::empty(), 0, BYTES as i64).ok();
-        Ok(Self { file, path })
+        Ok(Self { file, path: dir.join(FILE_NAME) })
     }
 
     /// Tells the live readers that the transaction with the number `txn` is durable.
@@ -108,6 +100,7 @@ impl Watcher {
             Err(Errno::EMFILE) => return Ok(Err(InotifyLimit::Instances)),
             inotify => inotify.map_err(fail)?,
         };
+        file::check(dir, FILE_NAME)?;
         // IN_CLOSE_WRITE reports the end of a writer. A writer may be killed after its commit and before its notification.
         // IN_ATTRIB reports a removed name, also while a process has the file open.
         let events = AddWatchFlags::IN_MODIFY | AddWatchFlags::IN_CLOSE_WRITE | AddWatchFlags::IN_ATTRIB;

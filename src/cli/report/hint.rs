@@ -14,6 +14,7 @@ pub fn hint(err: &Error) -> Option<&'static str> {
         Error::NotADirectory(_) => Some("name the directory of the log with --log"),
         Error::NotEmpty(..) => Some("name one with --log"),
         Error::UnknownOffset { .. } => Some("check --log, or read from the start with --after 0"),
+        Error::ReaderWithoutLock(..) | Error::UntrustedOwner(..) => Some("see \"Sharing\" in scuttleup-store(5)"),
         Error::EntryTooLong(..) => Some("raise the limit with --entry-bytes-max, or split the entry"),
         Error::FrameTooLong(_) => Some("if it is an entry, raise the limit with --entry-bytes-max"),
         Error::HashMismatch(..) => Some(

@@ -137,7 +137,7 @@ mod tests {
         let report = Report { json: false, diagnostics: Diagnostics::new(false), entries: ["entry", "entries"], bad_lines: None };
         let full = || Error::DiskFull(std::io::Error::other("full"));
         let readers =
-            || Error::Database("the log cannot be written", "end some of them and run it again (MDB_READERS_FULL)".into());
+            || Error::Database("the log cannot be written".into(), "end some of them and run it again (MDB_READERS_FULL)".into());
         let cases: [(Error, u64, u64, &str); 6] = [
             (full(), 0, 1, "cannot store more (full): free some space and run it again; nothing of this input is stored"),
             (full(), 1, 3, "cannot store more (full): free some space and continue with line 3: 1 entry of this input is stored"),

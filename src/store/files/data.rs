@@ -3,12 +3,12 @@
 //! Rows are added and replaced, never removed. LMDB then writes every page that its meta page counts, so a shorter data file
 //! was truncated.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-use super::created;
+use super::{created, file};
 use crate::model::{Error, Result};
 use crate::store::notify;
 
@@ -33,10 +33,8 @@ pub fn check(dir: &Path) -> Result<bool> {
     let path = dir.join(FILE_NAME);
     // The bell is read before the data file: a commit in between makes only the data file newer.
     let bell = notify::last_commit(dir)?;
-    let file = match File::open(&path) {
-        Ok(file) => file,
-        Err(err) if err.kind() == io::ErrorKind::NotFound => return check_never_created(dir, path, BYTES_MIN),
-        Err(err) => return Err(Error::io(format!("{} cannot be opened", path.display()), err)),
+    let Some(file) = file::open(dir, FILE_NAME)? else {
+        return check_never_created(dir, path, BYTES_MIN);
     };
     let fail = |err| Error::io(format!("{} cannot be read", path.display()), err);
     // If the file is empty, another process is creating the log, or was killed while it created it. The length is read before
@@ -59,7 +57,7 @@ pub fn check(dir: &Path) -> Result<bool> {
         has if is_half_created(has, page_bytes, newer) => check_never_created(dir, path, needs),
         has if has < needs => Err(Error::Truncated(path, has, needs)),
         _ if bell.is_some_and(|bell| newer.txn < bell) => Err(Error::CommitsLost(path)),
-        _ => Ok(newer.txn > 0 || was_created(dir)),
+        _ => Ok(newer.txn > 0 || was_created(dir)?),
     }
 }
 
@@ -68,31 +66,40 @@ fn is_half_created(has: u64, page_bytes: u64, meta: MetaPage) -> bool {
     has == page_bytes && meta.txn == 0
 }
 
-/// Empties a data file if its creator was killed halfway, so that this process can create the log. The caller must hold the
-/// lock for opening.
-pub fn empty_half_created(dir: &Path) -> Result<()> {
-    let path = dir.join(FILE_NAME);
-    if was_created(dir) {
-        return Ok(());
+/// Opens the data file for reading.
+///
+/// # Errors
+/// [`Error::NoLog`] if it does not exist.
+pub fn open(dir: &Path) -> Result<File> {
+    file::open(dir, FILE_NAME)?.ok_or_else(|| Error::NoLog(dir.to_path_buf()))
+}
+
+/// Opens the data file for writing, and creates it if it is missing. Empties it if its creator was killed halfway, so that
+/// this process can create the log. The caller must hold the lock for opening.
+pub fn open_for_writing(dir: &Path) -> Result<File> {
+    let file = file::open_or_create(dir, FILE_NAME)?;
+    if was_created(dir)? {
+        return Ok(file);
     }
-    // If the file cannot be opened or read, LMDB reports it.
-    let Ok(file) = OpenOptions::new().read(true).write(true).open(&path) else { return Ok(()) };
     match (file.metadata(), read_meta_page(&file, 0)) {
         (Ok(about), Ok(Some((page_bytes, meta)))) if is_half_created(about.len(), page_bytes, meta) => {
-            file.set_len(0).map_err(|err| Error::io(format!("{} cannot be emptied", path.display()), err))
+            let path = dir.join(FILE_NAME);
+            file.set_len(0).map_err(|err| Error::io(format!("{} cannot be emptied", path.display()), err))?;
         }
-        _ => Ok(()),
+        // If the file cannot be read, LMDB reports it.
+        _ => {}
     }
+    Ok(file)
 }
 
 /// Whether a file exists that a log gets only after its tables are durable. Does not look at the data file.
-fn was_created(dir: &Path) -> bool {
-    created::exists(dir) || dir.join(notify::FILE_NAME).exists()
+fn was_created(dir: &Path) -> Result<bool> {
+    Ok(created::exists(dir)? || file::check(dir, notify::FILE_NAME)?)
 }
 
 /// Handles a data file of fewer than `needs` bytes. Returns false if the log was never created, else an error.
 fn check_never_created(dir: &Path, path: PathBuf, needs: u64) -> Result<bool> {
-    if !was_created(dir) {
+    if !was_created(dir)? {
         return Ok(false);
     }
     // Another process may have created the log since the file was read.

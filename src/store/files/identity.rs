@@ -1,11 +1,12 @@
 //! Identities: the peer id of a new log, and the identity of a file.
 
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use data_encoding::HEXLOWER;
+use nix::sys::stat::FileStat;
 
 use super::data;
 use crate::model::{Error, PeerId, Result};
@@ -28,7 +29,29 @@ pub struct FileId {
 impl FileId {
     /// The identity of the file or directory at `path`. Follows symbolic links.
     pub fn of(path: &Path) -> io::Result<Self> {
-        path.metadata().map(|meta| Self { device: meta.dev(), inode: meta.ino() })
+        path.metadata().map(|about| Self::from(&about))
+    }
+
+    /// The identity of the file with this name. Does not follow a symbolic link.
+    pub fn of_name(path: &Path) -> io::Result<Self> {
+        path.symlink_metadata().map(|about| Self::from(&about))
+    }
+
+    /// The identity of an open file.
+    pub fn of_open(file: &File) -> io::Result<Self> {
+        file.metadata().map(|about| Self::from(&about))
+    }
+}
+
+impl From<&FileStat> for FileId {
+    fn from(about: &FileStat) -> Self {
+        Self { device: about.st_dev, inode: about.st_ino }
+    }
+}
+
+impl From<&Metadata> for FileId {
+    fn from(about: &Metadata) -> Self {
+        Self { device: about.dev(), inode: about.ino() }
     }
 }
 

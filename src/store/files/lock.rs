@@ -1,15 +1,19 @@
-//! The lock file of LMDB: a lock for opening the log, the file's blocks on the disk, and whether the file was replaced.
+//! The lock file of LMDB: the locks of this program, the file's blocks on the disk, and whether the file was replaced.
 
 use std::fs::File;
+use std::io::ErrorKind;
+use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use nix::errno::Errno;
-use nix::fcntl::{FallocateFlags, Flock, FlockArg, OFlag, fallocate, open};
-use nix::sys::stat::Mode;
+use nix::fcntl::{FallocateFlags, FcntlArg, fallocate, fcntl};
+use nix::libc;
+use nix::sys::stat::fstat;
 
-use super::data;
 use super::identity::FileId;
+use super::{data, file};
 use crate::model::{Error, Result, is_full};
 
 /// The lock file in the directory of a log.
@@ -23,22 +27,145 @@ const BYTES: i64 = 192 + 64 * (READERS_MAX as i64 - 1);
 /// One page, in bytes. It has room for 61 readers.
 const READ_ONLY_BYTES: i64 = 4096;
 
-/// While this value exists, no other process opens the log.
-pub struct OpeningLock(#[expect(dead_code, reason = "held, not used")] Flock<File>);
+/// The byte that LMDB locks while a process has the log open.
+const OPEN: i64 = 0;
+/// The byte that this program locks. It is above the bytes that LMDB locks: one for each process number.
+const OPENING: i64 = 1 << 30;
 
-/// Waits until no other process opens the log. Returns `None` if the directory cannot be locked.
+/// The lock file of a log, open. Drop this after LMDB has closed the log: a close of any descriptor of the file releases all
+/// locks that LMDB holds for this process.
 ///
-/// In LMDB the first process sets up the lock file while others wait for it. If that process is killed halfway, the next
-/// process takes the incomplete lock file as complete and counts transactions from 0. Its commits are lost when the log is
-/// opened again. With this lock, no process waits at that point. The lock is on the directory: a close of any descriptor of
-/// the lock file would release LMDB's own locks.
-pub fn lock_for_opening(dir: &Path) -> Option<OpeningLock> {
-    let mut dir = File::open(dir).ok()?;
-    loop {
-        match Flock::lock(dir, FlockArg::LockExclusive) {
-            Ok(lock) => return Some(OpeningLock(lock)),
-            Err((again, Errno::EINTR)) => dir = again,
-            Err(_) => return None,
+/// Its locks belong to this open file and not to a process number, so they also work between containers. They are in this
+/// file and not on the directory, because a user who may only read could lock the directory.
+pub struct LockFile {
+    file: File,
+    opening: Mutex<()>,
+}
+
+/// A lock that is held until this value is dropped. Other processes and other threads of this process wait.
+pub struct Turn<'a> {
+    file: &'a File,
+    byte: i64,
+    _thread: MutexGuard<'a, ()>,
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        fcntl(self.file, FcntlArg::F_OFD_SETLK(&range(self.byte, libc::F_UNLCK))).ok();
+    }
+}
+
+impl LockFile {
+    /// Opens the file, and creates it if it is missing.
+    pub fn open(dir: &Path) -> Result<Self> {
+        let file = file::open_or_create(dir, FILE_NAME)?;
+        Ok(Self { file, opening: Mutex::new(()) })
+    }
+
+    /// Waits until no other process opens the log.
+    ///
+    /// In LMDB the first process sets up the lock file while others wait for it. If that process is killed halfway, the next
+    /// process takes the incomplete lock file as complete and counts transactions from 0. Its commits are lost when the log is
+    /// opened again. With this lock, no process waits at that point.
+    pub fn wait_to_open(&self) -> Result<Turn<'_>> {
+        self.wait(OPENING, &self.opening)
+    }
+
+    fn wait<'a>(&'a self, byte: i64, thread: &'a Mutex<()>) -> Result<Turn<'a>> {
+        let thread = thread.lock().unwrap_or_else(PoisonError::into_inner);
+        let lock = range(byte, libc::F_WRLCK);
+        loop {
+            match fcntl(&self.file, FcntlArg::F_OFD_SETLKW(&lock)) {
+                Ok(_) => return Ok(Turn { file: &self.file, byte, _thread: thread }),
+                Err(Errno::EINTR) => {}
+                Err(err) => return Err(Error::io(format!("{FILE_NAME} cannot be locked"), err.into())),
+            }
+        }
+    }
+
+    /// Allocates the blocks of the lock file. LMDB writes the file through a memory map: on a full disk, a write to a missing
+    /// block would raise SIGBUS. A process that only reads can continue with the first page.
+    pub fn reserve_blocks(&self, write: bool) -> Result<()> {
+        if self.file.metadata().is_ok_and(|meta| meta.blocks() * 512 >= BYTES.unsigned_abs()) {
+            return Ok(());
+        }
+        let reserve = |bytes| fallocate(&self.file, FallocateFlags::empty(), 0, bytes);
+        match reserve(BYTES).or_else(|err| if write { Err(err) } else { reserve(READ_ONLY_BYTES) }) {
+            Err(err) if is_full(err) => Err(Error::DiskFull(err.into())),
+            // Some file systems do not support fallocate(2).
+            _ => Ok(()),
+        }
+    }
+}
+
+/// The lock file on a read-only file system, where LMDB cannot use it. Then a reader cannot keep the pages that it reads from
+/// a writer, which may use another mount of the same file system.
+pub struct UnusableLockFile {
+    dir: PathBuf,
+    /// `None`: no process has used the log yet, at this place.
+    file: Option<File>,
+}
+
+impl UnusableLockFile {
+    pub fn open(dir: &Path) -> Result<Self> {
+        Ok(Self { dir: dir.to_path_buf(), file: file::open(dir, FILE_NAME)? })
+    }
+
+    /// Checks that no process which may write has the log open.
+    ///
+    /// # Errors
+    /// [`Error::InUseElsewhere`] if a process has it open.
+    pub fn check_unused(&self) -> Result<()> {
+        let mut lock = range(OPEN, libc::F_WRLCK);
+        let is_unused = match &self.file {
+            Some(file) => fcntl(file, FcntlArg::F_OFD_GETLK(&mut lock)).is_ok() && i32::from(lock.l_type) == libc::F_UNLCK,
+            None => !file::check(&self.dir, FILE_NAME)?,
+        };
+        if is_unused { Ok(()) } else { Err(Error::InUseElsewhere(self.dir.clone())) }
+    }
+}
+
+/// The locks of a log that a process has open.
+pub enum Locks {
+    Usable(LockFile),
+    Unusable(UnusableLockFile),
+}
+
+impl Locks {
+    /// Opens the lock file. A process that only reads needs to write in it too, except on a read-only file system.
+    pub fn open(dir: &Path, write: bool) -> Result<Self> {
+        match LockFile::open(dir) {
+            Ok(file) => Ok(Self::Usable(file)),
+            Err(Error::Io(_, err)) if !write && err.kind() == ErrorKind::ReadOnlyFilesystem => {
+                UnusableLockFile::open(dir).map(Self::Unusable)
+            }
+            Err(Error::Io(doing, err)) if !write && err.kind() == ErrorKind::PermissionDenied => {
+                Err(Error::ReaderWithoutLock(doing, err))
+            }
+            Err(err) => Err(err),
+        }
+    }
+
+    /// The lock file, if its locks can be used.
+    pub fn usable(&self) -> Option<&LockFile> {
+        match self {
+            Self::Usable(file) => Some(file),
+            Self::Unusable(_) => None,
+        }
+    }
+
+    /// Checks that a snapshot which begins now can be read.
+    pub fn check_snapshot(&self) -> Result<()> {
+        match self {
+            Self::Usable(_) => Ok(()),
+            Self::Unusable(file) => file.check_unused(),
+        }
+    }
+
+    fn file(&self) -> Option<&File> {
+        match self {
+            Self::Usable(LockFile { file, .. }) => Some(file),
+            Self::Unusable(UnusableLockFile { file, .. }) => file.as_ref(),
         }
     }
 }
@@ -48,36 +175,27 @@ pub fn lock_for_opening(dir: &Path) -> Option<OpeningLock> {
 pub struct OpenFiles([(PathBuf, Option<FileId>); 2]);
 
 impl OpenFiles {
-    /// The files of the log in `dir`. Call this immediately after LMDB has opened them.
-    pub fn new(dir: &Path) -> Self {
-        Self([FILE_NAME, data::FILE_NAME].map(|name| dir.join(name)).map(|path| {
-            let id = FileId::of(&path).ok();
-            (path, id)
-        }))
+    /// The files of the log in `dir`.
+    pub fn new(dir: &Path, locks: &Locks, data: &File) -> Result<Self> {
+        let id = |name: &str, file| {
+            FileId::of_open(file).map_err(|err| Error::io(format!("{} cannot be read", dir.join(name).display()), err))
+        };
+        let lock = locks.file().map(|file| id(FILE_NAME, file)).transpose()?;
+        Ok(Self([(dir.join(FILE_NAME), lock), (dir.join(data::FILE_NAME), Some(id(data::FILE_NAME, data)?))]))
     }
 
-    /// Whether both paths still lead to the open files.
+    /// Whether this open file is the data file.
+    pub fn is_data_file(&self, file: impl AsFd) -> bool {
+        fstat(file).is_ok_and(|about| self.0[1].1 == Some(FileId::from(&about)))
+    }
+
+    /// Whether both paths lead to the open files.
     pub fn are_unchanged(&self) -> bool {
-        self.0.iter().all(|(path, id)| FileId::of(path).ok() == *id)
+        self.0.iter().all(|(path, id)| FileId::of_name(path).ok() == *id)
     }
 }
 
-/// Allocates the blocks of the lock file. LMDB writes the file through a memory map: on a full disk, a write to a missing
-/// block would raise SIGBUS. A process that only reads can continue with the first page.
-///
-/// Call this before LMDB opens the file: a close of any descriptor of a file releases all locks that the process has on it.
-pub fn reserve_blocks(dir: &Path, write: bool) -> Result<()> {
-    let flags = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_CLOEXEC;
-    // If this fails, LMDB reports the error, or does not need the file.
-    let Ok(file) = open(&dir.join(FILE_NAME), flags, Mode::S_IRUSR | Mode::S_IWUSR) else { return Ok(()) };
-    let file = File::from(file);
-    if file.metadata().is_ok_and(|meta| meta.blocks() * 512 >= BYTES.unsigned_abs()) {
-        return Ok(());
-    }
-    let reserve = |bytes| fallocate(&file, FallocateFlags::empty(), 0, bytes);
-    match reserve(BYTES).or_else(|err| if write { Err(err) } else { reserve(READ_ONLY_BYTES) }) {
-        Err(err) if is_full(err) => Err(Error::DiskFull(err.into())),
-        // Some file systems do not support fallocate(2).
-        _ => Ok(()),
-    }
+/// One byte of the lock file, for fcntl(2).
+fn range(byte: i64, kind: libc::c_int) -> libc::flock {
+    libc::flock { l_type: kind as _, l_whence: libc::SEEK_SET as _, l_start: byte as _, l_len: 1, l_pid: 0 }
 }

@@ -3,6 +3,7 @@
 pub mod created;
 pub mod data;
 pub mod directory;
+pub mod file;
 pub mod identity;
 pub mod lock;
 pub mod open_once;

@@ -25,14 +25,19 @@ impl UnsharedEnv {
         // SAFETY: the environment is open, and the function lives as long as the program.
         unsafe { sys::mdb_env_set_assert(env.env(), Some(raise_bus_error)) };
         free_slots_of_dead_readers(&env);
+        let env = Self(env);
+        fcntl(env.data_file(), FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)).ok();
+        env
+    }
+
+    /// The data file.
+    pub fn data_file(&self) -> BorrowedFd<'_> {
         let mut fd: c_int = -1;
         // SAFETY: the environment is open, so it has a descriptor, which lives at least as long as this borrow of it.
-        let fd = unsafe {
-            sys::mdb_env_get_fd(env.env(), &raw mut fd);
+        unsafe {
+            sys::mdb_env_get_fd(self.0.env(), &raw mut fd);
             BorrowedFd::borrow_raw(fd)
-        };
-        fcntl(fd, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)).ok();
-        Self(env)
+        }
     }
 
     /// Opens tables in one read transaction. `open` receives a function that opens a table by its name.

@@ -20,10 +20,11 @@ mod tables;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use lmdb::{Environment, EnvironmentFlags};
+use lmdb::{Environment, EnvironmentFlags, RoTransaction};
 use nix::errno::Errno;
 
-use super::files::{data, lock, space};
+use super::files::lock::{LockFile, Locks, OpenFiles, READERS_MAX};
+use super::files::{data, space};
 use crate::model::{Error, Result};
 use error::{lmdb_error, read_error, write_error};
 use ffi::{UnsharedEnv, continues_newest_commit, free_slots_of_dead_readers, sees_newest_commit};
@@ -44,45 +45,52 @@ pub struct Env {
     /// `None`: the log was not created yet.
     tables: Option<Tables>,
     map_bytes: usize,
-    files: lock::OpenFiles,
+    files: OpenFiles,
     /// The number of write transactions that this process has begun.
     writes: AtomicU32,
+    /// Dropped last, after LMDB has closed the log.
+    locks: Locks,
 }
 
 impl Env {
     /// Opens the environment in `dir`. Without `write`, data.mdb is neither created nor written.
     pub fn open(dir: &Path, write: bool) -> Result<Self> {
-        let opening = lock::lock_for_opening(dir);
-        if write && opening.is_some() {
-            data::empty_half_created(dir)?;
-        }
-        lock::reserve_blocks(dir, write)?;
+        let locks = Locks::open(dir, write)?;
+        let opening = locks.usable().map(LockFile::wait_to_open).transpose()?;
+        locks.check_snapshot()?;
+        let data = if write { data::open_for_writing(dir)? } else { data::open(dir)? };
+        locks.usable().map_or(Ok(()), |file| file.reserve_blocks(write))?;
         let (env, map_bytes) = open_environment(dir, write)?;
-        let files = lock::OpenFiles::new(dir);
-        drop(opening);
+        let files = OpenFiles::new(dir, &locks, &data)?;
         // All tables of a log are created in one commit: rows before it belong to another program.
         let has_rows = env.stat().map_err(|err| open_error(dir, err))?.entries() > 0;
         let env = UnsharedEnv::new(env);
+        // LMDB opens the files by their names.
+        if !files.are_unchanged() || !files.is_data_file(env.data_file()) {
+            return Err(Error::Replaced);
+        }
         let tables = match env.open_tables(|open| Tables::open(open)) {
             Ok(tables) => Some(tables),
             Err(lmdb::Error::NotFound) if has_rows => return Err(Error::NotEmpty(dir.to_path_buf(), data::FILE_NAME.into())),
             Err(lmdb::Error::NotFound) => None,
             Err(err) => return Err(open_error(dir, err)),
         };
-        Ok(Self { dir: dir.to_path_buf(), env: env.into_shared(), tables, map_bytes, files, writes: AtomicU32::new(0) })
+        drop(opening);
+        Ok(Self { dir: dir.to_path_buf(), env: env.into_shared(), tables, map_bytes, files, writes: AtomicU32::new(0), locks })
     }
 
     /// Creates the missing tables and calls `fill`, in one commit. Another process may have created the log since this
     /// environment was opened; then `fill` sees its rows.
     pub fn create_tables(self, fill: impl FnOnce(&mut WriteTxn<'_>) -> Result<()>) -> Result<Self> {
-        let Self { dir, env, map_bytes, files, writes, .. } = self;
+        // Of these variables, the last one is dropped first.
+        let Self { dir, locks, env, map_bytes, files, writes, .. } = self;
         let env = UnsharedEnv::new(env);
         let created = env.create_tables(|create| Tables::create(create));
         let (txn, tables) = created.map_err(|err| lmdb_error(&dir, "created", err))?;
         let mut txn = WriteTxn::new(txn, tables, &dir, map_bytes)?;
         fill(&mut txn)?;
         txn.commit()?;
-        Ok(Self { dir, env: env.into_shared(), tables: Some(tables), map_bytes, files, writes })
+        Ok(Self { dir, env: env.into_shared(), tables: Some(tables), map_bytes, files, writes, locks })
     }
 
     /// Whether the environment has tables, so that the log was created.
@@ -94,6 +102,11 @@ impl Env {
         self.tables.ok_or_else(|| Error::Corrupt("the log has no tables".into()))
     }
 
+    fn snapshot(&self) -> Result<RoTransaction<'_>> {
+        self.locks.check_snapshot()?;
+        self.env.begin_ro_txn().map_err(|err| read_error(&self.dir, err))
+    }
+
     /// Begins a read transaction, which sees the log as of one commit.
     ///
     /// # Errors
@@ -101,8 +114,7 @@ impl Env {
     pub fn read(&self) -> Result<ReadTxn<'_>> {
         let mut before = None;
         loop {
-            let txn = self.env.begin_ro_txn().map_err(|err| read_error(&self.dir, err))?;
-            let txn = ReadTxn::new(txn, self.tables()?, &self.dir);
+            let txn = ReadTxn::new(self.snapshot()?, self.tables()?, &self.dir);
             let (number, stored) = (txn.number(), txn.stored_number()?);
             if stored.is_none_or(|stored| stored == number) {
                 return Ok(txn);
@@ -129,8 +141,8 @@ impl Env {
 
     /// Whether the files of the log are in their places, and this process reads what writers commit.
     pub fn is_in_place(&self) -> Result<bool> {
-        let txn = self.env.begin_ro_txn().map_err(|err| read_error(&self.dir, err))?;
-        Ok(self.files.are_unchanged() && sees_newest_commit(&self.env, &txn))
+        let snapshot = self.snapshot()?;
+        Ok(self.files.are_unchanged() && sees_newest_commit(&self.env, &snapshot))
     }
 
     /// Begins a write transaction. Waits until other writers have ended their transactions.
@@ -162,7 +174,7 @@ fn open_environment(dir: &Path, write: bool) -> Result<(Environment, usize)> {
         let opened = Environment::new()
             .set_flags(flags)
             .set_max_dbs(tables::COUNT)
-            .set_max_readers(lock::READERS_MAX)
+            .set_max_readers(READERS_MAX)
             .set_map_size(map_bytes)
             .open_with_permissions(dir, 0o600);
         match opened {

@@ -1,0 +1,125 @@
+//! Opens one file of a log.
+//!
+//! Other users may be allowed to write in the directory. A symbolic link there could lead to any file that this user may
+//! write, and the open of a FIFO waits. So only regular files are opened, and only files of users that the owner of the
+//! directory trusts.
+
+use std::fs::{self, File, Metadata, OpenOptions};
+use std::io::ErrorKind;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
+use std::path::Path;
+
+use nix::fcntl::OFlag;
+use nix::unistd::geteuid;
+
+use crate::model::{Error, Result};
+
+/// The mode of a new file.
+const MODE: u32 = 0o600;
+/// The mode of a new file that a group shares.
+const SHARED_MODE: u32 = 0o660;
+/// The group may write.
+const GROUP_WRITE: u32 = 0o020;
+
+/// Opens the file `name` in `dir` for reading. Returns `None` if it does not exist.
+///
+/// # Errors
+/// [`Error::NotARegularFile`] or [`Error::UntrustedOwner`].
+pub fn open(dir: &Path, name: &str) -> Result<Option<File>> {
+    open_with(dir, name, &options(), "opened")
+}
+
+/// Opens the file `name` in `dir` for reading and writing, and creates it if it does not exist.
+///
+/// # Errors
+/// As [`open`].
+pub fn open_or_create(dir: &Path, name: &str) -> Result<File> {
+    let path = dir.join(name);
+    let fail = |doing: &str, err| Error::io(format!("{} cannot be {doing}", path.display()), err);
+    let mut options = options();
+    options.write(true).mode(MODE);
+    loop {
+        if let Some(file) = open_with(dir, name, &options, "opened for writing")? {
+            return Ok(file);
+        }
+        match options.clone().create_new(true).open(&path) {
+            Ok(file) => {
+                share(&file, &about_dir(dir)?).map_err(|err| fail("shared with the group of the directory", err))?;
+                return Ok(file);
+            }
+            // Another process has created it.
+            Err(err) if err.kind() == ErrorKind::AlreadyExists => {}
+            Err(err) => return Err(fail("created", err)),
+        }
+    }
+}
+
+/// Between the check and the open, a file may be replaced by a symbolic link or a FIFO.
+fn options() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    options.read(true).custom_flags((OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK).bits());
+    options
+}
+
+fn open_with(dir: &Path, name: &str, options: &OpenOptions, doing: &str) -> Result<Option<File>> {
+    if !check(dir, name)? {
+        return Ok(None);
+    }
+    let path = dir.join(name);
+    let opened = options.open(&path).and_then(|file| Ok((file.metadata()?, file)));
+    match opened {
+        Ok((about, file)) => check_file(&path, &about, &about_dir(dir)?).map(|()| Some(file)),
+        Err(err) if err.kind() == ErrorKind::NotFound => Ok(None),
+        Err(err) => Err(Error::io(format!("{} cannot be {doing}", path.display()), err)),
+    }
+}
+
+/// Whether the file `name` exists in `dir`.
+///
+/// # Errors
+/// As [`open`].
+pub fn check(dir: &Path, name: &str) -> Result<bool> {
+    let path = dir.join(name);
+    match fs::symlink_metadata(&path) {
+        Ok(about) => check_file(&path, &about, &about_dir(dir)?).map(|()| true),
+        Err(err) if err.kind() == ErrorKind::NotFound => Ok(false),
+        Err(err) => Err(Error::io(format!("{} cannot be opened", path.display()), err)),
+    }
+}
+
+fn about_dir(dir: &Path) -> Result<Metadata> {
+    fs::metadata(dir).map_err(|err| Error::io(format!("{} cannot be opened", dir.display()), err))
+}
+
+fn check_file(path: &Path, file: &Metadata, dir: &Metadata) -> Result<()> {
+    let kind = file.file_type();
+    let kind = match () {
+        () if kind.is_file() && is_trusted(file, dir, geteuid().as_raw()) => return Ok(()),
+        () if kind.is_file() => return Err(Error::UntrustedOwner(path.to_path_buf(), file.uid())),
+        () if kind.is_symlink() => "a symbolic link",
+        () if kind.is_fifo() => "a FIFO",
+        () if kind.is_dir() => "a directory",
+        () => "a device or a socket",
+    };
+    Err(Error::NotARegularFile(path.to_path_buf(), kind))
+}
+
+/// Whether this user may use a file with this owner. Members of a group that may write in the directory share the log. Where
+/// all owners are unknown, as in a user namespace, all have the same number.
+fn is_trusted(file: &Metadata, dir: &Metadata, user: u32) -> bool {
+    let by_group = dir.mode() & GROUP_WRITE != 0 && file.gid() == dir.gid();
+    [0, user, dir.uid()].contains(&file.uid()) || by_group
+}
+
+/// Gives a new file the owner and the mode with which the users of the directory can use it. The directory decides, and not
+/// the umask of the user who happens to create the file.
+fn share(file: &File, dir: &Metadata) -> std::io::Result<()> {
+    if geteuid().is_root() && dir.uid() != 0 {
+        // A container may lack the permission. Then the file stays with root.
+        fchown(file, Some(dir.uid()), Some(dir.gid())).ok();
+    }
+    if dir.mode() & GROUP_WRITE != 0 && file.metadata()?.gid() == dir.gid() {
+        file.set_permissions(fs::Permissions::from_mode(SHARED_MODE))?;
+    }
+    Ok(())
+}

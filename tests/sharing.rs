@@ -1,0 +1,191 @@
+//! One log that users share: permissions, and files that other users planted.
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
+use std::path::{Path, PathBuf};
+
+use nix::sys::stat::Mode;
+use nix::unistd::mkfifo;
+
+use crate::harness::{Place, Run, Running, SCUTTLEUP, append, read, shell};
+
+/// Users and groups of these tests. They need no names.
+const ALICE: u32 = 61_001;
+const BOB: u32 = 61_002;
+const CAROL: u32 = 61_003;
+const WRITERS: u32 = 61_010;
+
+/// Runs a command on `log` as a user who has the primary group of the same number, and is a member of `groups`.
+fn as_user(user: u32, groups: &[u32], log: &Path, args: &[&str]) -> Run {
+    let groups = groups.iter().map(u32::to_string).collect::<Vec<_>>().join(",");
+    let groups = if groups.is_empty() { "--clear-groups".to_owned() } else { format!("--groups={groups}") };
+    let user = [format!("--reuid={user}"), format!("--regid={user}"), groups];
+    Run::program("setpriv").args(user).args([SCUTTLEUP, "--log"]).args([log]).args(args)
+}
+
+fn set_mode(path: &Path, mode: u32) {
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("the mode can be set");
+}
+
+/// An empty directory with this owner, group and mode.
+fn directory(place: &Place, user: u32, group: u32, mode: u32) -> PathBuf {
+    set_mode(&place.path("."), 0o755);
+    let log = place.path("log");
+    fs::create_dir(&log).expect("a directory");
+    chown(&log, Some(user), Some(group)).expect("chown (the tests must run as root)");
+    set_mode(&log, mode);
+    log
+}
+
+fn one_line(printed: &crate::harness::Printed) {
+    assert!(printed.stderr.starts_with("scuttleup: ") && printed.stderr.matches('\n').count() == 1, "{}", printed.stderr);
+}
+
+/// The recipe for a group of writers in scuttleup-store(5).
+#[test]
+fn the_members_of_a_group_write_one_log() {
+    let place = Place::new();
+    let log = directory(&place, ALICE, WRITERS, 0o2770);
+    let members = [(ALICE, "alice"), (BOB, "bob"), (0, "root")];
+    for first in [BOB, ALICE] {
+        as_user(first, &[WRITERS], &log, &["append"]).stdin("1\n").success();
+        for (user, _) in members {
+            as_user(user, &[WRITERS], &log, &["append"]).stdin("2\n").stderr("").success();
+            assert_eq!(as_user(user, &[WRITERS], &log, &["read"]).stderr("").success().json()[0]["entry"], 1);
+        }
+        for name in ["data.mdb", "lock.mdb", "bell"] {
+            let about = fs::metadata(log.join(name)).expect("it exists");
+            assert_eq!((about.mode() & 0o777, about.gid()), (0o660, WRITERS), "{name}");
+        }
+        let mut watching = as_user(BOB, &[WRITERS], &log, &["watch", "-n", "0"]).spawn();
+        as_user(ALICE, &[WRITERS], &log, &["append"]).stdin("3\n").stderr("").success();
+        drop(watching.line());
+        drop(watching);
+        one_line(&as_user(CAROL, &[], &log, &["read"]).stdout("").stderr_has("Permission denied").status(1));
+        fs::read_dir(&log).expect("it exists").for_each(|file| fs::remove_file(file.expect("a file").path()).expect("it exists"));
+    }
+}
+
+/// The recipe for readers in scuttleup-store(5).
+#[test]
+fn a_reader_needs_the_lock_file_and_not_the_data_file_for_writing() {
+    let place = Place::new();
+    let readers = WRITERS;
+    let log = directory(&place, ALICE, readers, 0o2750);
+    as_user(ALICE, &[readers], &log, &["append"]).stdin("1\n").success();
+    let refused = |name: &str| {
+        for command in ["read", "watch", "heads"] {
+            let run = as_user(BOB, &[readers], &log, &[command]).stdout("");
+            one_line(&run.stderr_has(&format!("{name} cannot be opened")).stderr_has("Permission denied").status(1));
+        }
+    };
+    refused("data.mdb");
+    set_mode(&log.join("data.mdb"), 0o640);
+    refused("lock.mdb");
+    as_user(BOB, &[readers], &log, &["read"])
+        .stderr_has("lock.mdb cannot be opened for writing")
+        .stderr_has("store(5)")
+        .status(1);
+    set_mode(&log.join("lock.mdb"), 0o660);
+    set_mode(&log.join("bell"), 0o640);
+    let mut watching = as_user(BOB, &[readers], &log, &["watch", "--no-entry"]).spawn();
+    watching.line();
+    as_user(ALICE, &[readers], &log, &["append"]).stdin("2\n").stderr("").success();
+    assert_eq!(serde_json::from_str::<serde_json::Value>(&watching.line()).expect("JSON")["seq"], 2);
+    let run = as_user(BOB, &[readers], &log, &["append"]).stdin("3\n").stdout("");
+    one_line(&run.stderr_has("data.mdb cannot be opened for writing: Permission denied").status(1));
+}
+
+/// Without its slot in lock.mdb, a reader cannot stop a writer from reusing the pages that it reads.
+#[test]
+fn a_read_only_mount_is_read_while_no_process_has_the_log_open() {
+    let place = Place::new();
+    let (log, mounted) = (place.log("a"), place.path("mounted"));
+    append(&log, "1\n");
+    fs::create_dir(&mounted).expect("a directory");
+    // The appender prints on a pipe that the script reads.
+    let script = "mount --bind \"$LOG\" \"$MOUNTED\"; mount -o remount,ro,bind \"$MOUNTED\"; $SCUTTLEUP --log \"$MOUNTED\" read; \
+                  mkfifo \"$LOG.in\" \"$LOG.acks\"; $SCUTTLEUP --log \"$LOG\" append --ack < \"$LOG.in\" > \"$LOG.acks\" & \
+                  exec 9> \"$LOG.in\" 8< \"$LOG.acks\"; echo 2 >&9; read -u 8; \
+                  for command in read watch heads; do $SCUTTLEUP --log \"$MOUNTED\" $command; echo $?; done; \
+                  exec 9>&-; wait; $SCUTTLEUP --log \"$MOUNTED\" read";
+    let run = Run::program("unshare").args(["--mount", "bash", "-c", script]).env("SCUTTLEUP", SCUTTLEUP);
+    let run = run.env("LOG", &log).env("MOUNTED", &mounted);
+    let printed = run.stderr_has("mounted is mounted read-only, and another process has the log open").success();
+    let lines = printed.lines();
+    assert_eq!((lines.len(), &lines[1..4]), (6, &["1", "1", "1"][..]), "{lines:?}");
+    assert_eq!(printed.stderr.lines().count(), 3, "{}", printed.stderr);
+}
+
+/// Plants something in place of one file of a log. All commands must refuse it by name at once and change nothing.
+fn assert_refused(plant: impl Fn(&Path), what: &str) {
+    for name in ["data.mdb", "lock.mdb", "bell"] {
+        for exists in [true, false] {
+            let place = Place::new();
+            let log = place.path("log");
+            if exists {
+                append(&log, "1\n");
+                fs::remove_file(log.join(name)).expect("it exists");
+            } else {
+                fs::create_dir(&log).expect("a directory");
+            }
+            plant(&log.join(name));
+            let commands = [&["append"][..], &["write"], &["init"], &["watch"], &["replicate", "--once"]];
+            for args in &commands[..if exists { 5 } else { 3 }] {
+                let run = Run::new(&log).args(*args).stdin("1\n").stdout("");
+                one_line(&run.stderr_has(&format!("{name} {what}")).status(1));
+            }
+        }
+    }
+}
+
+#[test]
+fn a_symbolic_link_in_place_of_a_file_is_refused_and_not_followed() {
+    let place = Place::new();
+    let (target, missing) = (place.file("target", "mine"), place.path("missing"));
+    assert_refused(|path| symlink(&target, path).expect("a link"), "is a symbolic link");
+    assert_refused(|path| symlink(&missing, path).expect("a link"), "is a symbolic link");
+    assert_eq!((fs::read(target).expect("it exists"), missing.exists()), (b"mine".to_vec(), false));
+}
+
+#[test]
+fn a_fifo_in_place_of_a_file_is_refused_and_not_waited_for() {
+    assert_refused(|path| mkfifo(path, Mode::S_IRWXU).expect("a FIFO"), "is a FIFO");
+    assert_refused(|path| fs::create_dir(path).expect("a directory"), "is a directory");
+}
+
+#[test]
+fn a_file_of_a_user_who_is_not_trusted_is_refused() {
+    let file_of_bob = |path: &Path| {
+        fs::write(path, "").expect("a file");
+        chown(path, Some(BOB), Some(BOB)).expect("chown (the tests must run as root)");
+    };
+    assert_refused(file_of_bob, &format!("belongs to the user with the id {BOB}"));
+}
+
+/// Root may use the log of another user, and the files that it creates there belong to that user.
+#[test]
+fn root_leaves_a_log_to_its_owner() {
+    let place = Place::new();
+    let log = directory(&place, ALICE, ALICE, 0o700);
+    append(&log, "1\n");
+    as_user(ALICE, &[], &log, &["append"]).stdin("2\n").stderr("").success();
+    assert_eq!(read(&log).lines().count(), 2);
+}
+
+/// A user who may only read the directory can lock it, but no command waits for this lock.
+#[test]
+fn a_lock_on_the_directory_stops_no_command() {
+    let place = Place::new();
+    let log = directory(&place, ALICE, ALICE, 0o755);
+    as_user(ALICE, &[], &log, &["append"]).stdin("1\n").success();
+    let hold = ["--reuid=61002", "--regid=61002", "--clear-groups", "flock", "-x"];
+    let mut holding: Running = Run::program("setpriv").args(hold).args([&log]).args(["sh", "-c", "echo held; cat"]).spawn();
+    assert_eq!(holding.line(), "held\n");
+    as_user(ALICE, &[], &log, &["append"]).stdin("2\n").stderr("").success();
+    // The lock file can be locked too, but not by a user who may not write it.
+    shell("setpriv --reuid=61002 --regid=61002 --clear-groups flock -n \"$LOG/lock.mdb\" true")
+        .env("LOG", &log)
+        .stderr_has("Permission denied")
+        .status(66);
+}
