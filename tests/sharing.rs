@@ -1,13 +1,103 @@
-//! One log that users share: permissions, and files that other users planted.
+//! One log that containers and users share: process ids that are equal, permissions, and files that other users planted.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Instant;
 
+use nix::sys::signal::{Signal, kill};
 use nix::sys::stat::Mode;
-use nix::unistd::mkfifo;
+use nix::unistd::{Pid, mkfifo};
 
-use crate::harness::{Place, Run, Running, SCUTTLEUP, append, read, shell};
+use crate::harness::{Place, Run, Running, SCUTTLEUP, STEP, append, read, shell};
+use crate::opening::{stopped, waiting};
+
+/// Runs the words of a command in a new PID namespace, as its first process.
+fn in_container(words: &[&str]) -> Run {
+    Run::program("unshare").args(["--fork", "--kill-child", "--pid", "--mount-proc"]).args(words)
+}
+
+fn as_first_process(log: &Path, args: &[&str]) -> Run {
+    in_container(&[SCUTTLEUP, "--log"]).args([log]).args(args)
+}
+
+#[test]
+fn the_first_processes_of_three_containers_use_one_log() {
+    let place = Place::new();
+    let log = place.log("a");
+    let mut watching = as_first_process(&log, &["watch", "--no-entry"]).spawn();
+    let mut first = as_first_process(&log, &["append", "--ack"]).spawn();
+    let mut second = as_first_process(&log, &["append", "--ack"]).spawn();
+    for seq in 1..=100 {
+        let writer = if seq % 2 == 0 { &mut first } else { &mut second };
+        writer.send("1\n");
+        assert_eq!(writer.line(), format!("{{\"peer\":\"a\",\"seq\":{seq}}}\n"));
+        assert_eq!(watching.line(), format!("{{\"offset\":{seq},\"peer\":\"a\",\"seq\":{seq}}}\n"));
+    }
+    // One container after the other ends, by a signal and at the end of its input.
+    as_first_process(&log, &["heads"]).stdout("{\"peer\":\"a\",\"seq\":100,\"own\":true}\n").stderr("").success();
+    first.signal(Signal::SIGKILL);
+    second.send("1\n");
+    assert_eq!(second.line(), "{\"peer\":\"a\",\"seq\":101}\n");
+    assert_eq!(second.finish().status.code(), Some(0));
+    watching.line();
+    as_first_process(&log, &["append"]).stdin("1\n").stderr("").success();
+    assert_eq!(watching.line(), "{\"offset\":102,\"peer\":\"a\",\"seq\":102}\n");
+}
+
+/// A process and all processes below it.
+fn family(pid: Pid) -> Vec<Pid> {
+    let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+    let children = children.split_whitespace().map(|child| Pid::from_raw(child.parse().expect("a pid")));
+    [pid].into_iter().chain(children.flat_map(family)).collect()
+}
+
+/// Waits until `count` processes wait for a lock of the log.
+fn wait_for_waiting(log: &Path, count: usize) {
+    let start = Instant::now();
+    while waiting(log) != count {
+        assert!(start.elapsed() < STEP, "{} processes wait, and not {count}", waiting(log));
+        thread::yield_now();
+    }
+}
+
+/// LMDB's lock of the writers stores a thread id. If a thread is killed while it waits for this lock, and its id is stored
+/// there, the kernel takes the lock from its holder.
+#[test]
+fn a_killed_writer_of_another_container_with_the_same_thread_id_does_not_free_the_lock() {
+    let place = Place::new();
+    let (log, trace) = (place.log("a"), place.path("trace"));
+    mkfifo(&trace, Mode::S_IRWXU).expect("a FIFO");
+    let strace = ["strace", "-f", "-qq", "-e", "inject=fdatasync:signal=SIGSTOP:when=1", "-o"];
+    let mut holder = in_container(&strace).args([&trace]).args([SCUTTLEUP, "--log"]).args([&log]).args(["append"]).spawn();
+    let mut trace = fs::File::open(&trace).expect("strace writes to it");
+    holder.send("\"holder\"\n");
+    holder.close();
+    let number = stopped(&mut trace).expect("it stops in its commit");
+    // This process gets the same number in its own namespace.
+    let script = "for ((n = 2; n < NUMBER; n++)); do /bin/true; done; \"$SCUTTLEUP\" append; :";
+    let mut killed = in_container(&["bash", "-c", script]).env("NUMBER", number.to_string()).env("SCUTTLEUP", SCUTTLEUP);
+    killed = killed.env("SCUTTLEUP_LOG", &log);
+    let mut killed = killed.spawn();
+    killed.send("\"killed\"\n");
+    killed.close();
+    wait_for_waiting(&log, 1);
+    killed.signal(Signal::SIGKILL);
+    killed.wait();
+    let mut third = Run::new(&log).args(["append", "--ack"]).spawn();
+    third.send("\"third\"\n");
+    wait_for_waiting(&log, 1);
+    assert_eq!(third.line_now(), None);
+    thread::spawn(move || while stopped(&mut trace).is_some() {});
+    let pid = Pid::from_raw(holder.pid() as i32);
+    family(pid).into_iter().for_each(|pid| kill(pid, Signal::SIGCONT).expect("it exists"));
+    assert_eq!(holder.wait().status.code(), Some(0));
+    assert_eq!(third.line(), "{\"peer\":\"a\",\"seq\":2}\n");
+    assert_eq!(third.finish().status.code(), Some(0));
+    let entries: Vec<_> = Run::new(&log).args(["read"]).success().json().iter().map(|line| line["entry"].clone()).collect();
+    assert_eq!(entries, ["holder", "third"]);
+}
 
 /// Users and groups of these tests. They need no names.
 const ALICE: u32 = 61_001;

@@ -32,6 +32,8 @@ pub enum Error {
     ReaderWithoutLock(String, io::Error),
     /// The log in this directory is on a read-only file system, and a process has it open through another mount.
     InUseElsewhere(PathBuf),
+    /// Another process with the same process id, in another container, has the log in this directory open.
+    SameProcessId(PathBuf),
     /// The log has this format, which is newer than this program.
     NewerFormat(PathBuf, u32),
     /// The data file is shorter than its meta page says, in bytes: (has, needs).
@@ -143,6 +145,11 @@ impl fmt::Display for Error {
                 f,
                 "{} is mounted read-only, and another process has the log open: this process cannot protect what it reads \
                  from a writer, mount the directory for writing or end the other process",
+                dir.display()
+            ),
+            Self::SameProcessId(dir) => write!(
+                f,
+                "another container uses the log in {} with the same process id: run one of the two programs with an init",
                 dir.display()
             ),
             Self::NewerFormat(dir, format) => write!(

@@ -29,8 +29,9 @@ const READ_ONLY_BYTES: i64 = 4096;
 
 /// The byte that LMDB locks while a process has the log open.
 const OPEN: i64 = 0;
-/// The byte that this program locks. It is above the bytes that LMDB locks: one for each process number.
+/// The bytes that this program locks. They are above the bytes that LMDB locks: one for each process number.
 const OPENING: i64 = 1 << 30;
+const WRITING: i64 = OPENING + 1;
 
 /// The lock file of a log, open. Drop this after LMDB has closed the log: a close of any descriptor of the file releases all
 /// locks that LMDB holds for this process.
@@ -40,6 +41,7 @@ const OPENING: i64 = 1 << 30;
 pub struct LockFile {
     file: File,
     opening: Mutex<()>,
+    writing: Mutex<()>,
 }
 
 /// A lock that is held until this value is dropped. Other processes and other threads of this process wait.
@@ -59,7 +61,7 @@ impl LockFile {
     /// Opens the file, and creates it if it is missing.
     pub fn open(dir: &Path) -> Result<Self> {
         let file = file::open_or_create(dir, FILE_NAME)?;
-        Ok(Self { file, opening: Mutex::new(()) })
+        Ok(Self { file, opening: Mutex::new(()), writing: Mutex::new(()) })
     }
 
     /// Waits until no other process opens the log.
@@ -69,6 +71,22 @@ impl LockFile {
     /// opened again. With this lock, no process waits at that point.
     pub fn wait_to_open(&self) -> Result<Turn<'_>> {
         self.wait(OPENING, &self.opening)
+    }
+
+    /// As [`LockFile::wait_to_open`], but returns `None` instead of waiting.
+    pub fn try_to_open(&self) -> Option<Turn<'_>> {
+        let thread = self.opening.try_lock().ok()?;
+        fcntl(&self.file, FcntlArg::F_OFD_SETLK(&range(OPENING, libc::F_WRLCK))).ok()?;
+        Some(Turn { file: &self.file, byte: OPENING, _thread: thread })
+    }
+
+    /// Waits until no other process writes.
+    ///
+    /// LMDB's own lock of the writers stores the number of the thread that holds it. A thread in another container may have
+    /// the same number. If such a thread is killed while it waits for LMDB's lock, the kernel takes the lock from its holder,
+    /// and two processes write at the same time. With this lock, no thread waits for LMDB's lock.
+    pub fn wait_to_write(&self) -> Result<Turn<'_>> {
+        self.wait(WRITING, &self.writing)
     }
 
     fn wait<'a>(&'a self, byte: i64, thread: &'a Mutex<()>) -> Result<Turn<'a>> {

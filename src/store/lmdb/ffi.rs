@@ -6,28 +6,193 @@ use std::ffi::{c_char, c_int, c_void};
 use std::os::fd::BorrowedFd;
 use std::ptr;
 use std::sync::atomic::{Ordering, fence};
+use std::sync::{Mutex, PoisonError};
 
 use lmdb::{Database, DatabaseFlags, Environment, RoTransaction, RwTransaction, Transaction, WriteFlags};
 use lmdb_sys as sys;
+use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::sys::signal::{Signal, raise};
+use nix::unistd::{SysconfVar, sysconf};
+
+use super::tables::COUNT;
+use crate::store::files::lock::READERS_MAX;
+
+/// An open environment.
+pub struct SharedEnv {
+    env: Environment,
+    /// Read transactions that have ended. Each keeps its slot in the table of readers.
+    idle: Mutex<Vec<IdleTxn>>,
+    has_own_number: bool,
+}
+
+/// A read transaction that was reset. [`SharedEnv`] ends it.
+struct IdleTxn(*mut sys::MDB_txn);
+
+// SAFETY: with MDB_NOTLS, a read transaction belongs to no thread. Only one thread at a time can take it from the list.
+unsafe impl Send for IdleTxn {}
+
+/// The error of LMDB if another process with the same process id has a slot in the table of readers.
+pub const SAME_PROCESS_ID: lmdb::Error = lmdb::Error::Other(Errno::EAGAIN as c_int);
+
+/// The numbers for processes whose process id is in use. No process has such an id.
+const NUMBER_MIN: u32 = 1 << 22;
+
+/// The places of fields at the start of LMDB's environment, counted in fields of 4 bytes. They are the same in all versions
+/// 0.9 of LMDB: three descriptors, flags, two page sizes, maximum of readers, slots to clear, tables, maximum of tables,
+/// process id.
+mod field {
+    pub const DATA_FILE: usize = 0;
+    pub const PAGE_BYTES: usize = 5;
+    pub const SLOTS_TO_CLEAR: usize = 7;
+    pub const TABLES_MAX: usize = 9;
+    pub const PROCESS_ID: usize = 10;
+}
+
+impl SharedEnv {
+    /// Begins a read transaction with the slot of an earlier one. Returns `None` if all slots of this process are in use.
+    pub fn begin_again(&self) -> Option<lmdb::Result<Snapshot<'_>>> {
+        let IdleTxn(txn) = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop()?;
+        // SAFETY: the transaction was reset and not ended, and no other thread has it any more.
+        let code = unsafe { sys::mdb_txn_renew(txn) };
+        let snapshot = Snapshot { env: self, txn };
+        Some(check_code(code).map(|()| snapshot))
+    }
+
+    /// Begins a read transaction with a new slot. The caller must hold the lock for opening: LMDB's own lock of its table of
+    /// readers has the same weakness between containers as its lock of the writers.
+    pub fn begin_first(&self) -> lmdb::Result<Snapshot<'_>> {
+        let mut txn = ptr::null_mut();
+        // SAFETY: the environment is open.
+        check_code(unsafe { sys::mdb_txn_begin(self.env.env(), ptr::null_mut(), sys::MDB_RDONLY, &raw mut txn) })?;
+        Ok(Snapshot { env: self, txn })
+    }
+
+    /// The number of the newest transaction in the data file.
+    pub fn newest_txn(&self) -> lmdb::Result<u64> {
+        self.env.info().map(|info| info.last_txnid() as u64)
+    }
+
+    /// Begins a write transaction. Waits until other writers have ended their transactions.
+    pub fn begin_write(&self) -> lmdb::Result<RwTransaction<'_>> {
+        self.env.begin_rw_txn()
+    }
+
+    /// Frees the reader slots of processes that have ended. LMDB does not reuse the pages of a dead reader's snapshot, so the
+    /// data file would grow. The caller must hold the lock for opening.
+    pub fn free_slots_of_dead_readers(&self) {
+        let mut dead: c_int = 0;
+        // SAFETY: the environment is open; LMDB locks its table itself.
+        unsafe { sys::mdb_reader_check(self.env.env(), &raw mut dead) };
+    }
+
+    /// Returns the environment, if no other thread uses it.
+    pub fn into_unshared(self) -> UnsharedEnv {
+        UnsharedEnv(self)
+    }
+
+    /// The fields at the start of the environment, or `None` if they are not where they are expected.
+    fn fields(&self) -> Option<*mut u32> {
+        let (fields, mut fd) = (self.env.env().cast::<u32>(), -1);
+        // SAFETY: the environment is open. It is longer than these fields.
+        let found = unsafe {
+            sys::mdb_env_get_fd(self.env.env(), &raw mut fd);
+            [field::DATA_FILE, field::PAGE_BYTES, field::TABLES_MAX, field::PROCESS_ID].map(|at| i64::from(fields.add(at).read()))
+        };
+        let page_bytes = sysconf(SysconfVar::PAGE_SIZE).ok().flatten();
+        // LMDB has two tables of its own.
+        let expected = [i64::from(fd), page_bytes?, i64::from(COUNT) + 2, i64::from(std::process::id())];
+        (found == expected).then_some(fields)
+    }
+}
+
+impl Drop for SharedEnv {
+    fn drop(&mut self) {
+        for IdleTxn(txn) in self.idle.get_mut().unwrap_or_else(PoisonError::into_inner).drain(..) {
+            // SAFETY: the transaction was reset and not ended. This frees its slot.
+            unsafe { sys::mdb_txn_abort(txn) };
+        }
+        if self.has_own_number {
+            // SAFETY: the fields were found before the number was set. LMDB would clear the slots with the process id of this
+            // process. These slots belong to a process in another container.
+            unsafe { self.env.env().cast::<u32>().add(field::SLOTS_TO_CLEAR).write(0) };
+        }
+    }
+}
+
+/// A read transaction. It must be short: LMDB cannot reuse the pages that it sees.
+pub struct Snapshot<'e> {
+    env: &'e SharedEnv,
+    txn: *mut sys::MDB_txn,
+}
+
+impl Transaction for Snapshot<'_> {
+    fn txn(&self) -> *mut sys::MDB_txn {
+        self.txn
+    }
+}
+
+impl Drop for Snapshot<'_> {
+    fn drop(&mut self) {
+        // SAFETY: the transaction is alive. A reset ends the snapshot and keeps the slot.
+        unsafe { sys::mdb_txn_reset(self.txn) };
+        self.env.idle.lock().unwrap_or_else(PoisonError::into_inner).push(IdleTxn(self.txn));
+    }
+}
 
 /// An environment that was just opened. No other thread uses it yet.
-pub struct UnsharedEnv(Environment);
+pub struct UnsharedEnv(SharedEnv);
 
 impl UnsharedEnv {
-    /// Frees the reader slots of processes that have ended, and sets FD_CLOEXEC on the data file. LMDB opens that file without
-    /// O_CLOEXEC, and child processes must not inherit it.
+    /// Takes a slot in the table of readers, and frees those of processes that have ended. Sets FD_CLOEXEC on the data file:
+    /// LMDB opens that file without O_CLOEXEC, and child processes must not inherit it. The caller must hold the lock for
+    /// opening.
     ///
     /// A failed assertion of LMDB becomes SIGBUS: data.mdb is damaged, and a read of another damaged page raises SIGBUS too. So
     /// a program needs only one handler.
-    pub fn new(env: Environment) -> Self {
+    ///
+    /// # Errors
+    /// [`SAME_PROCESS_ID`] if a process in another container has the same process id, and LMDB is of an unknown version.
+    pub fn new(env: Environment) -> lmdb::Result<Self> {
         // SAFETY: the environment is open, and the function lives as long as the program.
         unsafe { sys::mdb_env_set_assert(env.env(), Some(raise_bus_error)) };
-        free_slots_of_dead_readers(&env);
-        let env = Self(env);
+        let mut env = Self(SharedEnv { env, idle: Mutex::new(Vec::new()), has_own_number: false });
         fcntl(env.data_file(), FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)).ok();
-        env
+        env.free_slots_of_all_dead_readers();
+        match env.0.begin_first().map(drop) {
+            Err(SAME_PROCESS_ID) => env.take_a_number()?,
+            begun => begun?,
+        }
+        Ok(env)
+    }
+
+    /// As [`SharedEnv::free_slots_of_dead_readers`], also with the process id of this process: the first process of each
+    /// container has the id 1.
+    fn free_slots_of_all_dead_readers(&mut self) {
+        let number = self.0.fields().map(|fields| {
+            // SAFETY: the fields were found, and no other thread uses the environment.
+            unsafe { fields.add(field::PROCESS_ID).replace(0) }
+        });
+        self.0.free_slots_of_dead_readers();
+        if let Some(number) = number {
+            // SAFETY: as above.
+            unsafe { self.0.env.env().cast::<u32>().add(field::PROCESS_ID).write(number) };
+        }
+    }
+
+    /// Takes the first free number in place of the process id.
+    fn take_a_number(&mut self) -> lmdb::Result<()> {
+        let fields = self.0.fields().ok_or(SAME_PROCESS_ID)?;
+        self.0.has_own_number = true;
+        let taken = (NUMBER_MIN..NUMBER_MIN + READERS_MAX).find_map(|number| {
+            // SAFETY: the fields were found, no other thread uses the environment, and it has no slot yet.
+            unsafe { fields.add(field::PROCESS_ID).write(number) };
+            match self.0.begin_first().map(drop) {
+                Err(SAME_PROCESS_ID) => None,
+                begun => Some(begun),
+            }
+        });
+        taken.unwrap_or(Err(lmdb::Error::ReadersFull))
     }
 
     /// The data file.
@@ -35,7 +200,7 @@ impl UnsharedEnv {
         let mut fd: c_int = -1;
         // SAFETY: the environment is open, so it has a descriptor, which lives at least as long as this borrow of it.
         unsafe {
-            sys::mdb_env_get_fd(self.0.env(), &raw mut fd);
+            sys::mdb_env_get_fd(self.0.env.env(), &raw mut fd);
             BorrowedFd::borrow_raw(fd)
         }
     }
@@ -45,7 +210,7 @@ impl UnsharedEnv {
         &self,
         open: impl FnOnce(&dyn Fn(&str) -> lmdb::Result<Database>) -> lmdb::Result<T>,
     ) -> lmdb::Result<T> {
-        let txn: RoTransaction<'_> = self.0.begin_ro_txn()?;
+        let txn: RoTransaction<'_> = self.0.env.begin_ro_txn()?;
         // SAFETY: no other transaction of this process uses the environment yet, and this one ends before the function.
         let tables = open(&|name| unsafe { txn.open_db(Some(name)) })?;
         // Handles outlive the transaction that opened them only if it is committed.
@@ -58,14 +223,14 @@ impl UnsharedEnv {
         &self,
         create: impl FnOnce(&dyn Fn(&str, DatabaseFlags) -> lmdb::Result<Database>) -> lmdb::Result<T>,
     ) -> lmdb::Result<(RwTransaction<'_>, T)> {
-        let txn = self.0.begin_rw_txn()?;
+        let txn = self.0.begin_write()?;
         // SAFETY: as in `open_tables`; and only one write transaction exists at a time.
         let tables = create(&|name, flags| unsafe { txn.create_db(Some(name), flags) })?;
         Ok((txn, tables))
     }
 
     /// Returns the environment, which other threads may use from now on.
-    pub fn into_shared(self) -> Environment {
+    pub fn into_shared(self) -> SharedEnv {
         self.0
     }
 }
@@ -73,14 +238,6 @@ impl UnsharedEnv {
 /// The function of LMDB's failed assertions. If it returned, LMDB would print its source line and abort.
 unsafe extern "C" fn raise_bus_error(_: *mut sys::MDB_env, _: *const c_char) {
     raise(Signal::SIGBUS).ok();
-}
-
-/// Frees the reader slots of processes that have ended. LMDB does not reuse the pages of a dead reader's snapshot, so the
-/// data file would grow.
-pub fn free_slots_of_dead_readers(env: &Environment) {
-    let mut dead: c_int = 0;
-    // SAFETY: the environment is open; LMDB locks its table itself.
-    unsafe { sys::mdb_reader_check(env.env(), &raw mut dead) };
 }
 
 /// The number of the transaction. Of a read transaction: the number of the commit that it sees. Of a write transaction: one
@@ -92,18 +249,18 @@ pub fn number(txn: &impl Transaction) -> u64 {
 
 /// Whether the write transaction continues from the newest commit in the data file. LMDB takes the number of the last commit
 /// from the lock file, which may not belong to this data file.
-pub fn continues_newest_commit(env: &Environment, txn: &RwTransaction<'_>) -> bool {
-    env.info().is_ok_and(|info| info.last_txnid() as u64 + 1 == number(txn))
+pub fn continues_newest_commit(env: &SharedEnv, txn: &RwTransaction<'_>) -> bool {
+    env.newest_txn().is_ok_and(|newest| newest + 1 == number(txn))
 }
 
 /// Whether the map of the data file contains the commit that the transaction should see. LMDB takes the number of this commit
 /// from the lock file. On overlayfs, the map of a reader keeps showing the file of the lower layer after a writer has opened
 /// the log, although device and inode stay the same.
-pub fn sees_newest_commit(env: &Environment, txn: &RoTransaction<'_>) -> bool {
-    let number = number(txn);
+pub fn sees_newest_commit(snapshot: &Snapshot<'_>) -> bool {
+    let number = number(snapshot);
     // A writer writes the commit to the data file before it writes the number to the lock file: read them in the other order.
     fence(Ordering::Acquire);
-    env.info().is_ok_and(|info| info.last_txnid() as u64 >= number)
+    snapshot.env.newest_txn().is_ok_and(|newest| newest >= number)
 }
 
 /// A write transaction that can append rows to one table through a cursor.

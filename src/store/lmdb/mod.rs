@@ -20,14 +20,14 @@ mod tables;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use lmdb::{Environment, EnvironmentFlags, RoTransaction};
+use lmdb::{Environment, EnvironmentFlags};
 use nix::errno::Errno;
 
-use super::files::lock::{LockFile, Locks, OpenFiles, READERS_MAX};
+use super::files::lock::{LockFile, Locks, OpenFiles, READERS_MAX, Turn};
 use super::files::{data, space};
 use crate::model::{Error, Result};
 use error::{lmdb_error, read_error, write_error};
-use ffi::{UnsharedEnv, continues_newest_commit, free_slots_of_dead_readers, sees_newest_commit};
+use ffi::{SAME_PROCESS_ID, SharedEnv, Snapshot, UnsharedEnv, continues_newest_commit, sees_newest_commit};
 use tables::Tables;
 pub use tables::{ReadTxn, WriteTxn};
 
@@ -41,7 +41,7 @@ const WRITES_PER_READER_CHECK: u32 = 64;
 /// An open environment. A process must open the environment of a log only once at a time.
 pub struct Env {
     dir: PathBuf,
-    env: Environment,
+    env: SharedEnv,
     /// `None`: the log was not created yet.
     tables: Option<Tables>,
     map_bytes: usize,
@@ -64,7 +64,7 @@ impl Env {
         let files = OpenFiles::new(dir, &locks, &data)?;
         // All tables of a log are created in one commit: rows before it belong to another program.
         let has_rows = env.stat().map_err(|err| open_error(dir, err))?.entries() > 0;
-        let env = UnsharedEnv::new(env);
+        let env = UnsharedEnv::new(env).map_err(|err| open_error(dir, err))?;
         // LMDB opens the files by their names.
         if !files.are_unchanged() || !files.is_data_file(env.data_file()) {
             return Err(Error::Replaced);
@@ -84,10 +84,11 @@ impl Env {
     pub fn create_tables(self, fill: impl FnOnce(&mut WriteTxn<'_>) -> Result<()>) -> Result<Self> {
         // Of these variables, the last one is dropped first.
         let Self { dir, locks, env, map_bytes, files, writes, .. } = self;
-        let env = UnsharedEnv::new(env);
+        let turn = wait_to_write(&locks)?;
+        let env = env.into_unshared();
         let created = env.create_tables(|create| Tables::create(create));
         let (txn, tables) = created.map_err(|err| lmdb_error(&dir, "created", err))?;
-        let mut txn = WriteTxn::new(txn, tables, &dir, map_bytes)?;
+        let mut txn = WriteTxn::new(txn, tables, &dir, map_bytes, turn)?;
         fill(&mut txn)?;
         txn.commit()?;
         Ok(Self { dir, env: env.into_shared(), tables: Some(tables), map_bytes, files, writes, locks })
@@ -102,9 +103,16 @@ impl Env {
         self.tables.ok_or_else(|| Error::Corrupt("the log has no tables".into()))
     }
 
-    fn snapshot(&self) -> Result<RoTransaction<'_>> {
+    fn snapshot(&self) -> Result<Snapshot<'_>> {
         self.locks.check_snapshot()?;
-        self.env.begin_ro_txn().map_err(|err| read_error(&self.dir, err))
+        let begun = self.env.begin_again().map_or_else(
+            || {
+                let _opening = self.locks.usable().map(LockFile::wait_to_open).transpose()?;
+                Ok(self.env.begin_first())
+            },
+            Ok,
+        )?;
+        begun.map_err(|err| read_error(&self.dir, err))
     }
 
     /// Begins a read transaction, which sees the log as of one commit.
@@ -136,13 +144,13 @@ impl Env {
 
     /// The number of the newest transaction in the data file.
     pub fn newest_txn(&self) -> Result<u64> {
-        self.env.info().map(|info| info.last_txnid() as u64).map_err(|err| read_error(&self.dir, err))
+        self.env.newest_txn().map_err(|err| read_error(&self.dir, err))
     }
 
     /// Whether the files of the log are in their places, and this process reads what writers commit.
     pub fn is_in_place(&self) -> Result<bool> {
         let snapshot = self.snapshot()?;
-        Ok(self.files.are_unchanged() && sees_newest_commit(&self.env, &snapshot))
+        Ok(self.files.are_unchanged() && sees_newest_commit(&snapshot))
     }
 
     /// Begins a write transaction. Waits until other writers have ended their transactions.
@@ -152,16 +160,25 @@ impl Env {
     /// commit.
     pub fn write(&self) -> Result<WriteTxn<'_>> {
         if self.writes.fetch_add(1, Ordering::Relaxed) % WRITES_PER_READER_CHECK == WRITES_PER_READER_CHECK - 1 {
-            free_slots_of_dead_readers(&self.env);
+            // A process that opens the log does the same.
+            if let Some(_opening) = self.locks.usable().and_then(LockFile::try_to_open) {
+                self.env.free_slots_of_dead_readers();
+            }
         }
-        let txn = self.env.begin_rw_txn().map_err(|err| write_error(&self.dir, err, self.map_bytes))?;
+        let turn = wait_to_write(&self.locks)?;
+        let txn = self.env.begin_write().map_err(|err| write_error(&self.dir, err, self.map_bytes))?;
         if !self.files.are_unchanged() || !continues_newest_commit(&self.env, &txn) {
             return Err(Error::Replaced);
         }
-        let txn = WriteTxn::new(txn, self.tables()?, &self.dir, self.map_bytes)?;
+        let txn = WriteTxn::new(txn, self.tables()?, &self.dir, self.map_bytes, turn)?;
         let (last, stored) = (txn.number() - 1, txn.stored_number()?);
         if stored.is_none_or(|stored| stored == last) { Ok(txn) } else { Err(self.mixed(last, stored)) }
     }
+}
+
+/// Waits until no other process writes. The log must be open for writing.
+fn wait_to_write(locks: &Locks) -> Result<Turn<'_>> {
+    locks.usable().expect("a log that is open for writing has locks").wait_to_write()
 }
 
 /// Opens the environment with the largest memory map that fits into the address space. Also returns the size of the map in
@@ -190,5 +207,8 @@ fn open_environment(dir: &Path, write: bool) -> Result<(Environment, usize)> {
 }
 
 fn open_error(dir: &Path, err: lmdb::Error) -> Error {
+    if err == SAME_PROCESS_ID {
+        return Error::SameProcessId(dir.to_path_buf());
+    }
     lmdb_error(dir, "opened", err)
 }

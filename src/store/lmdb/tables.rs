@@ -3,13 +3,14 @@
 use std::ops::{ControlFlow, Deref};
 use std::path::Path;
 
-use lmdb::{Cursor, Database, DatabaseFlags, RoCursor, RoTransaction, RwTransaction, Transaction, WriteFlags};
+use lmdb::{Cursor, Database, DatabaseFlags, RoCursor, RwTransaction, Transaction, WriteFlags};
 use lmdb_sys as sys;
 
 use super::error::{read_error, write_error};
-use super::ffi::{self, AppendTxn};
+use super::ffi::{self, AppendTxn, Snapshot};
 use super::prefetch::prefetch_next;
 use crate::model::{Error, Offset, PeerId, Result, Seq};
+use crate::store::files::lock::Turn;
 use crate::store::rows::{FeedRow, RunRow, bad_row};
 
 /// The handles of the tables.
@@ -64,7 +65,7 @@ pub struct Txn<'e, T> {
 }
 
 /// A read transaction. It must be short: LMDB cannot reuse the pages that it sees.
-pub type ReadTxn<'e> = Txn<'e, RoTransaction<'e>>;
+pub type ReadTxn<'e> = Txn<'e, Snapshot<'e>>;
 
 /// The error for an offset without a record. Offsets have no gaps.
 fn missing_record(offset: Offset) -> Error {
@@ -77,7 +78,7 @@ fn decode_offset(key: Option<&[u8]>) -> Result<Offset> {
 }
 
 impl<'e> ReadTxn<'e> {
-    pub fn new(txn: RoTransaction<'e>, tables: Tables, dir: &'e Path) -> Self {
+    pub fn new(txn: Snapshot<'e>, tables: Tables, dir: &'e Path) -> Self {
         Self { txn, tables, dir }
     }
 }
@@ -306,6 +307,8 @@ pub struct WriteTxn<'e> {
     txn: Txn<'e, AppendTxn<'e>>,
     /// The size of the memory map, for errors.
     map_bytes: usize,
+    /// Dropped last, after LMDB has released its lock.
+    _turn: Turn<'e>,
 }
 
 impl<'e> Deref for WriteTxn<'e> {
@@ -317,9 +320,9 @@ impl<'e> Deref for WriteTxn<'e> {
 }
 
 impl<'e> WriteTxn<'e> {
-    pub fn new(txn: RwTransaction<'e>, tables: Tables, dir: &'e Path, map_bytes: usize) -> Result<Self> {
+    pub fn new(txn: RwTransaction<'e>, tables: Tables, dir: &'e Path, map_bytes: usize, turn: Turn<'e>) -> Result<Self> {
         let txn = AppendTxn::new(txn, tables.entries).map_err(|err| write_error(dir, err, map_bytes))?;
-        Ok(Self { txn: Txn { txn, tables, dir }, map_bytes })
+        Ok(Self { txn: Txn { txn, tables, dir }, map_bytes, _turn: turn })
     }
 
     fn set(&mut self, table: Database, key: &[u8], value: &[u8]) -> Result<()> {
@@ -388,7 +391,7 @@ impl<'e> WriteTxn<'e> {
     pub fn commit(mut self) -> Result<u64> {
         let number = self.number();
         self.set_meta(key::TXN, &number.to_le_bytes())?;
-        let Self { txn: Txn { txn, dir, .. }, map_bytes } = self;
+        let Self { txn: Txn { txn, dir, .. }, map_bytes, _turn } = self;
         txn.commit().map_err(|err| write_error(dir, err, map_bytes))?;
         Ok(number)
     }
