@@ -235,7 +235,8 @@ fn heads_that_do_not_fit_to_the_log_are_reported() {
     };
     let lost = "stdin has entry 5 of a, which is the local feed, but this log has only 4: this log has lost entries or was \
                 restored: replicate with --mode sync or pull before you append, otherwise the feed forks";
-    let other = "stdin names no feed of this log, all entries are selected: check the file and --log";
+    let other = "stdin names no feed of this log, all entries are selected: check the file and --log, unless this is the first \
+                 exchange with another log";
     let lines =
         |feeds, notices: &[&str]| read_with_notices(&log, &["--since-heads", "-"], &heads(feeds), notices).lines().count();
     assert_eq!(lines(&[("a", 5), ("b", 1)], &[lost]), 2);

@@ -44,7 +44,7 @@ fn heads_and_change_lines_sync_in_both_directions() {
     let (alice, bob) = (varied(&place), place.log("bob"));
     append(&bob, "\"of bob\"\n");
     let line =
-        "$scuttleup --log \"$TO\" heads | $scuttleup --log \"$FROM\" read --since-heads - | $scuttleup --log \"$TO\" write";
+        "$scuttleup --log \"$TO\" heads | $scuttleup -q --log \"$FROM\" read --since-heads - | $scuttleup --log \"$TO\" write";
     for round in 0..3 {
         pipe(&alice, &bob, line).stdout("").stderr("").success();
         pipe(&bob, &alice, line).stdout("").stderr("").success();
@@ -64,7 +64,7 @@ fn files_carry_a_sync() {
     let stick = place.path("stick");
     // The heads of bob go to alice, and the changes of alice go back to bob.
     let there = "$scuttleup --log \"$TO\" heads > \"$STICK\"";
-    let back = "$scuttleup --log \"$FROM\" read --since-heads \"$STICK\" > \"$STICK.changes\"";
+    let back = "$scuttleup -q --log \"$FROM\" read --since-heads \"$STICK\" > \"$STICK.changes\"";
     let home = "$scuttleup --log \"$TO\" write < \"$STICK.changes\"";
     for (from, to) in [(&alice, &bob), (&bob, &alice)] {
         for line in [there, back, home] {

@@ -166,7 +166,11 @@ impl HeadsFile {
                 return Ok(None);
             }
         }
-        Ok(Some(format!("{name} names no feed of this log, all entries are selected: check the file and --log")))
+        // Right at the first exchange of two logs, and wrong later.
+        Ok(Some(format!(
+            "{name} names no feed of this log, all entries are selected: check the file and --log, unless this is the first \
+             exchange with another log"
+        )))
     }
 }
 
