@@ -5,12 +5,14 @@
 pub fn nearest<'n>(word: &str, names: impl IntoIterator<Item = &'n str>) -> Option<&'n str> {
     let word = word.to_lowercase();
     let length = word.chars().count();
+    // A name that begins with the word counts as one difference, so that a shorter name is not nearer.
     let difference = |name: &str| {
         let name = name.to_lowercase();
         let is_start = length >= 3 && name.starts_with(&word);
         // Ids can be long and many: those that cannot be similar are not compared.
         let is_similar = is_start || name.chars().count().abs_diff(length) <= length / 3;
-        is_similar.then(|| strsim::osa_distance(&word, &name)).filter(|&differs| is_start || differs <= length / 3)
+        let differs = is_similar.then(|| strsim::osa_distance(&word, &name))?;
+        if is_start { Some(differs.min(1)) } else { Some(differs).filter(|&differs| differs <= length / 3) }
     };
     let similar = names.into_iter().filter_map(|name| Some((difference(name)?, name)));
     similar.min_by_key(|&(differs, _)| differs).map(|(_, name)| name)
