@@ -130,8 +130,12 @@ impl Env {
             drop(txn);
             // LMDB takes the number without a lock. After two commits in between, the tables are of a newer commit.
             if before.replace(number) == Some(number) {
-                let in_place = self.is_in_place()?;
-                return Err(if in_place { self.mixed(number, stored) } else { Error::ReplacedWhileFollowed });
+                return Err(match self.is_in_place()? {
+                    false => Error::ReplacedWhileFollowed,
+                    // The number comes from a lock file that does not belong to this data file.
+                    true if self.newest_txn()? != number => Error::Replaced,
+                    true => self.mixed(number, stored),
+                });
             }
         }
     }
