@@ -15,6 +15,8 @@ pub struct Ledger {
     awaited: FeedMap,
     /// The number of heads in `awaited` that are not 0; `None` before the remote has announced its heads.
     awaited_feeds: Option<usize>,
+    /// The modes do not let the remote send the entries in `awaited`.
+    is_refused: bool,
     stopped: HashSet<FeedKey>,
     /// The local feed and the remote's head of it, if the remote's head is above the local head. It is reported when the first
     /// entry has come back: then it is known not to be a fork.
@@ -35,12 +37,14 @@ pub enum StopKind {
 }
 
 impl Ledger {
-    /// The remote has announced all its heads. `heads` are those that are above the local heads.
-    pub fn expect(&mut self, mut heads: Vec<(FeedKey, u32)>) {
+    /// The remote has announced all its heads. `heads` are those that are above the local heads. `receives`: the modes let the
+    /// remote send entries.
+    pub fn expect(&mut self, mut heads: Vec<(FeedKey, u32)>, receives: bool) {
         // A feed may have been stopped before all heads had come.
         heads.retain(|(feed, _)| !self.stopped.contains(feed));
         self.awaited = FeedMap::from(heads);
         self.awaited_feeds = Some(self.awaited.iter().count());
+        self.is_refused = !receives;
     }
 
     /// The remote holds the local feed up to `seq`, which is above the local head.
@@ -48,9 +52,10 @@ impl Ledger {
         self.behind = Some((local, seq));
     }
 
-    /// Whether all announced entries have come. Stopped feeds do not count. False before the announcement.
+    /// Whether all announced entries have come that the modes let come. Stopped feeds do not count. False before the
+    /// announcement.
     pub fn has_all(&self) -> bool {
-        self.awaited_feeds == Some(0)
+        self.awaited_feeds.is_some_and(|feeds| feeds == 0 || self.is_refused)
     }
 
     /// The log holds all entries of a feed up to `seq`. If these are the first entries of the local feed that have come back,
@@ -83,17 +88,18 @@ impl Ledger {
         Ok(())
     }
 
-    /// The number of announced entries that the log still lacks. Stopped feeds do not count.
+    /// The number of announced entries that the log still lacks: those that the modes let come, and the others. Stopped feeds do
+    /// not count.
     ///
     /// # Errors
     /// When the log cannot be read.
-    pub fn missing(&self, log: &Log) -> Result<u64> {
+    pub fn missing(&self, log: &Log) -> Result<(u64, u64)> {
         if self.awaited_feeds.unwrap_or(0) == 0 {
-            return Ok(0);
+            return Ok((0, 0));
         }
         let mut missing: u64 = self.awaited.iter().map(|(_, head)| u64::from(head)).sum();
         log.each_head(|peer, head| missing -= u64::from(head.min(self.awaited.get(FeedKey::of(peer)))))?;
-        Ok(missing)
+        Ok(if self.is_refused { (0, missing) } else { (missing, 0) })
     }
 
     fn settle(&mut self, feed: FeedKey) {

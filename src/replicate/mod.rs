@@ -35,7 +35,7 @@ use output::Written;
 pub struct Options<'a> {
     /// The directions in which entries may move.
     pub mode: Mode,
-    /// End when both logs hold all entries that they held at the start. If false, continue with new entries as they arrive, if the
+    /// End when both logs hold all entries that they held at the start and that the modes let move. If false, continue with new entries as they arrive, if the
     /// remote does so too.
     pub once: bool,
     /// The only wire that is allowed; `None`: the native wire if the remote speaks it, else the original's.
@@ -113,6 +113,8 @@ pub enum Notice {
     DeletedLeftOut(PeerId, Seq),
     /// The original cannot hold a feed with an id such as this one: such feeds are not sent.
     IdLeftOut(PeerId),
+    /// The session is live, and the remote's mode, which is given, closes a direction that the local mode opens.
+    OneWay(Mode),
     /// This limit of inotify is exhausted: the session looks for new entries of this log every second.
     Polling(InotifyLimit),
 }
@@ -184,7 +186,7 @@ where
 }
 
 fn outcome(context: &Context<'_>, received: receiver::Received, sent: &sender::Sent, start: Instant) -> Result<Outcome> {
-    let receiver::Received { end, reached, is_cut, confirms_end, remote_id, wire, ledger, bytes } = received;
+    let receiver::Received { end, reached, is_cut, confirms_end, remote_id, remote_mode, wire, ledger, bytes } = received;
     let outgoing = &sent.outgoing;
     let durable = outgoing.durable();
     // It is unknown how much of an unfinished write has arrived. Only acknowledged entries of it count as sent.
@@ -195,7 +197,7 @@ fn outcome(context: &Context<'_>, received: receiver::Received, sent: &sender::S
     }
     let (deleted, too_long) = outgoing.left_out();
     let left_out = if context.options.accept_gaps { 0 } else { deleted };
-    let missing = ledger.missing(context.log)?;
+    let (missing, missing_by_mode) = ledger.missing(context.log)?;
     let (forks, gaps) = (ledger.forks, ledger.gaps + too_long);
     let confirmed = outgoing.is_confirmed();
     let is_cut = is_cut || sent.written == Written::Closed && unsent > 0;
@@ -204,14 +206,18 @@ fn outcome(context: &Context<'_>, received: receiver::Received, sent: &sender::S
     Ok(Outcome {
         ending: Ending::of(facts),
         peer: remote_id,
+        local_mode: context.options.mode,
+        remote_mode,
         wire,
         confirmed,
         left_first,
         sent: entries_sent,
         durable,
         unsent,
+        unsent_by_mode: outgoing.unsent_by_mode(),
         received: ledger.received,
         missing,
+        missing_by_mode,
         left_out,
         forks,
         gaps,

@@ -1,7 +1,7 @@
 //! How a session ended. Only [`Ending::of`] decides this.
 
 use crate::model::PeerId;
-use crate::wire::Wire;
+use crate::wire::{Mode, Wire};
 
 /// How a session ended.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -40,6 +40,10 @@ pub struct Outcome {
     pub ending: Ending,
     /// The id of the remote log; `None` if the remote did not send it.
     pub peer: Option<PeerId>,
+    /// The mode of the local side.
+    pub local_mode: Mode,
+    /// The mode of the remote; `None` if the remote did not send it.
+    pub remote_mode: Option<Mode>,
     /// The wire that was used.
     pub wire: Option<Wire>,
     /// Whether both sides have confirmed the end of the session (FIN, native wire).
@@ -53,10 +57,15 @@ pub struct Outcome {
     /// The number of entries that the remote lacked at the start and that were not sent. If a live session ended early, entries
     /// that were appended later count too.
     pub unsent: u64,
+    /// The number of entries that the remote lacked at the start, but that the modes do not let this log send.
+    pub unsent_by_mode: u64,
     /// The number of entries that were stored.
     pub received: u64,
     /// The number of entries that the remote announced at the start and that were not received.
     pub missing: u64,
+    /// The number of entries that the remote announced at the start and that this log lacks, but that the modes do not let the
+    /// remote send.
+    pub missing_by_mode: u64,
     /// The number of entries that the remote lacked, but that are deleted in this log, so that the original wire cannot send
     /// them. 0 with [`Options::accept_gaps`](super::Options::accept_gaps).
     pub left_out: u64,
@@ -73,9 +82,25 @@ pub struct Outcome {
 }
 
 impl Outcome {
-    /// Whether both logs held at the end everything that the two modes allowed to move.
+    /// Whether both logs held at the end everything that the two modes allowed to move. See also [`Outcome::refused`].
     pub fn complete(&self) -> bool {
         self.ending == Ending::Complete
+    }
+
+    /// Whether entries stayed behind although the local mode asks for them: the mode of the remote forbids their direction.
+    /// Another session with the same modes does not move them.
+    pub fn refused(&self) -> bool {
+        self.local_mode.sends() && self.unsent_by_mode > 0 || self.local_mode.receives() && self.missing_by_mode > 0
+    }
+
+    /// Whether the modes let this log send entries. False if the mode of the remote is unknown.
+    pub fn sends(&self) -> bool {
+        self.remote_mode.is_some_and(|remote| self.local_mode.sends_to(remote))
+    }
+
+    /// Whether the modes let this log receive entries. False if the mode of the remote is unknown.
+    pub fn receives(&self) -> bool {
+        self.remote_mode.is_some_and(|remote| remote.sends_to(self.local_mode))
     }
 
     /// Whether the remote ended the session early, so that another session may move more entries.

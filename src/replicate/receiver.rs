@@ -16,7 +16,7 @@ use crate::follow::{poll_until, wait_for};
 use crate::ingest::pipeline::{Pipeline, WorkerEnded};
 use crate::ingest::{Applied, Applier, Batch, StopCause, record_forks};
 use crate::model::{Chain, Error, FeedKey, FeedMap, PeerId, Result, Seq};
-use crate::wire::{Difference, Entries, Event, Incoming, Payload, RemoteHead, Stored, Wire};
+use crate::wire::{Difference, Entries, Event, Incoming, Mode, Payload, RemoteHead, Stored, Wire};
 
 const PIPE_BYTES: i32 = 1 << 20;
 /// This many bytes of an incomplete frame show that the remote is alive. Fewer bytes may be heartbeats that follow a damaged
@@ -33,6 +33,7 @@ pub struct Received {
     pub is_cut: bool,
     pub confirms_end: bool,
     pub remote_id: Option<PeerId>,
+    pub remote_mode: Option<Mode>,
     pub wire: Option<Wire>,
     pub ledger: Ledger,
     pub bytes: u64,
@@ -118,6 +119,7 @@ pub fn run<'a>(
             is_cut,
             confirms_end: incoming.confirms_end(),
             remote_id: incoming.remote_id().cloned(),
+            remote_mode: incoming.remote_mode(),
             wire: incoming.wire(),
             ledger,
             bytes,
@@ -286,7 +288,7 @@ impl Receiver<'_, '_, '_> {
                 Event::Nothing => {}
                 Event::Entries(entries) => add_entries(&mut self.batch, &entries),
                 Event::Heads(heads, last) => self.compare(&heads, last, found)?,
-                Event::AllHeads { heads, receives } => self.ledger.expect(await_heads(context, heads, receives)?),
+                Event::AllHeads { heads, receives } => self.ledger.expect(await_heads(context, heads, receives)?, receives),
                 Event::Differs(difference) => found.push(difference),
                 // Other frames may follow, such as acknowledgements.
                 Event::Error(text) => why = Some(text),
@@ -309,9 +311,7 @@ impl Receiver<'_, '_, '_> {
         self.incoming.compared(heads, &differs, last, &mut context.chain_of(), found)?;
         let local = context.log.local_id()?;
         for (head, compared) in ahead() {
-            if receives {
-                self.awaited.push((FeedKey::of(head.peer.as_str()), head.seq));
-            }
+            self.awaited.push((FeedKey::of(head.peer.as_str()), head.seq));
             if head.peer == local && receives {
                 self.ledger.set_behind(local.clone(), head.seq);
             } else if head.peer == local {
@@ -321,7 +321,7 @@ impl Receiver<'_, '_, '_> {
         if last {
             // Stopped feeds are not awaited.
             self.stop_feeds(found)?;
-            self.ledger.expect(std::mem::take(&mut self.awaited));
+            self.ledger.expect(std::mem::take(&mut self.awaited), receives);
         }
         Ok(())
     }
@@ -479,8 +479,9 @@ fn await_heads(context: &Context<'_>, heads: &FeedMap, receives: bool) -> Result
     let mut held = Vec::new();
     context.log.each_head(|peer, head| held.push((FeedKey::of(peer), head)))?;
     let held = FeedMap::from(held);
-    let awaited: Vec<_> = heads.iter().filter(|&(feed, seq)| receives && seq > held.get(feed)).collect();
-    context.step(Step::Ahead(awaited.iter().map(|&(feed, seq)| u64::from(seq - held.get(feed))).sum()));
+    let awaited: Vec<_> = heads.iter().filter(|&(feed, seq)| seq > held.get(feed)).collect();
+    let coming = awaited.iter().filter(|_| receives);
+    context.step(Step::Ahead(coming.map(|&(feed, seq)| u64::from(seq - held.get(feed))).sum()));
     let local_feed = FeedKey::of(local.as_str());
     let (head, remote_head) = (held.get(local_feed), heads.get(local_feed));
     if !receives && remote_head > head {

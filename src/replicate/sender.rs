@@ -68,6 +68,7 @@ impl<'a, W: Write + AsFd> Sender<'a, W> {
         loop {
             self.coordination.clear_wake();
             self.coordination.learn(&mut self.outgoing);
+            self.notify_left_out();
             if self.coordination.abandoned().is_some() {
                 return Ok(self.abandoned());
             }
@@ -195,7 +196,7 @@ impl<'a, W: Write + AsFd> Sender<'a, W> {
         Ok(follower)
     }
 
-    /// Reports the entries and feeds that were left out. Must be called without a snapshot or a lock, because the notification may
+    /// Reports what was left out. Must be called without a snapshot or a lock, because the notification may
     /// block.
     fn notify_left_out(&mut self) {
         for left_out in self.outgoing.take_left_out() {
@@ -203,6 +204,7 @@ impl<'a, W: Write + AsFd> Sender<'a, W> {
                 LeftOut::Deleted(peer, seq) => Notice::DeletedLeftOut(peer, seq),
                 LeftOut::Id(peer) => Notice::IdLeftOut(peer),
                 LeftOut::TooLong(peer, seq, max) => Notice::TooLong(peer, seq, max),
+                LeftOut::Direction(remote) => Notice::OneWay(remote),
             });
         }
     }

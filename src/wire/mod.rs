@@ -60,8 +60,27 @@ impl Mode {
         }
     }
 
+    /// Its name on the command line and in reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Sync => "sync",
+            Self::Push => "push",
+            Self::Pull => "pull",
+        }
+    }
+
+    /// Whether a side with this mode wants to send entries.
+    pub fn sends(self) -> bool {
+        self != Self::Pull
+    }
+
+    /// Whether a side with this mode wants to receive entries.
+    pub fn receives(self) -> bool {
+        self != Self::Push
+    }
+
     /// Whether a side with this mode sends entries to a side with mode `other`.
     pub fn sends_to(self, other: Self) -> bool {
-        self != Self::Pull && other != Self::Push
+        self.sends() && other.receives()
     }
 }

@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use scuttleup::ingest::GAP_ENTRIES_MAX;
-use scuttleup::{Ending, Notice, Outcome, PeerId, Reached, Wire, ndjson};
+use scuttleup::{Ending, Mode, Notice, Outcome, PeerId, Reached, Wire, ndjson};
 
 use crate::cli::exit::Exit;
 use crate::cli::io::output::Output;
@@ -48,6 +48,13 @@ pub fn notice(notice: Notice) -> String {
         }
         Notice::IdLeftOut(peer) => {
             format!("the original cannot store a feed with the id {peer}: feeds with such ids are not sent on the original wire")
+        }
+        Notice::OneWay(Mode::Push) => {
+            "the remote only sends: entries of this log are not sent in this session (to only receive, use --mode pull)".into()
+        }
+        Notice::OneWay(_) => {
+            "the remote only receives: entries of the remote are not received in this session (to only send, use --mode push)"
+                .into()
         }
         Notice::Polling(limit) => hint::polling(limit),
     }

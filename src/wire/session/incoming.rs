@@ -211,6 +211,11 @@ impl Incoming {
         self.remote.as_ref().map(|(id, _)| id)
     }
 
+    /// The mode of the remote, once it is known.
+    pub fn remote_mode(&self) -> Option<Mode> {
+        self.remote.as_ref().map(|&(_, mode)| mode)
+    }
+
     /// Whether the local side may receive entries; true as long as the remote's mode is unknown.
     pub fn receives(&self) -> bool {
         self.remote.as_ref().is_none_or(|(_, remote)| remote.sends_to(self.local.mode))

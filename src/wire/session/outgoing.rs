@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet};
 
 use super::{Local, News, Progress, Remote, raise_all};
 use crate::model::{Chain, Change, Entry, FeedKey, FeedMap, Offset, PeerId, Result, Seq};
+use crate::wire::Mode;
 use crate::wire::native::{Head, Runs, put_ack, put_error, put_fin, put_head, put_heads, put_hello, put_synced};
 use crate::wire::negotiate::{PREAMBLE, Wire};
 use crate::wire::original::{can_hold, put_change, put_digest, put_handshake};
@@ -33,7 +34,11 @@ pub enum LeftOut {
     Id(PeerId),
     /// The entry is longer than the remote accepts, in bytes: the feed is stopped.
     TooLong(PeerId, Seq, u64),
+    /// The session is live, and the mode of the remote closes a direction that the local mode opens. Reported once for each
+    /// session.
+    Direction(Mode),
 }
+
 /// The outgoing half of a session.
 pub struct Outgoing {
     local: Local,
@@ -43,6 +48,11 @@ pub struct Outgoing {
     /// The heads that are being added, encoded, and the last feed of those that were.
     heads: Vec<u8>,
     heads_after: Option<PeerId>,
+    /// The heads that were announced so far, where they are needed later: on the original wire, and if the modes let this side
+    /// send nothing.
+    announcing: Vec<(FeedKey, u32)>,
+    /// The same, after all of them were announced.
+    announced: FeedMap,
     /// No more heads are to be added.
     heads_sent: bool,
     /// The last offset at the start: that of the HELLO, later that of the heads.
@@ -73,9 +83,6 @@ enum Protocol {
 /// The state that only the original wire needs.
 #[derive(Default)]
 struct Original {
-    /// The local heads in the handshake.
-    announced: Vec<(FeedKey, u32)>,
-    heads: FeedMap,
     /// Feeds of which a deleted entry was left out, and how many entries were.
     gap_feeds: HashSet<PeerId>,
     deleted: u64,
@@ -120,6 +127,8 @@ impl Outgoing {
             remote: None,
             heads: Vec::new(),
             heads_after: None,
+            announcing: Vec::new(),
+            announced: FeedMap::default(),
             heads_sent: false,
             announced_offset: local.last_offset,
             has_remote_heads: false,
@@ -151,6 +160,11 @@ impl Outgoing {
             self.remote = Some(remote);
             // Equal roots are equal logs: no heads are exchanged.
             self.heads_sent |= self.roots_are_equal();
+            let local = self.local.mode;
+            let is_refused = local.sends() && !remote.mode.receives() || local.receives() && !remote.mode.sends();
+            if is_refused && self.is_live() {
+                self.left_out.push(LeftOut::Direction(remote.mode));
+            }
         }
         if let Some(heads) = news.heads {
             self.held.set_heads(heads);
@@ -241,11 +255,14 @@ impl Outgoing {
     pub fn add_head(&mut self, peer: &str, seq: u32, chain: Chain) {
         match &mut self.protocol {
             Protocol::Original(_) if !can_hold(peer) => self.leave_out_id(peer),
-            Protocol::Original(original) => {
-                original.announced.push((FeedKey::of(peer), seq));
+            Protocol::Original(_) => {
+                self.announcing.push((FeedKey::of(peer), seq));
                 put_digest(&mut self.heads, peer, seq);
             }
             _ => {
+                if !self.sends() {
+                    self.announcing.push((FeedKey::of(peer), seq));
+                }
                 put_head(&mut self.heads, Head { peer, seq, chain });
                 self.heads_after = PeerId::new(peer).ok();
             }
@@ -257,11 +274,11 @@ impl Outgoing {
     pub fn end_heads(&mut self, last: bool, last_offset: Offset) {
         let heads = std::mem::take(&mut self.heads);
         match &mut self.protocol {
-            Protocol::Original(original) => {
-                original.heads = FeedMap::from(std::mem::take(&mut original.announced));
-                put_handshake(&mut self.frames, &self.local.id, &heads, self.local.mode);
-            }
+            Protocol::Original(_) => put_handshake(&mut self.frames, &self.local.id, &heads, self.local.mode),
             _ => put_heads(&mut self.frames, &heads, last),
+        }
+        if last {
+            self.announced = FeedMap::from(std::mem::take(&mut self.announcing));
         }
         (self.heads_sent, self.announced_offset) = (last, last_offset);
     }
@@ -435,12 +452,22 @@ impl Outgoing {
         (!is_finished || self.too_long > 0) && self.has_remote_heads && self.sends()
     }
 
+    /// The number of entries that the remote lacked at the start and that the modes do not let this side send. Feeds that are
+    /// stopped do not count.
+    pub fn unsent_by_mode(&self) -> u64 {
+        if self.sends() || !self.has_remote_heads {
+            return 0;
+        }
+        let announced = self.announced.iter().filter(|(feed, _)| !self.stopped.contains(feed));
+        announced.map(|(feed, seq)| u64::from(seq.saturating_sub(self.held.get(feed)))).sum()
+    }
+
     /// The number of entries of a feed that the remote is not known to hold. `head` is the head of the feed in the log.
     pub fn lacks(&self, peer: &str, head: u32) -> u64 {
         let (feed, held) = (FeedKey::of(peer), self.held(peer));
         let promised = match &self.protocol {
             // Only what the handshake announced. Without a handshake, the whole feed was to be sent.
-            Protocol::Original(original) if self.heads_sent => original.heads.get(feed).min(head),
+            Protocol::Original(_) if self.heads_sent => self.announced.get(feed).min(head),
             // After FIN, entries that were appended since belong to the next session: only a withheld feed lacks something.
             Protocol::Native(native) if native.fin_sent && self.withheld.get(&feed).is_none_or(|&seq| held >= seq) => 0,
             _ => head,
