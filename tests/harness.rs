@@ -346,6 +346,15 @@ pub fn heads(log: &Path) -> Vec<String> {
     printed.lines().iter().map(|line| line.replace(",\"own\":true", "").replace(",\"fork\":true", "")).collect()
 }
 
+/// Messages of `replicate` without the label in their prefix: "scuttleup (a): …" becomes "scuttleup: …".
+pub fn unlabelled(messages: &str) -> String {
+    let line = |line: &str| match line.strip_prefix("scuttleup (").and_then(|rest| rest.split_once("): ")) {
+        Some((_, message)) => format!("scuttleup: {message}"),
+        None => line.to_owned(),
+    };
+    messages.split_inclusive('\n').map(line).collect()
+}
+
 /// The root of a log.
 pub fn root(log: &Path) -> String {
     Run::new(log).args(["info"]).success().json()[0]["root"].as_str().expect("a root").to_owned()

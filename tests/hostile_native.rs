@@ -87,7 +87,7 @@ fn random_bytes_through_the_binary() {
         let ended = bounded(&log, &[opening, Random(seed).bytes(1 << 20)].concat()).end();
         let said = &ended.printed.stderr;
         assert!(matches!(ended.status.code(), Some(3 | 7)), "seed {seed}: {}: {said}", ended.status);
-        assert!(said.starts_with("scuttleup: ") && said.lines().count() == 1, "seed {seed}: {said}");
+        assert!(said.starts_with("scuttleup (x): ") && said.lines().count() == 1, "seed {seed}: {said}");
         assert!(!said.trim_end().contains(char::is_control), "seed {seed}: {said:?}");
     }
     assert_eq!(heads(&log), [line("x", 1)]);

@@ -211,7 +211,7 @@ fn a_log_that_is_created_for_a_remote_is_reported_with_its_host() {
     let far_words = [SCUTTLEUP, "--log", far.to_str().expect("UTF-8"), "replicate"];
     let said = Run::new(&near).args(["replicate", "--once", "--"]).args(far_words).success().stderr;
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").expect("a name");
-    let line = format!("scuttleup: created a log in {} on the host {} with the id {}\n", far.display(), host.trim(), id(&far));
+    let line = format!("scuttleup ({}): created a log in {} with the id {}\n", host.trim(), far.display(), id(&far));
     assert!(said.starts_with(&line), "{said}");
 }
 
@@ -223,7 +223,7 @@ fn no_create_never_creates_the_local_log() {
     near.stderr_has("no log in ").stderr_has(": create one with `scuttleup init`").status(1);
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").expect("a name");
     let far = [SCUTTLEUP, "--log", none.to_str().expect("UTF-8"), "replicate", "--no-create"];
-    let said = format!("scuttleup: no log in {} on the host {}: create one there ", none.display(), host.trim());
+    let said = format!("scuttleup ({}): no log in {}: create one ", host.trim(), none.display());
     Run::new(&log).args(["replicate", "--once", "--"]).args(far).stderr_has(&said).status(3);
     assert!(!none.exists());
     let existing = [SCUTTLEUP, "--log", log.to_str().expect("UTF-8"), "replicate", "--no-create"];

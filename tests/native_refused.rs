@@ -60,7 +60,7 @@ fn refused(case: &str, stream: impl AsRef<[u8]>, stored: u64, args: &[&str], cod
     assert_eq!(printed.stderr.lines().count(), 1, "{}", printed.stderr);
     assert!(printed.stdout.starts_with(PREAMBLE));
     // It sends its message to the remote in an ERROR frame, without the hint, which names a local option.
-    let said = printed.stderr.trim().strip_prefix("scuttleup: ").expect("a message");
+    let said = printed.stderr.trim().strip_prefix("scuttleup (x): ").expect("a message");
     let hint = HINTS.iter().find_map(|hint| said.find(hint));
     let said = &said.as_bytes()[..hint.unwrap_or(said.len())];
     assert!(code == 3 || printed.stdout.windows(said.len()).any(|part| part == said), "{}", printed.stderr);

@@ -305,7 +305,9 @@ fn the_local_mode_decides_what_is_sent() {
             if ours != "pull" && theirs != PUSH {
                 expected.push(Frame::change("x", 1, "\"x1\""));
             }
-            assert_eq!((frames, ended.status.code()), (expected, Some(0)), "{ours} with {theirs}");
+            // The remote holds nothing. A side that asks to send is told if it cannot.
+            let code = if ours != "pull" && theirs == PUSH { 6 } else { 0 };
+            assert_eq!((frames, ended.status.code()), (expected, Some(code)), "{ours} with {theirs}");
         }
     }
 }

@@ -20,6 +20,7 @@ mod interop;
 mod live_push;
 mod log;
 mod model;
+mod modes;
 mod native;
 mod native_frames;
 mod native_refused;

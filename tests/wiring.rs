@@ -209,13 +209,13 @@ fn ssh_once() {
     let place = Place::new();
     let (a, b) = two_logs(&place);
     let sshd = Sshd::new(&place, &forced(&b, "replicate"));
-    for mode in ["pull", "push", "sync"] {
+    for (mode, verb) in [("pull", "pulled from"), ("push", "pushed to"), ("sync", "synced with")] {
         append(&a, "1\n");
         append(&b, "1\n");
         // sshd ignores the requested command and runs the forced command.
         let printed =
             Run::new(&a).args(["replicate", "--once", "--mode", mode, "--"]).args(&sshd.client).args(["rm", "-rf"]).success();
-        assert!(printed.stderr.contains("synced with b"), "{mode}: {}", printed.stderr);
+        assert!(printed.stderr.contains(&format!("{verb} b")), "{mode}: {}", printed.stderr);
     }
     assert_equal(&a, &b);
 }

@@ -7,7 +7,6 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::{Arg, ArgAction, ArgMatches, value_parser};
-use nix::unistd::gethostname;
 use scuttleup::{Log, Offset};
 
 use crate::cli::exit::Usage;
@@ -40,13 +39,18 @@ impl Context {
 
     /// Opens the log. If it does not exist, creates it and reports this.
     pub fn open_or_create(&self) -> Result<Log> {
-        self.open_or_create_on("")
+        self.open_or_create_with_label("")
     }
 
-    /// As [`Context::open_or_create`], for a process whose messages can appear on the terminal of another host: the report
-    /// names the host of the log.
-    pub fn open_or_create_for_remote(&self) -> Result<Log> {
-        self.open_or_create_on(&on_this_host())
+    /// As [`Context::open_or_create`]. The report has a label, see [`diagnostics::labelled_error`].
+    pub fn open_or_create_with_label(&self, label: &str) -> Result<Log> {
+        let log = Log::open_or_create(&self.dir)?;
+        if log.is_new() {
+            // A relative path does not say where the log is, and a mistyped one is only seen in full.
+            let dir = std::path::absolute(log.dir()).unwrap_or_else(|_| log.dir().to_path_buf());
+            self.diagnostics.labelled_note(label, &format!("created a log in {} with the id {}", dir.display(), log.id()));
+        }
+        Ok(log)
     }
 
     /// Reports an empty log if stdout is a terminal: its user otherwise sees nothing, and may have named the wrong log.
@@ -56,21 +60,6 @@ impl Context {
         }
         Ok(())
     }
-
-    fn open_or_create_on(&self, host: &str) -> Result<Log> {
-        let log = Log::open_or_create(&self.dir)?;
-        if log.is_new() {
-            // A relative path does not say where the log is, and a mistyped one is only seen in full.
-            let dir = std::path::absolute(log.dir()).unwrap_or_else(|_| log.dir().to_path_buf());
-            self.diagnostics.note(&format!("created a log in {}{host} with the id {}", dir.display(), log.id()));
-        }
-        Ok(log)
-    }
-}
-
-/// " on the host NAME", or nothing if the name is unknown.
-pub fn on_this_host() -> String {
-    gethostname().map_or_else(|_| String::new(), |name| format!(" on the host {}", name.display()))
 }
 
 /// --log, else $SCUTTLEUP_LOG, else `scuttleup` in the data directory of the user (XDG Base Directory Specification).

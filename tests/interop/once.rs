@@ -77,8 +77,15 @@ fn all_mode_pairs() {
             theirs.append("1\n2\n3\n");
             let sent = if sends(our_mode, their_mode) { 2 } else { 0 };
             let received = if sends(their_mode, our_mode) { 3 } else { 0 };
-            let said = format!("synced with theirs: sent {sent}, received {received}\n");
-            sync_in_modes(&ours, our_mode, &theirs, their_mode).stderr_has(&said).success();
+            let (said, code) = match (sent > 0, received > 0) {
+                (true, true) => (format!("synced with theirs: sent {sent}, received {received}\n"), 0),
+                (true, false) if our_mode == "sync" => (format!("pushed to theirs: sent {sent}, but 3 entries of the remote"), 6),
+                (true, false) => (format!("pushed to theirs: sent {sent}\n"), 0),
+                (false, true) if our_mode == "sync" => (format!("pulled from theirs: received {received}, but 2 local"), 6),
+                (false, true) => (format!("pulled from theirs: received {received}\n"), 0),
+                (false, false) => ("no entry moved to or from theirs, but ".to_owned(), 6),
+            };
+            sync_in_modes(&ours, our_mode, &theirs, their_mode).stderr_has(&said).status(code);
             assert_eq!(entries(&ours).len(), 2 + received, "local, {our_mode} with {their_mode} of the original");
             assert_eq!(theirs.entries().len(), 3 + sent, "original, {our_mode} with {their_mode} of the original");
         }

@@ -68,7 +68,7 @@ fn the_original_ends_early() {
     let arrived = theirs.entries().len() - 1;
     assert!(arrived < LARGE_COUNT);
     // With --mode push the original sends nothing, and then it stays until the end.
-    sync_in_modes(&ours, "push", &theirs, "sync").stderr_has("synced with theirs").success();
+    sync_in_modes(&ours, "push", &theirs, "sync").stderr_has("pushed to theirs").success();
     assert_same(&ours, &theirs, LARGE_COUNT + 1);
     sync(&ours, &theirs).stderr_has("sent 0, received 0").success();
 }
@@ -97,7 +97,7 @@ fn a_pull_after_an_early_end_is_complete() {
     theirs.append("1\n");
     sync(&ours, &theirs).status(3);
     theirs.append("2\n3\n");
-    sync_in_modes(&ours, "pull", &theirs, "sync").stderr_has("sent 0, received 2").success();
+    sync_in_modes(&ours, "pull", &theirs, "sync").stderr_has("pulled from theirs: received 2\n").success();
     assert_eq!(theirs_in(&ours), 3);
 }
 

@@ -144,9 +144,9 @@ fn each_try_is_reported() {
 fn the_report_of_a_session_with_a_command_is_alone_on_stdout() {
     let place = Place::new();
     let (a, b) = two_logs(&place);
-    let chatty = "echo 'Warning: Permanently added host' >&2; exec \"$SCUTTLEUP\" --log \"$B\" replicate";
+    let chatty = "echo 'Warning: Permanently added host' >&2; exec \"$SCUTTLEUP\" --log \"$B\" replicate --once";
     let run = with_counted_command(&place, replicate(&a, &["--once", "--json"]), chatty).env("B", &b);
-    let printed = run.stderr_has("Warning: Permanently added host\nscuttleup: synced with").success();
+    let printed = run.stderr_has("Warning: Permanently added host\nscuttleup (b): synced with").success();
     assert!(!printed.stderr.contains('{'), "{}", printed.stderr);
     let reports = printed.json();
     assert_eq!((reports.len(), &reports[0]["received"]), (1, &Value::from(2)));

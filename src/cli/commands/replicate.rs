@@ -10,14 +10,15 @@ use clap::builder::PossibleValuesParser;
 use clap::{Arg, ArgMatches, Command, value_parser};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use scuttleup::{Ending, Error, Log, Mode, Options, Wire};
+use scuttleup::{Ending, Log, Mode, Options, Wire};
 
 use crate::cli::args::{entry_bytes, entry_bytes_arg, flag};
 use crate::cli::child;
-use crate::cli::context::{Context, on_this_host};
+use crate::cli::context::Context;
 use crate::cli::exit::{Exit, Usage};
 use crate::cli::help::epilogue;
 use crate::cli::io::signals::Stop;
+use crate::cli::report::errors;
 use crate::cli::report::progress::Progress;
 use crate::cli::report::session::{self, Format, Report};
 use crate::cli::report::transfer::Transfer;
@@ -35,10 +36,7 @@ pub fn command() -> Command {
                     .default_value("sync")
                     .help("sync: send and receive; push: only send; pull: only receive"),
             )
-            .arg(flag(
-                "once",
-                "End when both logs hold all entries that either log held at the start; do not wait for new entries",
-            ))
+            .arg(flag("once", "End when all entries have moved that the modes let move; do not wait for new entries"))
             .arg(wire.value_parser(wires).default_value("auto").help("original, native, or auto: native if the remote speaks it"))
             .arg(
                 flag("retry", "Run COMMAND again after exit 3, after a pause that grows from 1 to 60 seconds")
@@ -64,14 +62,27 @@ pub fn run(context: &Context, args: &ArgMatches) -> Result<Exit> {
             Usage("stdin or stdout is a terminal: connect both to another replicate, or name a COMMAND after --".into()).into()
         );
     }
+    if command.is_some() {
+        return sync(context, args, command.as_deref(), &mut String::new());
+    }
+    // The messages of this process may be shown together with those of its remote, which may run on another host.
+    let mut label = nix::unistd::gethostname().unwrap_or_default().to_string_lossy().into_owned();
+    sync(context, args, None, &mut label).or_else(|err| Ok(errors::report(&label, &err)))
+}
+
+/// Runs the session. Without `command`, the id of the log becomes the `label` of messages.
+fn sync(context: &Context, args: &ArgMatches, command: Option<&[OsString]>, label: &mut String) -> Result<Exit> {
     let stop = Stop::on_signal()?;
     stop.debounce();
     let log = match (args.get_flag("no-create"), &command) {
-        (true, Some(_)) => Log::open(&context.dir)?,
-        (true, None) => Log::open(&context.dir).map_err(on_its_host)?,
+        (true, _) => Log::open(&context.dir)?,
         (false, Some(_)) => context.open_or_create()?,
-        (false, None) => context.open_or_create_for_remote()?,
+        (false, None) => context.open_or_create_with_label(label)?,
     };
+    if command.is_none() {
+        *label = log.local_id()?.to_string();
+    }
+    let label = label.as_str();
     let mode = match args.get_one::<String>("mode").map(String::as_str) {
         Some("push") => Mode::Push,
         Some("pull") => Mode::Pull,
@@ -95,28 +106,30 @@ pub fn run(context: &Context, args: &ArgMatches) -> Result<Exit> {
         ..Options::default()
     };
     let report = Report {
-        format: match (args.get_flag("json"), &command) {
+        format: match (args.get_flag("json"), command) {
             (false, _) => Format::Text,
             // Stdout carries the session.
             (true, None) => Format::JsonOnStderr,
             (true, Some(_)) => Format::JsonOnStdout,
         },
         diagnostics: context.diagnostics,
+        label,
+        serves: command.is_none() && !once,
     };
     let mut pauses = Pauses::default();
     loop {
         let start = Instant::now();
         // Only the process that runs COMMAND shows progress: the process that COMMAND runs may have the same terminal.
         let progress = if command.is_some() { Progress::new(context.diagnostics, &stop) } else { Progress::off() };
-        let transfer = Transfer::new(progress, !once);
+        let transfer = Transfer::new(progress, label, !once);
         let step = |step| transfer.step(step);
         let options = Options { progress: Some(&step), ..options };
-        let (outcome, failed) = match &command {
+        let (outcome, failed) = match command {
             Some(words) => child::with_command(&log, words, options, &stop, &transfer)?,
             None => (child::with_stdio(&log, options, &transfer)?, None),
         };
         drop(transfer);
-        let ended = session::exit_of(&outcome, failed.as_deref());
+        let ended = session::exit_of(&outcome, failed.as_deref(), report.serves);
         // A signal that comes after a complete session does not change its exit code.
         let exit = if ended == Exit::Done { ended } else { stop.exit().unwrap_or(ended) };
         report.print(&outcome, failed.as_deref(), exit)?;
@@ -137,18 +150,6 @@ pub fn run(context: &Context, args: &ArgMatches) -> Result<Exit> {
         if poll_for(&stop, pause) {
             return Ok(stop.exit().unwrap_or(exit));
         }
-    }
-}
-
-/// Adds the host to the error for a log that does not exist: the message can appear on the terminal of another host.
-fn on_its_host(err: Error) -> anyhow::Error {
-    match err {
-        Error::NoLog(dir) => anyhow::anyhow!(
-            "no log in {}{}: create one there with `scuttleup init`, or without --no-create",
-            dir.display(),
-            on_this_host()
-        ),
-        err => err.into(),
     }
 }
 

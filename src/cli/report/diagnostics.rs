@@ -21,14 +21,27 @@ impl Diagnostics {
     /// Prints a diagnostic that is not an error.
     pub fn note(self, text: &str) {
         if !self.quiet {
-            print(text);
+            print("", text);
+        }
+    }
+
+    /// As [`Diagnostics::note`], with a label: see [`labelled_error`].
+    pub fn labelled_note(self, label: &str, text: &str) {
+        if !self.quiet {
+            print(label, text);
         }
     }
 }
 
 /// Prints an error, also with `quiet`.
 pub fn error(text: &str) {
-    print(text);
+    print("", text);
+}
+
+/// As [`error`], with a label that names the process: its stderr may be shown together with that of its remote. An empty label is
+/// none.
+pub fn labelled_error(label: &str, text: &str) {
+    print(label, text);
 }
 
 /// Prints lines without a prefix. They must end with a newline and have no other control characters.
@@ -37,14 +50,15 @@ pub fn print_verbatim(line: &[u8]) {
     std::io::stderr().write_all(line).ok();
 }
 
-fn print(text: &str) {
-    print_verbatim(line(text).as_bytes());
+fn print(label: &str, text: &str) {
+    print_verbatim(line(label, text).as_bytes());
 }
 
 /// The line of a diagnostic, with its prefix and its newline.
-pub fn line(text: &str) -> String {
-    let mut line = String::from("scuttleup: ");
-    for c in text.chars() {
+pub fn line(label: &str, text: &str) -> String {
+    let mut line = String::new();
+    let prefix = if label.is_empty() { "scuttleup: ".into() } else { format!("scuttleup ({label}): ") };
+    for c in prefix.chars().chain(text.chars()) {
         if c.is_control() { line.extend(c.escape_default()) } else { line.push(c) }
     }
     line.push('\n');

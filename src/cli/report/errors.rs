@@ -36,13 +36,16 @@ pub fn conclude_run(run: impl FnOnce() -> anyhow::Result<Exit>) -> ExitCode {
 
 /// Prints the error, if the command failed.
 fn conclude(outcome: anyhow::Result<Exit>) -> ExitCode {
-    let exit = outcome.unwrap_or_else(|err| {
-        if !err.is::<OutputClosed>() {
-            diagnostics::error(&message(&err));
-        }
-        Exit::of_error(&err)
-    });
+    let exit = outcome.unwrap_or_else(|err| report("", &err));
     ExitCode::from(exit.code())
+}
+
+/// Prints the error of a command with a label (see [`diagnostics::labelled_error`]). Returns how the command ended.
+pub fn report(label: &str, err: &anyhow::Error) -> Exit {
+    if !err.is::<OutputClosed>() {
+        diagnostics::labelled_error(label, &message(err));
+    }
+    Exit::of_error(err)
 }
 
 /// The text of an error, with its hint.
@@ -57,7 +60,7 @@ pub fn explain_memory_faults(dir: &Path) {
          restore the log from a backup, or replicate it from another log",
         dir.display()
     );
-    memory_fault::explain(diagnostics::line(&text).into_bytes());
+    memory_fault::explain(diagnostics::line("", &text).into_bytes());
 }
 
 /// Prints the answer of the command line parser: help and version on stdout, an error as one line on stderr. Without arguments,

@@ -65,10 +65,12 @@ pub fn new_id(peer: &PeerId) -> String {
     format!("the local feed of this log has forked: new entries go to the feed of the new id {peer}")
 }
 
-/// The exit code for an outcome. `failed` says how COMMAND failed, if it failed.
-pub fn exit_of(outcome: &Outcome, failed: Option<&str>) -> Exit {
+/// The exit code for an outcome. `failed` says how COMMAND failed, if it failed. A side that `serves` leaves the directions to its
+/// remote.
+pub fn exit_of(outcome: &Outcome, failed: Option<&str>, serves: bool) -> Exit {
     match outcome {
         Outcome { forks: 1.., .. } => Exit::Fork,
+        outcome if outcome.complete() && outcome.refused() && !serves => Exit::Refused,
         outcome if outcome.complete() && failed.is_none() => Exit::Done,
         _ => Exit::Incomplete,
     }
@@ -87,12 +89,16 @@ pub enum Format {
 
 /// Reports outcomes.
 #[derive(Clone, Copy)]
-pub struct Report {
+pub struct Report<'a> {
     pub format: Format,
     pub diagnostics: Diagnostics,
+    /// The label of a process without COMMAND, otherwise empty.
+    pub label: &'a str,
+    /// The process has neither COMMAND nor --once: it serves whatever its remote wants.
+    pub serves: bool,
 }
 
-impl Report {
+impl Report<'_> {
     /// Reports an outcome.
     ///
     /// # Errors
@@ -112,21 +118,25 @@ impl Report {
         }
         let why = reasons(outcome, failed);
         match (&outcome.peer, &outcome.ending) {
-            (None, ending) => diagnostics::error(&format!("{}{why}: run it again", without_id(ending))),
+            (None, ending) => self.error(&format!("{}{why}: run it again", without_id(ending))),
             (Some(peer), Ending::Complete | Ending::Incomplete) => self.print_ended(outcome, peer, failed),
             (Some(peer), Ending::RemoteTimedOut(_)) => {
-                diagnostics::error(&format!("the remote timed out{}{why}: run it again", counts(outcome, peer)));
+                self.error(&format!("the remote timed out{}{why}: run it again", counts(outcome, peer)));
             }
             (Some(peer), _) => {
-                diagnostics::error(&format!("the remote ended early{}{why}: run it again", counts(outcome, peer)));
+                self.error(&format!("the remote ended early{}{why}: run it again", counts(outcome, peer)));
             }
         }
     }
 
+    fn error(self, text: &str) {
+        diagnostics::labelled_error(self.label, text);
+    }
+
     /// Reports a session that ended in order.
     fn print_ended(self, outcome: &Outcome, peer: &PeerId, failed: Option<&str>) {
-        let moved = format!("synced with {peer}: sent {}, received {}", sent(outcome), outcome.received);
-        let mut problems = Vec::new();
+        let moved = moved(outcome, peer);
+        let mut problems: Vec<String> = refusal(outcome).filter(|_| !self.serves).into_iter().collect();
         match outcome.forks + outcome.gaps {
             0 => {}
             1 => problems.push("1 feed is stopped".to_owned()),
@@ -144,19 +154,60 @@ impl Report {
             entries => problems.push(format!("{entries} deleted entries cannot be sent on this wire")),
         }
         problems.extend(failed.map(|failed| format!("{failed}: see its messages")));
-        if problems.is_empty() {
-            self.diagnostics.note(&moved);
-        } else {
-            diagnostics::error(&format!("{moved}, but {}", problems.join(", and ")));
+        // The remote reports this session, often on the same stderr.
+        let is_reported = self.serves && outcome.confirmed && (outcome.sends() || outcome.receives());
+        if !problems.is_empty() {
+            self.error(&format!("{moved}, but {}", problems.join(", and ")));
+        } else if !is_reported {
+            self.diagnostics.labelled_note(self.label, &format!("{moved}{}", limit(outcome)));
         }
     }
 
     /// Reports a session that a signal ended. This is not an error.
     fn print_stopped(self, outcome: &Outcome) {
         if let Some(peer) = &outcome.peer {
-            self.diagnostics.note(&format!("stopped: sent {} to {peer}, received {}", sent(outcome), outcome.received));
+            let counts = format!("stopped: sent {} to {peer}, received {}", sent(outcome), outcome.received);
+            self.diagnostics.labelled_note(self.label, &counts);
         }
     }
+}
+
+/// The directions in which entries could move, and how many did.
+fn moved(outcome: &Outcome, peer: &PeerId) -> String {
+    let (sent, received) = (sent(outcome), outcome.received);
+    match (outcome.sends(), outcome.receives()) {
+        (true, true) => format!("synced with {peer}: sent {sent}, received {received}"),
+        (true, false) => format!("pushed to {peer}: sent {sent}"),
+        (false, true) => format!("pulled from {peer}: received {received}"),
+        (false, false) => format!("no entry moved to or from {peer}"),
+    }
+}
+
+/// The reason why a direction that the local mode opens is closed, in parentheses; empty if there is none.
+fn limit(outcome: &Outcome) -> &'static str {
+    match (outcome.local_mode, outcome.remote_mode) {
+        (Mode::Push, Some(Mode::Push)) => " (both sides only send)",
+        (Mode::Pull, Some(Mode::Pull)) => " (both sides only receive)",
+        (Mode::Sync, Some(Mode::Push)) => " (the remote only sends)",
+        (Mode::Sync, Some(Mode::Pull)) => " (the remote only receives)",
+        _ => "",
+    }
+}
+
+/// The entries that stayed behind because of the mode of the remote, although the local mode asks for them.
+fn refusal(outcome: &Outcome) -> Option<String> {
+    let remote = outcome.remote_mode.filter(|_| outcome.refused())?;
+    let entries = |count, one: &str, more: &str| if count == 1 { format!("1 {one} was") } else { format!("{count} {more} were") };
+    let is_sync = outcome.local_mode == Mode::Sync;
+    Some(if remote == Mode::Push {
+        let left = entries(outcome.unsent_by_mode, "local entry", "local entries");
+        let hint = if is_sync { "to only receive, use --mode pull" } else { "the remote must use --mode pull or sync" };
+        format!("{left} not sent: the remote only sends ({hint})")
+    } else {
+        let left = entries(outcome.missing_by_mode, "entry of the remote", "entries of the remote");
+        let hint = if is_sync { "to only send, use --mode push" } else { "the remote must use --mode push or sync" };
+        format!("{left} not received: the remote only receives ({hint})")
+    })
 }
 
 /// The text for a session in which the remote did not send its id.
@@ -198,12 +249,15 @@ fn json(outcome: &Outcome, exit: Exit) -> Vec<u8> {
     }
     let wire = outcome.wire.map_or("null".to_owned(), |wire: Wire| format!("\"{}\"", wire.name()));
     let durable = outcome.durable.map_or("null".to_owned(), |durable| durable.to_string());
+    let mode = outcome.remote_mode.map_or("null".to_owned(), |mode| format!("\"{}\"", mode.name()));
     let Outcome { sent, received, missing, forks, gaps, bytes_sent, bytes_received, millis, .. } = outcome;
+    let Outcome { unsent_by_mode, missing_by_mode, .. } = outcome;
     let unsent = outcome.unsent + outcome.left_out;
     let rest = format!(
         ",\"wire\":{wire},\"complete\":{},\"exit\":{},\"sent\":{sent},\"durable\":{durable},\"unsent\":{unsent},\
          \"received\":{received},\"missing\":{missing},\"forks\":{forks},\"gaps\":{gaps},\
-         \"bytes_sent\":{bytes_sent},\"bytes_received\":{bytes_received},\"seconds\":{}.{:03}}}\n",
+         \"bytes_sent\":{bytes_sent},\"bytes_received\":{bytes_received},\"seconds\":{}.{:03},\
+         \"remote_mode\":{mode},\"unsent_by_mode\":{unsent_by_mode},\"missing_by_mode\":{missing_by_mode}}}\n",
         exit == Exit::Done,
         exit.code(),
         millis / 1000,

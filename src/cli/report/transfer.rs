@@ -13,14 +13,16 @@ use crate::cli::report::session;
 /// for the first time.
 pub struct Transfer<'s> {
     progress: Mutex<Option<Progress<'s>>>,
+    /// The label of a process without COMMAND, otherwise empty.
+    label: &'s str,
     is_live: bool,
     ahead: AtomicU64,
     moved: AtomicU64,
 }
 
 impl<'s> Transfer<'s> {
-    pub fn new(progress: Progress<'s>, is_live: bool) -> Self {
-        Self { progress: Mutex::new(Some(progress)), is_live, ahead: AtomicU64::new(0), moved: AtomicU64::new(0) }
+    pub fn new(progress: Progress<'s>, label: &'s str, is_live: bool) -> Self {
+        Self { progress: Mutex::new(Some(progress)), label, is_live, ahead: AtomicU64::new(0), moved: AtomicU64::new(0) }
     }
 
     fn progress(&self) -> MutexGuard<'_, Option<Progress<'s>>> {
@@ -48,10 +50,14 @@ impl<'s> Transfer<'s> {
     }
 
     pub fn notice(&self, notice: Notice) {
+        // A side that serves leaves the directions to its remote.
+        if matches!(notice, Notice::OneWay(_)) && !self.label.is_empty() {
+            return;
+        }
         let text = session::notice(notice);
         match &*self.progress() {
-            Some(progress) => progress.error(&text),
-            None => diagnostics::error(&text),
+            Some(progress) if self.label.is_empty() => progress.error(&text),
+            _ => diagnostics::labelled_error(self.label, &text),
         }
     }
 }
