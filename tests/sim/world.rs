@@ -231,11 +231,18 @@ impl World {
         forked
     }
 
-    /// A side has completed a session with `once`: both logs must hold all entries that they held at the start.
+    /// A side has completed a session with `once`: both logs must hold all entries that they held at the start and that the modes
+    /// let move. The number of the other entries must be known.
     fn check_over(&self, pair: usize, forked: &BTreeSet<String>) {
         let sides = &self.pairs[pair].sides;
         for (from, to) in [(0, 1), (1, 0)] {
             if !sides[from].mode.sends_to(sides[to].mode) {
+                if sides[from].is_over() && forked.is_empty() {
+                    let behind =
+                        |(peer, &seq): (_, &u32)| u64::from(seq.saturating_sub(*sides[to].start.get(peer).unwrap_or(&0)));
+                    let kept: u64 = sides[from].start.iter().map(behind).sum();
+                    assert_eq!(sides[from].session.outgoing.unsent_by_mode(), kept, "entries that the modes keep back");
+                }
                 continue;
             }
             let disk = &self.logs[sides[to].log].disk;
