@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-use crate::frames::{SYNC, Session, handshake};
+use crate::frames::{PULL, SYNC, Session, handshake};
 use crate::harness::{Ended, Place, Run, SCUTTLEUP, append, heads};
 use crate::replicate::{await_entries, join};
 
@@ -313,4 +313,17 @@ fn entries_that_were_appended_later_do_not_count() {
     append(&a, "4\n5\n");
     let (_, ended) = session.close();
     assert_eq!(report(&ended)["unsent_by_mode"], 3, "two of a, one of common: {}", ended.printed.stderr);
+}
+
+/// Nothing can move, so the session does not wait for the end of the remote.
+#[test]
+fn two_sides_that_only_receive_end_at_once() {
+    let place = Place::new();
+    let (a, _) = two_logs(&place);
+    let mut session = Session::open(&a, &["--once", "--mode", "pull"]);
+    session.send(handshake("x", &[("x", 3)], PULL));
+    let ended = session.wait();
+    let said = "no entry moved to or from x, but 3 entries of the remote were not received: the remote only receives";
+    assert!(ended.printed.stderr.contains(said), "{}", ended.printed.stderr);
+    assert_eq!(ended.status.code(), Some(6));
 }
