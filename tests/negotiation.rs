@@ -1,11 +1,13 @@
 //! Negotiation of the wire: what each process sends first, and how the first bytes select the wire.
 
 use std::path::Path;
+use std::process::Stdio;
 
 use crate::frames::{PREAMBLE, SYNC, Session, bytes_field, change, frame, handshake};
 use crate::harness::{Place, Run, heads};
 use crate::native_frames::{self, fin, hello, synced};
 use crate::replicate::append;
+use crate::terminal::Terminal;
 
 const HEAD: &str = "{\"peer\":\"x\",\"seq\":1}";
 const BOTH: [&str; 2] = ["{\"peer\":\"p\",\"seq\":1}", HEAD];
@@ -145,6 +147,54 @@ fn only_the_native_wire_refuses_the_original() {
         assert_eq!(printed.stdout, PREAMBLE);
     }
     assert_eq!(heads(&log), [HEAD]);
+}
+
+/// Text before the protocol, for example of .bashrc. The session must not wait for the rest of a frame whose length is text.
+#[test]
+fn text_before_a_session_is_quoted() {
+    let (native, preamble) = ([PREAMBLE, &hello("y", SYNC, false, root())].concat(), PREAMBLE.to_vec());
+    for (text, session) in [
+        ("hi", &preamble),
+        ("hi\n", &preamble),
+        ("hi\n", &native),
+        ("hello", &native),
+        ("\r\nhello\n", &native),
+        ("Welcome!\n", &original()),
+    ] {
+        let stream = [text.as_bytes(), session].concat();
+        let whole = stream.len();
+        for (wire, chunk) in [("auto", 1), ("auto", 3), ("auto", whole), ("native", whole)] {
+            let place = Place::new();
+            let log = log(&place);
+            let mut session = Session::open(&log, &["--once", "--wire", wire]);
+            assert_eq!(session.bytes(8), PREAMBLE);
+            for part in stream.chunks(chunk) {
+                session.send_some(part);
+            }
+            // Its input is still open. A first character alone does not look like text, so that it may be answered.
+            while !session.bytes(1).is_empty() {
+                assert!(chunk < whole, "{text:?} is answered");
+            }
+            let (_, ended) = session.end();
+            let said = &ended.printed.stderr;
+            assert_eq!(ended.status.code(), Some(7), "{text:?} in chunks of {chunk}: {said}");
+            assert!(said.contains(&format!("{}: stdout of the remote", text.trim())), "{said}");
+            assert_eq!(heads(&log), [HEAD]);
+        }
+    }
+}
+
+/// With a terminal as stderr, a user could be typing a password, and the time for the handshake is not limited. Text is not a
+/// handshake, although it looks like the start of a longer frame.
+#[test]
+fn text_and_nothing_else_is_not_waited_for() {
+    let place = Place::new();
+    let log = log(&place);
+    let mut terminal = Terminal::new(200);
+    let run = Run::new(&log).args(["replicate", "--once", "--", "sh", "-c", "echo hi; exec cat >/dev/null"]);
+    let mut run = run.spawn_with(Stdio::null(), Stdio::piped(), terminal.stdio());
+    terminal.wait_until(|terminal| terminal.seen().contains("it printed: hi: stdout of the remote"));
+    assert_eq!(run.wait().status.code(), Some(7));
 }
 
 /// Two logs, each with its own --wire: the selected wire and the exit codes.

@@ -116,6 +116,23 @@ fn commands_that_fail() {
     assert_eq!(heads(&a), before);
 }
 
+/// As with `ssh -tt`. The terminal echoes what it gets, and the remote refuses it.
+#[test]
+fn a_terminal_between_the_two_sides_is_reported() {
+    let place = Place::new();
+    let (a, b) = two_logs(&place);
+    let before = heads(&a);
+    for (here, there) in [("auto", ""), ("original", ""), ("auto", "--wire original")] {
+        let remote = format!("'{SCUTTLEUP}' --log '{}' replicate {there}", b.display());
+        let run = Run::new(&a).args(["replicate", "--once", "--wire", here, "--", "script", "-qec", &remote, "/dev/null"]);
+        run.stderr_has("a terminal between the two sides").stderr_has("use ssh -T").status(7);
+    }
+    let remote = format!("'{SCUTTLEUP}' --log '{}' replicate", b.display());
+    let run = Run::new(&a).args(["replicate", "--once", "--", "script", "-qec", &remote, "/dev/null"]);
+    run.stderr_has("the remote printed: scuttleup: stdin or stdout is a terminal").status(7);
+    assert_eq!(heads(&a), before);
+}
+
 /// The command gets time to print the reason.
 #[test]
 fn a_command_that_does_not_speak_the_protocol_can_print_its_reason() {

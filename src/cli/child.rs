@@ -66,6 +66,9 @@ pub fn with_command(
     let failed_by_itself = status.is_some_and(|status| status.signal() != Some(sigpipe) && status.code() != Some(128 + sigpipe));
     let outcome = outcome.map_err(|err| match (err, &failed) {
         (Error::Wire(why), Some(failed)) if failed_by_itself => Error::Wire(format!("{why} ({failed})")),
+        (Error::RemoteText(kind, line), Some(failed)) if failed_by_itself && !line.is_empty() => {
+            Error::RemoteText(kind, format!("{line} ({failed})"))
+        }
         (err, _) => err,
     })?;
     // After a confirmed end, the exit status of COMMAND says nothing about the session.

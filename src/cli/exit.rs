@@ -56,6 +56,7 @@ impl Exit {
                 | Error::HashMismatch(..)
                 | Error::NotUtf8(_)
                 | Error::Wire(_)
+                | Error::RemoteText(..)
                 | Error::FrameTooLong(_)
                 | Error::EntryTooLong(..),
             ) => Self::BadInput,

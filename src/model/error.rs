@@ -79,12 +79,25 @@ pub enum Error {
     HashMismatch(PeerId, Seq),
     /// The remote broke the protocol: what it did.
     Wire(String),
+    /// The remote sent text that is not the protocol: its kind, and its first line, escaped.
+    RemoteText(RemoteText, String),
     /// The remote sent a frame that is longer than this limit, in bytes.
     FrameTooLong(usize),
     /// The remote sent an entry, but the local mode is push.
     PushOnly,
     /// The remote does not speak the native wire, and the caller allows only this wire.
     NoNativeWire,
+}
+
+/// Text that the remote sent where the protocol should be.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum RemoteText {
+    /// Only text.
+    Only,
+    /// Text, and the protocol behind it.
+    BeforeSession,
+    /// A terminal has changed the stream.
+    Terminal,
 }
 
 /// Alias for results of the library.
@@ -209,6 +222,16 @@ impl fmt::Display for Error {
                 write!(f, "entry {seq} of {peer} does not match its hash in the line, a program has changed the line")
             }
             Self::BadInput(why) | Self::Wire(why) => f.write_str(why),
+            Self::RemoteText(RemoteText::Terminal, line) if line.is_empty() => {
+                f.write_str("a terminal between the two sides changes the bytes of the protocol")
+            }
+            Self::RemoteText(kind, line) => match kind {
+                RemoteText::Only => write!(f, "the remote is not a replication, it printed: {line}"),
+                RemoteText::BeforeSession => write!(f, "the remote printed text before the protocol: {line}"),
+                RemoteText::Terminal => {
+                    write!(f, "a terminal between the two sides changes the bytes of the protocol, the remote printed: {line}")
+                }
+            },
             Self::FrameTooLong(max) => write!(f, "the remote sent a frame of more than {max} bytes"),
             Self::PushOnly => f.write_str("the remote sent an entry, but the local mode is push"),
             Self::NoNativeWire => f.write_str("the remote does not speak the native wire"),

@@ -10,7 +10,7 @@ mod seq;
 pub use chain::Chain;
 pub use entry::{Change, ENTRY_BYTES_MAX, Entry, EntryBuffer, HashedEntry, Kind, Tombstone};
 pub(crate) use error::is_full;
-pub use error::{Error, Result};
+pub use error::{Error, RemoteText, Result};
 pub use heads::{FeedKey, FeedMap, Heads};
 pub use peer::{PEER_BYTES_MAX, PeerId};
 pub use seq::{Offset, Seq};

@@ -24,6 +24,8 @@ const PIPE_BYTES: i32 = 1 << 20;
 const PROGRESS_BYTES: u64 = 1 << 10;
 /// The time limit for the last messages of a remote that has closed its input.
 const CLOSED_MILLIS: u16 = 5000;
+/// The time limit for a remote that has sent text instead of its handshake. The rest of its line may come.
+const TEXT_MILLIS: u16 = 2000;
 
 /// The result of the receiving thread.
 pub struct Received {
@@ -107,6 +109,9 @@ pub fn run<'a>(
         let ended = receiver.order_end(ended, sender_done);
         let Receiver { incoming, ledger, bytes, was_reset, .. } = receiver;
         let end = ended?;
+        if end == ReceiverEnd::TimedOut {
+            incoming.check_opening()?;
+        }
         let is_cut = was_reset || end == ReceiverEnd::StreamEnded && incoming.is_cut()?;
         let reached = match incoming.remote_id() {
             Some(_) => Reached::Id,
@@ -161,7 +166,9 @@ impl Receiver<'_, '_, '_> {
             if let Some(why) = self.handle_events()? {
                 return Ok(ReceiverEnd::RemoteError(why));
             }
-            if self.is_stuck(consumed) {
+            if self.incoming.is_text() {
+                self.last_progress = Instant::now();
+            } else if self.is_stuck(consumed) {
                 return Ok(ReceiverEnd::TimedOut);
             }
             if !was_known {
@@ -252,6 +259,9 @@ impl Receiver<'_, '_, '_> {
     /// messages may come.
     fn silence_limit(&self, closed: bool) -> Option<Duration> {
         let options = &self.context.options;
+        if self.incoming.is_text() {
+            return Some(Duration::from_millis(u64::from(TEXT_MILLIS.min(options.silence_millis))));
+        }
         // Before the handshake, the user may have to type a password.
         let is_limited = self.incoming.confirms_end() || !self.incoming.has_handshake() && !options.await_opening;
         let millis = if closed { CLOSED_MILLIS.min(options.silence_millis) } else { options.silence_millis };

@@ -1,7 +1,7 @@
 //! Hints for errors of the library and for exhausted limits: the option, command or setting that helps.
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
-use scuttleup::{Error, InotifyLimit};
+use scuttleup::{Error, InotifyLimit, RemoteText};
 use serde::de::IgnoredAny;
 
 /// The hint for a value that continues on the next line.
@@ -21,6 +21,10 @@ pub fn hint(err: &Error) -> Option<&'static str> {
             "jq and other programs rewrite numbers and white space, \
              pass the lines of `read` on unchanged, or use `read --raw`",
         ),
+        Error::RemoteText(RemoteText::Terminal, _) => Some("use ssh -T, without RequestTTY in ssh_config"),
+        Error::RemoteText(..) => {
+            Some("stdout of the remote must carry nothing else than the protocol: check COMMAND, and what .bashrc prints")
+        }
         Error::PushOnly => Some("use --mode sync or pull"),
         Error::NoNativeWire => Some("use --wire auto, or install a newer scuttleup on the remote"),
         _ => None,

@@ -6,7 +6,7 @@ use super::{Body, Entries, Event, Local, News, ReceivedFeed, Remote, RemoteHead,
 use crate::model::{Error, FeedKey, PEER_BYTES_MAX, PeerId, Result};
 use crate::wire::frame::{FrameReader, move_part};
 use crate::wire::native::{self, Difference, FRAME_EXTRA_BYTES_MAX, RUN_BYTES_MAX};
-use crate::wire::negotiate::{Opening, PREAMBLE, Wire};
+use crate::wire::negotiate::{Opening, PREAMBLE, Wire, not_a_handshake};
 use crate::wire::original::{ChangeMessage, Handshake, HandshakeReader};
 use crate::wire::protobuf::sent_by_remote;
 use crate::wire::{ChainOf, Mode};
@@ -74,7 +74,8 @@ impl Incoming {
     ///
     /// # Errors
     /// [`Error::Wire`] when the message breaks the protocol, [`Error::PushOnly`] when it breaks the local mode,
-    /// [`Error::NoNativeWire`] when the remote does not speak the only wire that is allowed.
+    /// [`Error::NoNativeWire`] when the remote does not speak the only wire that is allowed, [`Error::RemoteText`] when the remote
+    /// sends text.
     pub fn next(&mut self, chain_of: &mut ChainOf<'_>) -> Result<Option<Event<'_>>> {
         if matches!(self.protocol, Protocol::Undecided) {
             self.decide();
@@ -110,16 +111,20 @@ impl Incoming {
     /// Reads the handshake of the original's wire, as far as it has come.
     fn next_handshake(&mut self) -> Result<Option<Event<'_>>> {
         let Protocol::Original(handshake) = &mut self.protocol else { return Ok(None) };
-        if !self.opening.explain(handshake.begin(&mut self.frames))? {
+        self.opening.check()?;
+        let begun = handshake.begin(&mut self.frames).and_then(|has_begun| match self.local.wire {
+            Some(Wire::Native) if has_begun => Err(Error::NoNativeWire),
+            _ => Ok(has_begun.then_some(())),
+        });
+        if self.opening.explain(begun)?.is_none() {
             return Ok(None);
         }
-        if self.local.wire == Some(Wire::Native) {
-            return Err(Error::NoNativeWire);
+        let read = self.opening.explain(handshake.read(&mut self.frames))?;
+        // No answer goes to a remote that prints text: it would report a broken session too.
+        if read.is_some() || !self.opening.is_text() {
+            self.news.wire = Some(Wire::Original);
         }
-        self.news.wire = Some(Wire::Original);
-        let Some(Handshake { id, heads, mode }) = self.opening.explain(handshake.read(&mut self.frames))? else {
-            return Ok(None);
-        };
+        let Some(Handshake { id, heads, mode }) = read else { return Ok(None) };
         self.remote = Some((id, mode));
         self.news.remote = Some(Remote { mode, live: true, root: None, entry_bytes_max: u64::MAX });
         Ok(Some(Event::AllHeads { heads: self.news.heads.insert(heads), receives: mode.sends_to(self.local.mode) }))
@@ -246,10 +251,24 @@ impl Incoming {
         bytes_received > if self.confirms_end() { PREAMBLE.len() as u64 } else { 0 }
     }
 
+    /// Whether the remote has sent text, and no handshake so far.
+    pub fn is_text(&self) -> bool {
+        !self.has_handshake() && self.opening.is_text()
+    }
+
+    /// Refuses a stream that ends, or that stays silent, without its handshake, and is text.
+    ///
+    /// # Errors
+    /// [`Error::RemoteText`].
+    pub fn check_opening(&self) -> Result<()> {
+        let text = if self.has_handshake() { None } else { self.opening.text_error() };
+        text.map_or(Ok(()), Err)
+    }
+
     /// Whether the input so far ends inside a frame.
     ///
     /// # Errors
-    /// [`Error::Wire`] when the stream is not a session. The error quotes it if it is text.
+    /// [`Error::Wire`] or [`Error::RemoteText`] when the stream is not a session.
     pub fn is_cut(&self) -> Result<bool> {
         let pending = self.frames.pending();
         if self.has_handshake() {
@@ -259,9 +278,10 @@ impl Incoming {
         if !begun && PREAMBLE.starts_with(pending) {
             return Ok(false);
         }
+        self.check_opening()?;
         let is_absurd = matches!(&self.protocol, Protocol::Original(handshake) if handshake.left() > HANDSHAKE_BYTES_MAX);
-        if self.opening.quote().is_some() || is_absurd {
-            return Err(self.opening.not_a_session(&Error::Wire("the stream ended inside it".into())));
+        if is_absurd {
+            return Err(not_a_handshake(Error::Wire("the stream ended inside it".into())));
         }
         Ok(begun || !pending.is_empty())
     }
