@@ -24,6 +24,14 @@ const EARLY_MILLIS: u16 = 5000;
 /// The time in which a COMMAND must end after the session has failed.
 const FAILED_MILLIS: u16 = 2000;
 
+/// A COMMAND that failed.
+pub struct Failed {
+    /// Says how it failed.
+    pub text: String,
+    /// Its exit code; `None` if a signal ended it.
+    pub code: Option<i32>,
+}
+
 /// Replicates over stdin and stdout.
 pub fn with_stdio(log: &Log, options: Options<'_>, transfer: &Transfer<'_>) -> Result<Outcome> {
     let fail = |err| Error::io("cannot prepare stdin and stdout for replication", err);
@@ -35,15 +43,14 @@ pub fn with_stdio(log: &Log, options: Options<'_>, transfer: &Transfer<'_>) -> R
     Ok(replicate(log, input, output, options, &|notice| transfer.notice(notice))?)
 }
 
-/// Runs COMMAND and replicates over its stdin and stdout. Returns the outcome, and a text that says how COMMAND failed, if it
-/// failed.
+/// Runs COMMAND and replicates over its stdin and stdout. Returns the outcome, and how COMMAND failed, if it failed.
 pub fn with_command(
     log: &Log,
     words: &[OsString],
     options: Options<'_>,
     stop: &Stop,
     transfer: &Transfer<'_>,
-) -> Result<(Outcome, Option<String>)> {
+) -> Result<(Outcome, Option<Failed>)> {
     let name = words[0].to_string_lossy().into_owned();
     let child = std::process::Command::new(&words[0]).args(&words[1..]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
     let mut child = child.map_err(|err| Error::io(format!("cannot run {name}"), err))?;
@@ -59,15 +66,15 @@ pub fn with_command(
         Ok(_) => PollTimeout::NONE,
     };
     let status = wait_for(child, timeout, stop)?;
-    let failed =
-        status.filter(|status| !no_longer_needed && !status.success()).map(|status| format!("{name} ended with {status}"));
+    let failed = status.filter(|status| !no_longer_needed && !status.success());
+    let failed = failed.map(|status| Failed { text: format!("{name} ended with {status}"), code: status.code() });
     // SIGPIPE is a consequence of the end of the session, not its cause. A shell reports it as an exit code.
     let sigpipe = Signal::SIGPIPE as i32;
     let failed_by_itself = status.is_some_and(|status| status.signal() != Some(sigpipe) && status.code() != Some(128 + sigpipe));
     let outcome = outcome.map_err(|err| match (err, &failed) {
-        (Error::Wire(why), Some(failed)) if failed_by_itself => Error::Wire(format!("{why} ({failed})")),
+        (Error::Wire(why), Some(failed)) if failed_by_itself => Error::Wire(format!("{why} ({})", failed.text)),
         (Error::RemoteText(kind, line), Some(failed)) if failed_by_itself && !line.is_empty() => {
-            Error::RemoteText(kind, format!("{line} ({failed})"))
+            Error::RemoteText(kind, format!("{line} ({})", failed.text))
         }
         (err, _) => err,
     })?;
@@ -75,6 +82,7 @@ pub fn with_command(
     let failed = failed.filter(|_| !outcome.confirmed);
     // A local or remote shell exits with these codes if it cannot find or run a program. Another try does not help.
     if let (None, Some(failed), Some(126 | 127)) = (&outcome.peer, &failed, status.and_then(|status| status.code())) {
+        let failed = &failed.text;
         bail!("{failed}: a program was not found or cannot be run: check COMMAND, and PATH on the host that runs the program");
     }
     Ok((outcome, failed))

@@ -9,6 +9,7 @@ mod help;
 mod input;
 mod io;
 pub mod report;
+mod retry;
 mod select;
 
 use clap::{ArgMatches, Command};

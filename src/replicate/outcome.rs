@@ -107,7 +107,21 @@ impl Outcome {
     pub fn ended_early(&self) -> bool {
         matches!(self.ending, Ending::RemoteEnded(_) | Ending::RemoteTimedOut(_) | Ending::RemoteError(_))
     }
+
+    /// The reason for which the remote refused to continue, for example a damaged entry in its log. `None` if it was only stopped
+    /// or lost its input.
+    pub fn refusal(&self) -> Option<&str> {
+        match &self.ending {
+            Ending::RemoteError(why) if ![STOPPED, TIMED_OUT, INPUT_ENDED].contains(&why.as_str()) => Some(why),
+            _ => None,
+        }
+    }
 }
+
+/// The reasons that a side gives to its remote if it refuses nothing, so that another session may succeed.
+pub const STOPPED: &str = "it was stopped";
+pub const TIMED_OUT: &str = "timed out waiting for a message";
+pub const INPUT_ENDED: &str = "its input ended early";
 
 /// How the receiving thread ended.
 #[derive(Clone, PartialEq, Eq, Debug)]

@@ -10,7 +10,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout};
 
 use super::coordination::Coordination;
 use super::ledger::{Ledger, StopKind};
-use super::outcome::{Reached, ReceiverEnd};
+use super::outcome::{INPUT_ENDED, Reached, ReceiverEnd, STOPPED, TIMED_OUT};
 use super::{Context, Notice, Step};
 use crate::follow::{poll_until, wait_for};
 use crate::ingest::pipeline::{Pipeline, WorkerEnded};
@@ -436,9 +436,9 @@ impl Receiver<'_, '_, '_> {
     fn order_end(&mut self, ended: Result<ReceiverEnd>, sender_done: &PipeReader) -> Result<ReceiverEnd> {
         let why = match &ended {
             Err(err) => err.to_string(),
-            Ok(ReceiverEnd::TimedOut) => "timed out waiting for a message".into(),
-            Ok(ReceiverEnd::Stopped) => "it was stopped".into(),
-            Ok(_) => "its input ended early".into(),
+            Ok(ReceiverEnd::TimedOut) => TIMED_OUT.into(),
+            Ok(ReceiverEnd::Stopped) => STOPPED.into(),
+            Ok(_) => INPUT_ENDED.into(),
         };
         match &ended {
             Ok(ReceiverEnd::StreamEnded | ReceiverEnd::Satisfied)
@@ -446,7 +446,7 @@ impl Receiver<'_, '_, '_> {
             {
                 let continues = matches!(ended, Ok(ReceiverEnd::StreamEnded)) && !self.incoming.receives();
                 if continues && !ends_by_itself(sender_done.as_fd(), self.context.options.stop)? {
-                    self.coordination.abandon("it was stopped".into());
+                    self.coordination.abandon(STOPPED.into());
                     return Ok(ReceiverEnd::Stopped);
                 }
                 self.coordination.finish();

@@ -8,6 +8,7 @@ use std::time::Duration;
 use nix::poll::{PollFd, PollFlags, PollTimeout};
 
 use super::coordination::Coordination;
+use super::outcome::STOPPED;
 use super::output::{Output, Written};
 use super::{Context, Notice, Step};
 use crate::follow::{Follower, events, poll_until};
@@ -118,7 +119,7 @@ impl<'a, W: Write + AsFd> Sender<'a, W> {
             Err(err) => self.outgoing.fail(&err.to_string()),
             Ok(Written::Abandoned) => {
                 let why = self.coordination.abandoned();
-                self.outgoing.fail(why.as_deref().unwrap_or("it was stopped"));
+                self.outgoing.fail(why.as_deref().unwrap_or(STOPPED));
             }
             Ok(Written::Closed) => return,
             Ok(Written::All) => {}

@@ -35,8 +35,8 @@ fn a_command_that_fails_twice() {
     let run = with_counted_command(&place, replicate(&a, &["--once", "--retry"]), fails).env("B", &b);
     let ended = "scuttleup: the remote ended before its handshake (bash ended with exit status: 255): run it again\n";
     let said = format!(
-        "{ended}scuttleup: trying again in 1 second\n{ended}scuttleup: trying again in 2 seconds\n\
-         scuttleup: synced with b: sent 1 (1 durable on the remote), received 2\n"
+        "{ended}scuttleup: trying again in 1 second\nscuttleup: trying again in 2 seconds\n\
+         scuttleup: the last report came once more\nscuttleup: synced with b: sent 1 (1 durable on the remote), received 2\n"
     );
     run.stderr(&said).success();
     assert_eq!(runs(&place), 3);
@@ -162,6 +162,21 @@ fn an_entry_that_the_remote_does_not_accept_is_not_retried_with_once() {
     let run = with_counted_command(&place, replicate(&a, &["--once", "--retry"]), server).env("B", &b);
     run.stderr_has("longer than the remote accepts (1000 bytes)").status(3);
     assert_eq!(runs(&place), 1);
+}
+
+/// The original wire does not tell the reason, but the exit code of the remote does.
+#[test]
+fn a_remote_that_refuses_each_time_ends_the_tries() {
+    let place = Place::new();
+    let (a, b) = (place.log("a"), place.log("b"));
+    append(&a, format!("\"{}\"\n", "x".repeat(5000)));
+    let server = "exec \"$SCUTTLEUP\" -q --log \"$B\" replicate --wire original --entry-bytes-max 1000";
+    let run = with_counted_command(&place, replicate(&a, &["--retry"]), server).env("B", &b);
+    let printed = run.stderr_has("gave up: the remote ended 4 sessions for the same reason, and nothing moved\n").status(3);
+    assert_eq!(runs(&place), 4);
+    // The report comes at the first and at the last try.
+    assert_eq!(printed.stderr.matches("synced with b").count(), 2, "{}", printed.stderr);
+    assert!(printed.stderr.contains("the last report came 2 times more"), "{}", printed.stderr);
 }
 
 /// Announced entries are missing, but the stream ended in order: another try does not help the fork.

@@ -10,7 +10,7 @@ use clap::builder::PossibleValuesParser;
 use clap::{Arg, ArgMatches, Command, value_parser};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use scuttleup::{Ending, Log, Mode, Options, Wire};
+use scuttleup::{Log, Mode, Options, Wire};
 
 use crate::cli::args::{entry_bytes, entry_bytes_arg, flag};
 use crate::cli::child;
@@ -18,10 +18,12 @@ use crate::cli::context::Context;
 use crate::cli::exit::{Exit, Usage};
 use crate::cli::help::epilogue;
 use crate::cli::io::signals::Stop;
+use crate::cli::report::diagnostics::{self, Diagnostics};
 use crate::cli::report::errors;
 use crate::cli::report::progress::Progress;
 use crate::cli::report::session::{self, Format, Report};
 use crate::cli::report::transfer::Transfer;
+use crate::cli::retry::{Next, Repeats, Retries};
 
 pub fn command() -> Command {
     Command::new("replicate").about("Sync with another log over stdin and stdout, or over those of COMMAND").defer(|command| {
@@ -116,7 +118,7 @@ fn sync(context: &Context, args: &ArgMatches, command: Option<&[OsString]>, labe
         label,
         serves: command.is_none() && !once,
     };
-    let mut pauses = Pauses::default();
+    let (mut retries, mut repeats, mut last_pause) = (Retries::default(), Repeats::default(), Duration::ZERO);
     loop {
         let start = Instant::now();
         // Only the process that runs COMMAND shows progress: the process that COMMAND runs may have the same terminal.
@@ -129,41 +131,47 @@ fn sync(context: &Context, args: &ArgMatches, command: Option<&[OsString]>, labe
             None => (child::with_stdio(&log, options, &transfer)?, None),
         };
         drop(transfer);
-        let ended = session::exit_of(&outcome, failed.as_deref(), report.serves);
+        let why_failed = failed.as_ref().map(|failed| failed.text.as_str());
+        let ended = session::exit_of(&outcome, why_failed, report.serves);
         // A signal that comes after a complete session does not change its exit code.
         let exit = if ended == Exit::Done { ended } else { stop.exit().unwrap_or(ended) };
-        report.print(&outcome, failed.as_deref(), exit)?;
-        let is_worth_a_retry = match exit {
-            // Both sides ended in order: another session at once would stop at the same entries. A live session can still
-            // receive new entries.
-            Exit::Incomplete => !once || outcome.ending != Ending::Incomplete,
-            // Another session does not resolve a fork, but it can move the other feeds.
-            Exit::Fork => outcome.ended_early(),
-            _ => false,
+        let next = if args.get_flag("retry") {
+            retries.next(&outcome, failed.as_ref(), exit, once, start.elapsed())
+        } else {
+            Next::Stop
         };
-        if !is_worth_a_retry || !args.get_flag("retry") {
-            return Ok(exit);
+        let is_repeated = repeats.is_repeated(&outcome, failed.as_ref());
+        if is_repeated && report.format == Format::Text && matches!(next, Next::Pause(_)) {
+            repeats.left_out += 1;
+        } else {
+            note_repeats(context.diagnostics, &mut repeats);
+            report.print(&outcome, why_failed, exit)?;
         }
-        let pause = pauses.next(start.elapsed());
-        let seconds = pause.as_secs();
-        context.diagnostics.note(&format!("trying again in {seconds} second{}", if seconds == 1 { "" } else { "s" }));
+        let pause = match next {
+            Next::Stop => return Ok(exit),
+            Next::GiveUp(why) => {
+                diagnostics::error(&why);
+                return Ok(exit);
+            }
+            Next::Pause(pause) => pause,
+        };
+        if !is_repeated || pause != last_pause {
+            let seconds = pause.as_secs();
+            context.diagnostics.note(&format!("trying again in {seconds} second{}", if seconds == 1 { "" } else { "s" }));
+        }
+        last_pause = pause;
         if poll_for(&stop, pause) {
             return Ok(stop.exit().unwrap_or(exit));
         }
     }
 }
 
-/// The pauses before COMMAND is run again. Holds the last pause, in seconds.
-#[derive(Default)]
-struct Pauses(u64);
-
-impl Pauses {
-    const SECONDS_MAX: u64 = 60;
-
-    /// Returns the next pause. It doubles each time. After a session of at least [`Pauses::SECONDS_MAX`] it starts at 1 second.
-    fn next(&mut self, lasted: Duration) -> Duration {
-        self.0 = if lasted.as_secs() >= Self::SECONDS_MAX { 1 } else { (self.0 * 2).clamp(1, Self::SECONDS_MAX) };
-        Duration::from_secs(self.0)
+/// Says how often the last report came again.
+fn note_repeats(diagnostics: Diagnostics, repeats: &mut Repeats) {
+    match std::mem::take(&mut repeats.left_out) {
+        0 => {}
+        1 => diagnostics.note("the last report came once more"),
+        times => diagnostics.note(&format!("the last report came {times} times more")),
     }
 }
 
@@ -173,17 +181,4 @@ fn poll_for(stop: &Stop, pause: Duration) -> bool {
     // The next poll reports a signal that interrupts this one.
     while let Err(Errno::EINTR) = poll(&mut [PollFd::new(stop.as_fd(), PollFlags::POLLIN)], timeout) {}
     stop.exit().is_some()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn pauses_grow_up_to_a_minute_and_are_short_again_after_a_session_that_lasted() {
-        let mut pauses = Pauses::default();
-        let seconds: Vec<u64> = (0..8).map(|_| pauses.next(Duration::ZERO).as_secs()).collect();
-        assert_eq!(seconds, [1, 2, 4, 8, 16, 32, 60, 60]);
-        assert_eq!(pauses.next(Duration::from_secs(61)).as_secs(), 1);
-    }
 }
