@@ -27,11 +27,14 @@ fn file(path: &Path) -> Stdio {
     File::open(path).expect("a file").into()
 }
 
-/// Waits until the screen shows a complete line of progress that contains `text`; returns the lines of the screen.
+/// Waits until the screen shows a complete line of progress that contains `text`; returns the lines of the screen. The line before
+/// it is empty, for messages of other programs.
 fn wait_for(terminal: &mut Terminal, text: &str) -> Vec<String> {
     let is_there = |terminal: &Terminal| terminal.lines().last().is_some_and(|line| line.contains(text));
     terminal.wait_until(|terminal| is_there(terminal) && terminal.seen().ends_with('\r'));
-    terminal.lines()
+    let mut lines = terminal.lines();
+    assert_eq!(lines.remove(lines.len() - 2), "", "{:?}", terminal.seen());
+    lines
 }
 
 fn wait_for_progress(terminal: &mut Terminal) -> Vec<String> {
@@ -174,9 +177,9 @@ fn progress_does_not_wrap_on_a_narrow_terminal() {
     for (width, _, terminal) in &mut runs {
         terminal.wait_until(|terminal| {
             let (lines, cursor) = (terminal.lines(), terminal.screen().cursor_position());
-            assert!(lines.len() <= 1 && cursor.0 == 0, "{width} columns: {lines:?}");
+            assert!(lines.len() <= 2 && cursor.0 == 0, "{width} columns: {lines:?}");
             // The line has been cleared at least three times: it was drawn repeatedly.
-            terminal.seen().matches("\u{1b}[2K").count() >= 3 && terminal.seen().ends_with('\r')
+            terminal.seen().matches("\u{1b}[J").count() >= 3 && terminal.seen().ends_with('\r')
         });
         // A part of the line that does not fit is left out as a whole.
         let line = terminal.lines().concat();
@@ -353,9 +356,54 @@ fn a_live_session_shows_no_progress_once_it_has_caught_up() {
     let (run, gate) = stopped_session(&place, &[], &mut terminal);
     wait_for_progress(&mut terminal);
     File::options().write(true).open(gate).expect("the gate opens");
-    terminal.wait_until(|terminal| terminal.lines().is_empty());
+    let in_sync = "scuttleup: in sync with b, waiting for new entries";
+    terminal.wait_until(|terminal| terminal.lines() == [in_sync]);
     assert_eq!(heads(&place.path("a")), [format!("{{\"peer\":\"b\",\"seq\":{LINES}}}")]);
     run.signal(Signal::SIGTERM);
     let said = format!("scuttleup: stopped: sent 0 (0 durable on the remote) to b, received {LINES}");
-    assert_ended(run, &mut terminal, 143, &[&said]);
+    assert_ended(run, &mut terminal, 143, &[in_sync, &said]);
+}
+
+/// There is nothing to transfer, so no line of progress may stay.
+#[test]
+fn a_live_session_that_opens_in_sync_says_so_once() {
+    for wire in ["native", "original"] {
+        let place = Place::new();
+        let (a, b) = (place.log("a"), place.log("b"));
+        let mut terminal = Terminal::new(100);
+        let remote = [SCUTTLEUP, "-q", "--log", b.to_str().expect("UTF-8"), "replicate", "--wire", wire];
+        let run = Run::new(&a).env("TERM", "xterm").args(["replicate", "--"]).args(remote);
+        let run = run.spawn_with(Stdio::piped(), Stdio::piped(), terminal.stdio());
+        terminal.close();
+        let in_sync = "scuttleup: in sync with b, waiting for new entries";
+        terminal.wait_until(|terminal| terminal.seen() == format!("{in_sync}\r\n"));
+        // Short transfers are not reported.
+        for (log, other) in [(&a, &b), (&b, &a)] {
+            crate::harness::append(log, "1\n");
+            let id = log.file_name().and_then(|name| name.to_str()).expect("UTF-8");
+            crate::replicate::await_entries(other, id, 1);
+        }
+        run.signal(Signal::SIGTERM);
+        terminal.wait_for_end();
+        let lines = terminal.lines();
+        assert_eq!((lines.len(), lines[0].as_str()), (2, in_sync), "{wire}: {:?}", terminal.seen());
+        assert!(lines[1].starts_with("scuttleup: stopped: sent 1"), "{wire}: {lines:?}");
+    }
+}
+
+/// A message of COMMAND is shorter than the line of progress.
+#[test]
+fn no_remains_of_the_line_stand_behind_a_message_of_command() {
+    let place = Place::new();
+    let mut terminal = Terminal::new(100);
+    let (run, gate) = stopped_session(&place, &["--once"], &mut terminal);
+    wait_for_progress(&mut terminal);
+    let mut gate = File::options().write(true).open(gate).expect("the gate opens");
+    std::io::Write::write_all(&mut gate, b"a short message\n").expect("the gate is open");
+    terminal.wait_until(|terminal| terminal.seen().contains("short message"));
+    let lines = wait_for_progress(&mut terminal);
+    assert_eq!((lines.len(), lines[0].as_str()), (2, "a short message"), "{:?}", terminal.seen());
+    drop(gate);
+    let said = format!("scuttleup: synced with b: sent 0 (0 durable on the remote), received {LINES}");
+    assert_ended(run, &mut terminal, 0, &["a short message", &said]);
 }

@@ -71,6 +71,11 @@ impl Retries {
         Next::Pause(Duration::from_secs(self.pause_seconds))
     }
 
+    /// Whether the remote refused to continue the last session.
+    pub fn was_refused(&self) -> bool {
+        self.refusals > 0
+    }
+
     fn count_refusal(&mut self, outcome: &Outcome, failed: Option<&Failed>, has_lasted: bool) {
         let has_moved = outcome.received > 0 || outcome.durable.is_some_and(|durable| durable > 0);
         let refusal = if has_moved || has_lasted { None } else { refusal(outcome, failed) };
@@ -100,6 +105,11 @@ pub struct Repeats {
 }
 
 impl Repeats {
+    /// The next report is not a repetition: a session was in sync meanwhile.
+    pub fn forget(&mut self) {
+        self.last = None;
+    }
+
     /// Whether this report says the same as the last one. Sizes and times are not compared.
     pub fn is_repeated(&mut self, outcome: &Outcome, failed: Option<&Failed>) -> bool {
         let outcome = Outcome { bytes_sent: 0, bytes_received: 0, millis: 0, ..outcome.clone() };
@@ -112,7 +122,7 @@ impl Repeats {
 
 #[cfg(test)]
 mod tests {
-    use scuttleup::{PeerId, Reached};
+    use scuttleup::{Mode, PeerId, Reached};
 
     use super::*;
 
@@ -131,6 +141,10 @@ mod tests {
             unsent: 0,
             received: 0,
             missing: 0,
+            local_mode: Mode::Sync,
+            remote_mode: Some(Mode::Sync),
+            unsent_by_mode: 0,
+            missing_by_mode: 0,
             left_out: 0,
             forks: 0,
             gaps: 0,

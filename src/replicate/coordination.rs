@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
-use crate::model::{Error, Result};
+use crate::model::{Error, PeerId, Result};
 use crate::wire::{Incoming, News, Outgoing};
 
 /// The longest wait of the storing thread for the local heads.
@@ -37,6 +37,8 @@ struct Shared {
     has_sent_fin: bool,
     is_over: bool,
     sender_failed: bool,
+    /// The id of the remote log, and whether all entries that it announced have come.
+    remote: Option<(PeerId, bool)>,
     /// The heads for the handshake of the original wire were read: received entries may change the log now.
     may_store: bool,
 }
@@ -99,6 +101,21 @@ impl Coordination {
     pub fn abandon(&self, why: String) {
         self.shared().abandon.get_or_insert(why);
         self.wake();
+    }
+
+    /// Receiver: the id of the remote log, and whether all entries that it announced have come.
+    pub fn set_remote(&self, peer: &PeerId, has_all: bool) {
+        let mut shared = self.shared();
+        if shared.remote.as_ref().is_none_or(|(_, had_all)| *had_all != has_all) {
+            shared.remote = Some((peer.clone(), has_all));
+            drop(shared);
+            self.wake();
+        }
+    }
+
+    /// Sender: what the receiver has set with [`Coordination::set_remote`].
+    pub fn remote(&self) -> Option<(PeerId, bool)> {
+        self.shared().remote.clone()
     }
 
     /// Receiver: whether the sender has sent FIN.

@@ -52,7 +52,7 @@ pub struct Options<'a> {
     /// Wait for the handshake without a time limit, because the user may have to type a password.
     pub await_opening: bool,
     /// Called with the progress of the session. Must not block.
-    pub progress: Option<&'a (dyn Fn(Step) + Sync)>,
+    pub progress: Option<&'a (dyn Fn(Step<'_>) + Sync)>,
     /// When this becomes readable, the session finishes its commit and returns.
     pub stop: Option<BorrowedFd<'a>>,
 }
@@ -76,7 +76,7 @@ impl Default for Options<'_> {
 
 /// A step of the progress of a session.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Step {
+pub enum Step<'a> {
     /// The session has to move this many additional entries, as far as the local side knows.
     Ahead(u64),
     /// Entries were stored, written to the wire, or already known.
@@ -85,6 +85,13 @@ pub enum Step {
         entries: u64,
         /// Number of bytes.
         bytes: u64,
+    },
+    /// A live session has transferred everything for now, and waits for new entries. This may be reported often.
+    CaughtUp {
+        /// The id of the remote log.
+        peer: &'a PeerId,
+        /// Whether both logs hold all entries. If not, feeds are stopped.
+        all: bool,
     },
 }
 
@@ -252,7 +259,7 @@ impl Context<'_> {
     }
 
     /// Reports a step of the progress.
-    fn step(&self, step: Step) {
+    fn step(&self, step: Step<'_>) {
         if let Some(progress) = self.options.progress {
             progress(step);
         }

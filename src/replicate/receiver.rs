@@ -343,6 +343,9 @@ impl Receiver<'_, '_, '_> {
             self.coordination.allow_storing();
         }
         let backlog = self.coordination.publish(self.incoming.take_news());
+        if let Some(peer) = self.incoming.remote_id() {
+            self.coordination.set_remote(peer, self.ledger.has_all());
+        }
         self.incoming.set_backlog(backlog);
     }
 

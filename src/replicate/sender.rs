@@ -100,9 +100,23 @@ impl<'a, W: Write + AsFd> Sender<'a, W> {
             if self.outgoing.is_over() {
                 return Ok(Written::All);
             }
-            if !more && let Some(written) = self.wait()? {
-                return Ok(written);
+            if !more {
+                self.report_caught_up();
+                if let Some(written) = self.wait()? {
+                    return Ok(written);
+                }
             }
+        }
+    }
+
+    /// Reports that a live session has transferred everything for now.
+    fn report_caught_up(&self) {
+        if self.outgoing.is_live()
+            && self.outgoing.has_caught_up()
+            && let Some((peer, has_all)) = self.coordination.remote()
+            && (has_all || self.outgoing.has_heartbeats())
+        {
+            self.context.step(Step::CaughtUp { peer: &peer, all: has_all && !self.outgoing.has_stopped_feeds() });
         }
     }
 

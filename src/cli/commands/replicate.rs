@@ -10,7 +10,7 @@ use clap::builder::PossibleValuesParser;
 use clap::{Arg, ArgMatches, Command, value_parser};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use scuttleup::{Log, Mode, Options, Wire};
+use scuttleup::{Log, Mode, Options, Step, Wire};
 
 use crate::cli::args::{entry_bytes, entry_bytes_arg, flag};
 use crate::cli::child;
@@ -20,7 +20,6 @@ use crate::cli::help::epilogue;
 use crate::cli::io::signals::Stop;
 use crate::cli::report::diagnostics::{self, Diagnostics};
 use crate::cli::report::errors;
-use crate::cli::report::progress::Progress;
 use crate::cli::report::session::{self, Format, Report};
 use crate::cli::report::transfer::Transfer;
 use crate::cli::retry::{Next, Repeats, Retries};
@@ -121,15 +120,14 @@ fn sync(context: &Context, args: &ArgMatches, command: Option<&[OsString]>, labe
     let (mut retries, mut repeats, mut last_pause) = (Retries::default(), Repeats::default(), Duration::ZERO);
     loop {
         let start = Instant::now();
-        // Only the process that runs COMMAND shows progress: the process that COMMAND runs may have the same terminal.
-        let progress = if command.is_some() { Progress::new(context.diagnostics, &stop) } else { Progress::off() };
-        let transfer = Transfer::new(progress, label, !once);
-        let step = |step| transfer.step(step);
+        let transfer = Transfer::new(context.diagnostics, &stop, label);
+        let step = |step: Step<'_>| transfer.step(step);
         let options = Options { progress: Some(&step), ..options };
         let (outcome, failed) = match command {
             Some(words) => child::with_command(&log, words, options, &stop, &transfer)?,
             None => (child::with_stdio(&log, options, &transfer)?, None),
         };
+        let has_caught_up = transfer.has_caught_up();
         drop(transfer);
         let why_failed = failed.as_ref().map(|failed| failed.text.as_str());
         let ended = session::exit_of(&outcome, why_failed, report.serves);
@@ -140,6 +138,9 @@ fn sync(context: &Context, args: &ArgMatches, command: Option<&[OsString]>, labe
         } else {
             Next::Stop
         };
+        if has_caught_up && !retries.was_refused() {
+            repeats.forget();
+        }
         let is_repeated = repeats.is_repeated(&outcome, failed.as_ref());
         if is_repeated && report.format == Format::Text && matches!(next, Next::Pause(_)) {
             repeats.left_out += 1;

@@ -3,15 +3,14 @@
 //! The working threads only count. Another thread draws the line. It starts at the third step, so that short work does not need
 //! it. It draws the line for the first time after one second.
 
-use std::fmt::Write;
-use std::io::{self, IsTerminal, PipeWriter};
+use std::io::{self, IsTerminal, PipeWriter, Write as _};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, Once, OnceLock, PoisonError};
 use std::thread::{Builder, JoinHandle};
 
 use console::Term;
-use indicatif::{FormattedDuration, HumanBytes, HumanCount, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
+use indicatif::{FormattedDuration, HumanBytes, HumanCount, ProgressBar};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::{getpgrp, tcgetpgrp};
@@ -47,7 +46,8 @@ struct Work<'s> {
 
 /// Whether progress may be shown at all.
 pub fn is_wanted(diagnostics: Diagnostics) -> bool {
-    !diagnostics.is_quiet() && io::stderr().is_terminal()
+    let has_controls = std::env::var_os("TERM").is_some_and(|kind| !kind.is_empty() && kind != "dumb");
+    !diagnostics.is_quiet() && io::stderr().is_terminal() && has_controls
 }
 
 impl<'s> Progress<'s> {
@@ -88,6 +88,12 @@ impl<'s> Progress<'s> {
         self.0.as_ref()?.stop.exit()
     }
 
+    /// Whether the line was visible at some time.
+    pub fn was_shown(&self) -> bool {
+        let line = self.0.as_ref().and_then(|work| work.line.get()?.as_ref());
+        line.is_some_and(|line| line.screen.state().was_drawn)
+    }
+
     /// Prints an error above the line of progress.
     pub fn error(&self, text: &str) {
         self.above_line(|| diagnostics::error(text));
@@ -100,7 +106,7 @@ impl<'s> Progress<'s> {
 
     fn above_line(&self, print: impl FnOnce()) {
         match self.0.as_ref().and_then(|work| work.line.get()?.as_ref()) {
-            Some(line) => line.bar.suspend(print),
+            Some(line) => line.screen.print_above(print),
             None => print(),
         }
     }
@@ -140,7 +146,7 @@ impl Counts {
 
 /// The line on the terminal and the thread that draws it. Dropping it clears the line.
 struct Line {
-    bar: ProgressBar,
+    screen: Arc<Screen>,
     thread: Option<JoinHandle<()>>,
     /// The thread ends when this is closed.
     keep_drawing: Option<PipeWriter>,
@@ -148,15 +154,13 @@ struct Line {
 
 impl Line {
     fn start(stop: &Stop, counts: &Arc<Counts>) -> io::Result<Self> {
-        // `bar` has the unit of the total. This second bar is never visible; it measures bytes per second.
-        let byte_rate = ProgressBar::hidden();
-        let style = line_style(Arc::clone(counts), byte_rate.clone())?;
-        let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::hidden()).with_style(style);
+        clear_before_panics();
         let (ended, keep_drawing) = io::pipe()?;
         let end_fds = [OwnedFd::from(ended), stop.as_fd().try_clone_to_owned()?];
-        let (drawn, counts) = (bar.clone(), Arc::clone(counts));
-        let thread = Builder::new().spawn(move || draw_until_end(&drawn, &byte_rate, &counts, &end_fds))?;
-        Ok(Self { bar, thread: Some(thread), keep_drawing: Some(keep_drawing) })
+        let screen = Arc::new(Screen::default());
+        let (drawn, counts) = (Arc::clone(&screen), Arc::clone(counts));
+        let thread = Builder::new().spawn(move || draw_until_end(&drawn, &counts, &end_fds))?;
+        Ok(Self { screen, thread: Some(thread), keep_drawing: Some(keep_drawing) })
     }
 }
 
@@ -167,43 +171,89 @@ impl Drop for Line {
     }
 }
 
-fn line_style(counts: Arc<Counts>, byte_rate: ProgressBar) -> io::Result<ProgressStyle> {
-    // The cursor returns to the start of the line. Other text, such as the ^C of the terminal, then overwrites this line, which is
-    // cleared later, and does not start a new line. The cursor needs one column.
-    let style = ProgressStyle::with_template("{line}\r").map_err(io::Error::other)?;
-    Ok(style.with_key("line", move |state: &ProgressState, out: &mut dyn Write| {
-        let columns = usize::from(Term::stderr().size().1).saturating_sub(1);
-        let text = format_line(&counts.snapshot(), state, byte_rate.per_sec(), columns);
-        write!(out, "{text:<columns$}").ok();
-    }))
+/// The place of the line on the terminal. The cursor is at the start of an empty line above it: a line of another program, such as
+/// a message of COMMAND, then stays whole, and the next line of progress is drawn below it.
+#[derive(Default)]
+struct Screen(Mutex<Drawn>);
+
+#[derive(Default)]
+struct Drawn {
+    is_drawn: bool,
+    was_drawn: bool,
+}
+
+impl Screen {
+    fn state(&self) -> MutexGuard<'_, Drawn> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn draw(&self, text: &str) {
+        let mut drawn = self.state();
+        (drawn.is_drawn, drawn.was_drawn) = (true, true);
+        write_to_terminal(&format!("{CLEAR}\n{text}\x1b[A\r"));
+    }
+
+    fn clear(&self) {
+        let mut drawn = self.state();
+        if std::mem::take(&mut drawn.is_drawn) {
+            write_to_terminal(CLEAR);
+        }
+    }
+
+    /// Clears the line, then calls `print`. The line comes again when it is drawn the next time.
+    fn print_above(&self, print: impl FnOnce()) {
+        let mut drawn = self.state();
+        if std::mem::take(&mut drawn.is_drawn) {
+            write_to_terminal(CLEAR);
+        }
+        print();
+    }
+}
+
+/// Clears the line of the cursor and everything below it.
+const CLEAR: &str = "\r\x1b[J";
+
+/// The message of a panic comes from any thread: it begins on a clear line.
+fn clear_before_panics() {
+    static HOOK: Once = Once::new();
+    HOOK.call_once(|| {
+        let print = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |panic| {
+            write_to_terminal(CLEAR);
+            print(panic);
+        }));
+    });
+}
+
+fn write_to_terminal(text: &str) {
+    // A failure to write to stderr cannot be reported.
+    io::stderr().write_all(text.as_bytes()).ok();
 }
 
 /// Draws until one of `end_fds` has an event, then clears the line.
-fn draw_until_end(bar: &ProgressBar, byte_rate: &ProgressBar, counts: &Counts, end_fds: &[OwnedFd; 2]) {
-    let (mut wait, mut is_visible) = (FIRST_DRAW_MILLIS, false);
-    // In the background, the line would mix with the output of the foreground process, and the terminal may stop this process.
-    let mut set_visible = |wanted: bool| {
-        if wanted != is_visible {
-            bar.set_draw_target(if wanted { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() });
-            is_visible = wanted;
-        }
-    };
+fn draw_until_end(screen: &Screen, counts: &Counts, end_fds: &[OwnedFd; 2]) {
+    // These bars are never visible. They estimate the remaining time in the unit of the total, and bytes per second.
+    let (bar, byte_rate) = (ProgressBar::hidden(), ProgressBar::hidden());
+    let mut wait = FIRST_DRAW_MILLIS;
     while wait_for_next_draw(wait, end_fds) {
         wait = REDRAW_MILLIS;
-        let Snapshot { bytes, done, total, .. } = counts.snapshot();
-        byte_rate.update(|state| state.set_pos(bytes));
-        set_visible(is_in_foreground());
+        let now = counts.snapshot();
+        byte_rate.update(|state| state.set_pos(now.bytes));
         bar.update(|state| {
-            state.set_pos(done);
-            if let Some(total) = total {
+            state.set_pos(now.done);
+            if let Some(total) = now.total {
                 state.set_len(total);
             }
         });
+        // In the background, the line would mix with the output of the foreground process, and the terminal may stop this process.
+        if is_in_foreground() {
+            let columns = usize::from(Term::stderr().size().1).saturating_sub(1);
+            screen.draw(&format_line(&now, &bar, byte_rate.per_sec(), columns));
+        }
     }
-    if !is_in_foreground() {
-        set_visible(false);
+    if is_in_foreground() {
+        screen.clear();
     }
-    bar.finish_and_clear();
 }
 
 /// Waits for `millis` milliseconds. Returns false as soon as one of `end_fds` has an event.
@@ -223,21 +273,20 @@ fn is_in_foreground() -> bool {
 }
 
 /// The parts of the line that fit into `columns`, in the order of importance, then a bar if it fits.
-fn format_line(counts: &Snapshot, state: &ProgressState, bytes_per_second: f64, columns: usize) -> String {
-    let time = match state.len() {
-        Some(_) if state.per_sec() > 0.0 => format!("ETA {}", FormattedDuration(state.eta())),
+fn format_line(counts: &Snapshot, bar: &ProgressBar, bytes_per_second: f64, columns: usize) -> String {
+    let time = match counts.total {
+        Some(_) if bar.per_sec() > 0.0 => format!("ETA {}", FormattedDuration(bar.eta())),
         Some(_) => "ETA --:--:--".into(),
-        None => FormattedDuration(state.elapsed()).to_string(),
+        None => FormattedDuration(bar.elapsed()).to_string(),
     };
+    let fraction = counts.total.map(|total| (counts.done as f64 / total.max(1) as f64).min(1.0));
     let mut parts = vec![
         format!("{} entries", HumanCount(counts.entries)),
         HumanBytes(counts.bytes).to_string(),
         format!("{}/s", HumanBytes(bytes_per_second as u64)),
         time,
     ];
-    if state.len().is_some() {
-        parts.push(format!("{}%", (state.fraction() * 100.0) as u8));
-    }
+    parts.extend(fraction.map(|fraction| format!("{}%", (fraction * 100.0) as u8)));
     let mut text = String::new();
     for part in parts {
         let gap = if text.is_empty() { "" } else { "  " };
@@ -247,8 +296,8 @@ fn format_line(counts: &Snapshot, state: &ProgressState, bytes_per_second: f64, 
         text.extend([gap, &part]);
     }
     let room = columns.saturating_sub(text.len() + " []".len()).min(BAR_COLUMNS_MAX);
-    if state.len().is_some() && room >= BAR_COLUMNS_MIN {
-        let full = "=".repeat((state.fraction() * room as f32) as usize);
+    if let Some(fraction) = fraction.filter(|_| room >= BAR_COLUMNS_MIN) {
+        let full = "=".repeat((fraction * room as f64) as usize);
         text.push_str(&format!(" [{full:<room$}]"));
     }
     text

@@ -105,11 +105,16 @@ struct Native {
 }
 
 impl Native {
-    /// Whether both logs hold everything, durably, as far as this side knows. A live session ends only after the remote's FIN.
-    fn may_end(&self, is_live: bool) -> bool {
-        let Progress { runs_received, runs_stored, synced, fin, searching, .. } = self.incoming;
+    /// Whether both logs hold everything, durably, as far as this side knows.
+    fn has_caught_up(&self) -> bool {
+        let Progress { runs_received, runs_stored, synced, searching, .. } = self.incoming;
         let holds_all = synced && runs_received == runs_stored && !searching;
-        (!is_live || fin) && self.synced_sent && holds_all && self.runs.is_acked()
+        self.synced_sent && holds_all && self.runs.is_acked()
+    }
+
+    /// Whether the session may end. A live session ends only after the remote's FIN.
+    fn may_end(&self, is_live: bool) -> bool {
+        (!is_live || self.incoming.fin) && self.has_caught_up()
     }
 
     fn is_over(&self) -> bool {
@@ -405,6 +410,20 @@ impl Outgoing {
                 self.heads_sent && self.frames.is_empty() && self.remote.is_some() && (all_sent || !self.sends())
             }
         }
+    }
+
+    /// Whether everything that may move has moved, except stopped feeds. On the original wire: whether everything is sent.
+    pub fn has_caught_up(&self) -> bool {
+        match &self.protocol {
+            Protocol::Undecided => false,
+            Protocol::Native(native) => native.has_caught_up(),
+            Protocol::Original(_) => self.remote.is_some() && (self.caught_up || !self.sends()),
+        }
+    }
+
+    /// Whether entries of some feeds are not sent, because their feeds are stopped.
+    pub fn has_stopped_feeds(&self) -> bool {
+        !self.stopped.is_empty() || !self.withheld.is_empty()
     }
 
     /// Whether both sides have confirmed that the session is complete. Always false on the original wire.
