@@ -62,6 +62,29 @@ fn heads_are_sorted_and_mark_the_local_feed() {
 }
 
 #[test]
+fn a_fork_mark_can_be_removed_and_is_set_again_by_the_next_fork() {
+    let place = Place::new();
+    let log = place.log("a");
+    Run::new(&log).args(["write"]).stdin("{\"peer\":\"x\",\"seq\":1,\"entry\":1}\n").success();
+    let fork = || Run::new(&log).args(["write"]).stdin("{\"peer\":\"x\",\"seq\":1,\"entry\":2}\n").status(4);
+    let clear = |peer: &str| Run::new(&log).args(["heads", "--clear-fork", peer]).stdout("");
+    let marks = || {
+        let forks = Run::new(&log).args(["info"]).success().json()[0]["forks"].as_u64();
+        (Run::new(&log).args(["heads"]).success().text().matches("\"fork\":true").count(), forks)
+    };
+    for _ in 0..2 {
+        fork();
+        assert_eq!(marks(), (1, Some(1)));
+        clear("x").stderr("").success();
+        assert_eq!(marks(), (0, Some(0)));
+    }
+    let said = "scuttleup: the feed of x has no fork mark: `scuttleup heads` prints the marked feeds with \"fork\":true\n";
+    clear("x").stderr(said).status(1);
+    clear("unknown\u{1b}").stderr_has("the feed of unknown\\u{1b} has no fork mark").status(1);
+    clear("").status(2);
+}
+
+#[test]
 fn a_log_that_takes_a_new_id_begins_a_new_feed_and_keeps_the_old_one() {
     let place = Place::new();
     let path = place.log("old");
@@ -312,7 +335,16 @@ fn a_directory_with_an_unexpanded_tilde_is_refused() {
 fn commands_that_need_a_log_never_create_one() {
     let place = Place::new();
     let none = place.path("none");
-    for args in [&["read"][..], &["watch"], &["heads"], &["id"], &["info"], &["entry", "a", "1"], &["del", "a", "1"]] {
+    for args in [
+        &["read"][..],
+        &["watch"],
+        &["heads"],
+        &["heads", "--clear-fork", "a"],
+        &["id"],
+        &["info"],
+        &["entry", "a", "1"],
+        &["del", "a", "1"],
+    ] {
         let run = Run::new(&none).args(args).stdout("").stderr_has("no log in ");
         run.stderr_has(": create one with `scuttleup init`, or name the directory with --log\n").status(1);
         assert!(!none.exists(), "{args:?}");

@@ -443,6 +443,15 @@ mod tests {
         assert_eq!(mark(&[("long", 30), ("a", 9)]), marks(&[("a", 9), ("long", 30)]));
         assert_eq!(mark(&[("long", 31), ("a", 8), ("a", 10)]), marks(&[("a", 8), ("long", 30)]));
         assert_eq!(mark(&[(&longest, 4_294_967_295)]), marks(&[("a", 8), ("long", 30), (&longest, u32::MAX)]));
+        // A cleared mark is gone, and can be set again.
+        let clear = |peer: &str| {
+            let mut writer = log.writer().unwrap();
+            let cleared = writer.clear_fork(&id(peer)).unwrap().map(Seq::get);
+            writer.commit().unwrap();
+            (cleared, log.forks().unwrap().len(), log.info().unwrap().forks)
+        };
+        assert_eq!([clear("long"), clear("long"), clear("b")], [(Some(30), 2, 2), (None, 2, 2), (None, 2, 2)]);
+        assert_eq!(mark(&[("long", 40)]), marks(&[("a", 8), ("long", 40), (&longest, u32::MAX)]));
         // Without a commit, nothing is marked.
         log.writer().unwrap().mark_fork(&id("b"), Seq::new(1).unwrap()).unwrap();
         assert_eq!(log.forks().unwrap().len(), 3);

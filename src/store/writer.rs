@@ -177,17 +177,30 @@ impl Writer<'_> {
     }
 
     /// Records a fork: another log holds different bytes for the entry `seq` of the feed. Of several marks, the lowest seq is
-    /// kept. A mark is never removed.
+    /// kept until [`Writer::clear_fork`].
     ///
     /// # Errors
     /// When the log cannot be written.
     pub fn mark_fork(&mut self, peer: &PeerId, seq: Seq) -> Result<()> {
         let known = self.txn.fork(peer)?;
         if known.is_none_or(|known| seq < known) {
-            self.txn.set_fork(peer, seq)?;
+            self.txn.set_fork(peer, Some(seq))?;
             self.changed = true;
         }
         Ok(())
+    }
+
+    /// Clears the fork mark of a feed. Returns the seq that was marked, or `None` if there was no mark.
+    ///
+    /// # Errors
+    /// When the log cannot be written.
+    pub fn clear_fork(&mut self, peer: &PeerId) -> Result<Option<Seq>> {
+        let known = self.txn.fork(peer)?;
+        if known.is_some() {
+            self.txn.set_fork(peer, None)?;
+            self.changed = true;
+        }
+        Ok(known)
     }
 
     /// The number of new entries so far.

@@ -129,13 +129,15 @@ impl<T: Transaction> Txn<'_, T> {
 
     /// The fork mark of a feed: the lowest seq that is known to differ.
     pub fn fork(&self, peer: &PeerId) -> Result<Option<Seq>> {
-        self.meta(&fork_key(peer))?.map(decode_fork).transpose()
+        self.meta(&fork_key(peer))?.map_or(Ok(None), decode_fork)
     }
 
     /// Gives each fork mark to `each`, in the order of the ids: peer id and seq.
     pub fn forks(&self, mut each: impl FnMut(PeerId, Seq)) -> Result<()> {
         self.fork_rows(|peer, seq| {
-            each(PeerId::from_bytes(peer)?, decode_fork(seq)?);
+            if let Some(seq) = decode_fork(seq)? {
+                each(PeerId::from_bytes(peer)?, seq);
+            }
             Ok(())
         })
     }
@@ -143,8 +145,8 @@ impl<T: Transaction> Txn<'_, T> {
     /// The number of feeds with a fork mark.
     pub fn fork_count(&self) -> Result<u64> {
         let mut count = 0;
-        self.fork_rows(|_, _| {
-            count += 1;
+        self.fork_rows(|_, seq| {
+            count += u64::from(decode_fork(seq)?.is_some());
             Ok(())
         })?;
         Ok(count)
@@ -297,9 +299,10 @@ fn fork_key(peer: &PeerId) -> String {
     [key::FORK, peer.as_str()].concat()
 }
 
-fn decode_fork(value: &[u8]) -> Result<Seq> {
-    let seq = value.try_into().ok().and_then(|value| Seq::new(u64::from(u32::from_le_bytes(value))));
-    seq.ok_or_else(|| bad_row("meta"))
+/// Reads a fork mark. `None`: the mark was cleared.
+fn decode_fork(value: &[u8]) -> Result<Option<Seq>> {
+    let value = value.try_into().map_err(|_| bad_row("meta"))?;
+    Ok(Seq::new(u64::from(u32::from_le_bytes(value))))
 }
 
 /// The write transaction. Only one exists at a time, in all processes together.
@@ -353,9 +356,9 @@ impl<'e> WriteTxn<'e> {
         self.set_meta(key::CLONE, marker)
     }
 
-    /// Sets the fork mark of a feed.
-    pub fn set_fork(&mut self, peer: &PeerId, seq: Seq) -> Result<()> {
-        self.set_meta(&fork_key(peer), &seq.get().to_le_bytes())
+    /// Sets the fork mark of a feed. `None` clears it: the row stays, because rows are never removed.
+    pub fn set_fork(&mut self, peer: &PeerId, seq: Option<Seq>) -> Result<()> {
+        self.set_meta(&fork_key(peer), &seq.map_or(0, Seq::get).to_le_bytes())
     }
 
     pub fn set_feed(&mut self, peer: &PeerId, row: &FeedRow) -> Result<()> {
