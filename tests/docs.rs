@@ -263,6 +263,26 @@ fn the_bytes_of_the_protocol_page_are_what_goes_over_the_wire() {
     replay(&native, &["--once", "--wire", "native"]);
 }
 
+/// The remote claims another entry 2. The last FORK of the log is the FORK of the page.
+#[test]
+fn the_fork_of_the_protocol_page_is_what_goes_over_the_wire() {
+    let page = document("man/scuttleup-protocol.5");
+    let (_, example) = page.split_once("\n43 06 ").expect("the example");
+    let (digits, _) = example.split_once("\n.Ed").expect("the end of the example");
+    let digits: String = digits.chars().filter(|digit| !digit.is_whitespace()).collect();
+    let fork = HEXLOWER.decode(format!("4306{digits}").as_bytes()).expect("hex");
+    let chains = [&["a1"][..], &["a1", "a2"], &["a1", "A2"]].map(|entries| native_frames::chain_of("alice", entries));
+    assert_eq!(fork, native_frames::fork_showing("alice", &[(1, chains[0]), (2, chains[1])], 2, "a2"));
+    let place = Place::new();
+    let log = place.log("alice");
+    Run::new(&log).args(["append", "--text"]).stdin("a1\na2\n").success();
+    let heads = native_frames::heads(&[("alice", 2, chains[2])], true);
+    let points = native_frames::fork("alice", &[(1, chains[0]), (2, chains[2])]);
+    let stream = [PREAMBLE, &native_frames::hello("bob", 1, false, 7), &heads, &points].concat();
+    let said = Run::new(&log).args(["replicate", "--once"]).stdin(stream).status(4).stdout;
+    assert!(said.windows(fork.len()).any(|part| part == fork), "{}", HEXLOWER.encode(&said));
+}
+
 /// Computes the chains as the page describes.
 #[test]
 fn the_chains_of_the_protocol_page_are_right() {

@@ -6,6 +6,7 @@ mod forks;
 mod forks_live;
 mod in_sync;
 mod pairs;
+mod restricted;
 mod retry;
 mod silence;
 mod words;

@@ -13,6 +13,7 @@ pub const FORK: u8 = 6;
 pub const SYNCED: u8 = 7;
 pub const ERROR: u8 = 8;
 pub const FIN: u8 = 9;
+pub const PULL: u8 = 128;
 /// An empty frame, which has no type.
 pub const HEARTBEAT: u8 = 0;
 
@@ -58,9 +59,18 @@ pub fn hello_taking(id: &str, entry_bytes_max: u64) -> Vec<u8> {
 }
 
 fn hello_with(id: &str, mode: u64, live: bool, root: u128, entry_bytes_max: u64) -> Vec<u8> {
+    typed(HELLO, [hello_fields(id, mode, live, root, entry_bytes_max), number_field(8, 1)].concat())
+}
+
+/// The HELLO of an older program: it shows no entries, and knows no withheld chains.
+pub fn old_hello(id: &str, mode: u64, live: bool, root: u128) -> Vec<u8> {
+    typed(HELLO, hello_fields(id, mode, live, root, ENTRY_BYTES_MAX))
+}
+
+fn hello_fields(id: &str, mode: u64, live: bool, root: u128, entry_bytes_max: u64) -> Vec<u8> {
     let who = [number_field(1, 1), bytes_field(2, id), number_field(3, mode), number_field(4, u64::from(live))];
     let rest = [chain_field(5, root), number_field(6, entry_bytes_max), [&[7 << 3 | 1][..], &[0; 8]].concat()];
-    typed(HELLO, [who.concat(), rest.concat()].concat())
+    [who.concat(), rest.concat()].concat()
 }
 
 /// The types of the complete frames of a stream; an empty frame is a [`HEARTBEAT`].
@@ -72,11 +82,13 @@ pub fn kinds(stream: &[u8]) -> Vec<u8> {
     kinds
 }
 
-/// Sets the random nonce of a HELLO to 0. The HELLO is at the start of `bytes` or after a preamble.
+/// Sets the random nonce of a HELLO to 0. The HELLO is at the start of `bytes`, or after a preamble and a PULL.
 pub fn forget_nonce(bytes: &mut [u8]) {
-    let start = if bytes.starts_with(PREAMBLE) { PREAMBLE.len() } else { 0 };
+    let mut start = if bytes.starts_with(PREAMBLE) { PREAMBLE.len() } else { 0 };
+    start += if bytes[start..].starts_with(&pull()) { pull().len() } else { 0 };
+    // The nonce is the last field but one.
     if let [length, HELLO, 0x08, 1, ..] = bytes[start..]
-        && let Some(nonce) = bytes.get_mut(start + usize::from(length) - 7..start + usize::from(length) + 1)
+        && let Some(nonce) = bytes.get_mut(start + usize::from(length) - 9..start + usize::from(length) - 1)
     {
         nonce.fill(0);
     }
@@ -109,6 +121,19 @@ pub fn ack(handle: u64, seq: u64) -> Vec<u8> {
 pub fn fork(peer: &str, points: &[(u32, u128)]) -> Vec<u8> {
     let point = |&(seq, chain): &(u32, u128)| bytes_field(2, [number_field(1, u64::from(seq)), chain_field(2, chain)].concat());
     typed(FORK, [bytes_field(1, peer), points.iter().flat_map(point).collect()].concat())
+}
+
+/// A FORK that shows this entry.
+pub fn fork_showing(peer: &str, points: &[(u32, u128)], seq: u32, entry: &str) -> Vec<u8> {
+    let point = |&(seq, chain): &(u32, u128)| bytes_field(2, [number_field(1, u64::from(seq)), chain_field(2, chain)].concat());
+    let hash = [&[2 << 3 | 1][..], &xxh3_64(entry.as_bytes()).to_le_bytes()].concat();
+    let shown = [number_field(1, u64::from(seq)), hash, number_field(3, entry.len() as u64)].concat();
+    typed(FORK, [bytes_field(1, peer), points.iter().flat_map(point).collect(), bytes_field(3, shown)].concat())
+}
+
+/// The first frame of a side that only receives.
+pub fn pull() -> Vec<u8> {
+    typed(PULL, "")
 }
 
 pub fn synced() -> Vec<u8> {

@@ -23,9 +23,9 @@ use std::time::Instant;
 
 pub use outcome::{Ending, Outcome, Reached};
 
-use crate::model::{Chain, ENTRY_BYTES_MAX, Error, PeerId, Result, Seq};
+use crate::model::{ENTRY_BYTES_MAX, Error, PeerId, Result, Seq, Tombstone};
 use crate::store::{InotifyLimit, Log};
-use crate::wire::{Local, Mode, Session, Wire};
+use crate::wire::{Link, Local, Mode, Session, Wire};
 use coordination::Coordination;
 use outcome::{Facts, ReceiverEnd};
 use output::Written;
@@ -100,6 +100,9 @@ pub enum Step<'a> {
 pub enum Notice {
     /// The two logs hold different bytes for this entry: the feed is stopped.
     Fork(PeerId, Seq),
+    /// The remote claims different bytes for this entry. It has not shown them, or the local mode stores nothing: the feed is
+    /// stopped, and the log is not changed.
+    UnprovenFork(PeerId, Seq),
     /// The local feed has forked: new entries go to the feed of this new id.
     NewId(PeerId),
     /// Entries between this head and this entry are missing: the feed is stopped.
@@ -265,9 +268,16 @@ impl Context<'_> {
         }
     }
 
-    /// Returns a function that reads the local chain of a feed at a seq.
-    fn chain_of(&self) -> impl FnMut(&str, u32) -> Result<Option<Chain>> {
-        let reader = self.log.reader();
-        move |peer, seq| reader.chain_at(peer, seq)
+    /// Returns a function that reads an entry of the log, and the chain of its feed after it.
+    fn link_of(&self) -> impl FnMut(&str, u32) -> Result<Option<Link>> {
+        let mut reader = self.log.reader();
+        move |peer, seq| {
+            let Some(chain) = reader.chain_at(peer, seq)? else { return Ok(None) };
+            let entry = match Seq::new(u64::from(seq)) {
+                Some(seq) => reader.entry(peer, seq, |change| change.entry.tombstone())?,
+                None => None,
+            };
+            Ok(Some(Link { entry: entry.unwrap_or(Tombstone::UNKNOWN), chain }))
+        }
     }
 }

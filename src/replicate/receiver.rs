@@ -16,7 +16,7 @@ use crate::follow::{poll_until, wait_for};
 use crate::ingest::pipeline::{Pipeline, WorkerEnded};
 use crate::ingest::{Applied, Applier, Batch, StopCause, record_forks};
 use crate::model::{Chain, Error, FeedKey, FeedMap, PeerId, Result, Seq};
-use crate::wire::{Difference, Entries, Event, Incoming, Mode, Payload, RemoteHead, Stored, Wire};
+use crate::wire::{Difference, DifferenceKind, Entries, Event, Incoming, Mode, Payload, Relation, RemoteHead, Stored, Wire};
 
 const PIPE_BYTES: i32 = 1 << 20;
 /// This many bytes of an incomplete frame show that the remote is alive. Fewer bytes may be heartbeats that follow a damaged
@@ -290,10 +290,10 @@ impl Receiver<'_, '_, '_> {
 
     fn read_events(&mut self, found: &mut Vec<Difference>) -> Result<Option<String>> {
         let context = self.context;
-        let mut chain_of = context.chain_of();
+        let mut link_of = context.link_of();
         self.coordination.learn_sent(&mut self.incoming);
         let mut why = None;
-        while let Some(event) = self.incoming.next(&mut chain_of)? {
+        while let Some(event) = self.incoming.next(&mut link_of)? {
             match event {
                 Event::Nothing => {}
                 Event::Entries(entries) => add_entries(&mut self.batch, &entries),
@@ -312,13 +312,21 @@ impl Receiver<'_, '_, '_> {
         let context = self.context;
         let rows: Vec<(&str, u32, Chain)> = heads.iter().map(|head| (head.peer.as_str(), head.seq, head.chain)).collect();
         let compared = context.log.reader().compare(&rows)?;
-        let differs: Vec<bool> = compared.iter().map(|compared| compared.differs).collect();
+        let relations: Vec<Relation> = heads
+            .iter()
+            .zip(&compared)
+            .map(|(head, compared)| match compared.differs {
+                true => Relation::Differs,
+                false if head.seq > compared.head => Relation::Beyond,
+                false => Relation::Same,
+            })
+            .collect();
         let receives = self.incoming.receives();
         let ahead = || heads.iter().zip(&compared).filter(|(head, compared)| head.seq > compared.head);
         // This must come before the sender begins: otherwise the progress may look complete too early.
         let lacking = ahead().filter(|_| receives).map(|(head, compared)| u64::from(head.seq - compared.head));
         context.step(Step::Ahead(lacking.sum()));
-        self.incoming.compared(heads, &differs, last, &mut context.chain_of(), found)?;
+        self.incoming.compared(heads, &relations, last, &mut context.link_of(), found)?;
         let local = context.log.local_id()?;
         for (head, compared) in ahead() {
             self.awaited.push((FeedKey::of(head.peer.as_str()), head.seq));
@@ -373,7 +381,7 @@ impl Receiver<'_, '_, '_> {
         let runs = if broken.is_some() { 0 } else { runs };
         let stored = Stored { runs, new, acks: &acks, forks: &forks, mismatches: &mismatches };
         let mut found = Vec::new();
-        let mut handled = self.incoming.stored(stored, &mut self.context.chain_of(), &mut found);
+        let mut handled = self.incoming.stored(stored, &mut self.context.link_of(), &mut found);
         self.publish();
         let notify = self.context.notify;
         behind.into_iter().for_each(|(local, seq)| notify(Notice::Behind(local, seq)));
@@ -394,12 +402,17 @@ impl Receiver<'_, '_, '_> {
             return Ok(());
         }
         let counted = self.stop_feeds(&found);
-        let (unknown, forks): (Vec<_>, Vec<_>) = found.into_iter().partition(|difference| difference.is_unknown);
-        let forks: Vec<(PeerId, Seq)> = forks.into_iter().map(|fork| (fork.peer, fork.seq)).collect();
-        let new_id = record_forks(self.context.log, &forks)?;
+        let proven = found.iter().filter(|difference| difference.kind == DifferenceKind::Fork);
+        let proven: Vec<(PeerId, Seq)> = proven.map(|fork| (fork.peer.clone(), fork.seq)).collect();
+        let new_id = record_forks(self.context.log, &proven)?;
         let notify = self.context.notify;
-        unknown.into_iter().for_each(|difference| notify(Notice::NotComparable(difference.peer, difference.seq)));
-        forks.into_iter().for_each(|(peer, seq)| notify(Notice::Fork(peer, seq)));
+        for Difference { peer, seq, kind } in found {
+            notify(match kind {
+                DifferenceKind::Fork => Notice::Fork(peer, seq),
+                DifferenceKind::Unproven => Notice::UnprovenFork(peer, seq),
+                DifferenceKind::Unknown => Notice::NotComparable(peer, seq),
+            });
+        }
         new_id.into_iter().for_each(|id| notify(Notice::NewId(id)));
         counted
     }
@@ -407,7 +420,7 @@ impl Receiver<'_, '_, '_> {
     fn stop_feeds(&mut self, found: &[Difference]) -> Result<()> {
         let mut counted = Ok(());
         for difference in found {
-            let why = if difference.is_unknown { StopKind::Gap } else { StopKind::Fork };
+            let why = if difference.kind == DifferenceKind::Unknown { StopKind::Gap } else { StopKind::Fork };
             counted = counted.and(self.ledger.stop(&difference.peer, why));
         }
         counted
@@ -431,6 +444,8 @@ impl Receiver<'_, '_, '_> {
         for applied in results {
             handled = handled.and(self.handle_result(applied));
         }
+        let unproven = self.incoming.take_unproven();
+        handled = handled.and(self.record(unproven));
         stored.and(handled).and(received)
     }
 

@@ -17,17 +17,28 @@ mod protobuf;
 mod session;
 
 pub use frame::FrameReader;
-pub use native::Difference;
+pub use native::{Difference, DifferenceKind};
 pub use negotiate::{PREAMBLE, Wire};
-pub use session::{Entries, Event, Incoming, LeftOut, Local, News, Outgoing, Payload, RemoteHead, Session, Stored, Task};
+pub use session::{
+    Entries, Event, Incoming, LeftOut, Local, News, Outgoing, Payload, Relation, RemoteHead, Session, Stored, Task,
+};
 
-use crate::model::{Chain, Result};
+use crate::model::{Chain, Result, Tombstone};
 
 /// The maximum number of feeds that the remote may name.
 const FEEDS_MAX: usize = 1 << 21;
 
-/// Returns the local chain of a feed after an entry; `None` if the log does not hold the entry. Seq 0 is the start of the feed.
-pub type ChainOf<'a> = dyn FnMut(&str, u32) -> Result<Option<Chain>> + 'a;
+/// An entry of the local log in its feed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Link {
+    /// Its hash and length. Without meaning at the start of the feed (seq 0).
+    pub entry: Tombstone,
+    /// The chain of the feed after it.
+    pub chain: Chain,
+}
+
+/// Returns an entry of the local log; `None` if the log does not hold it. Seq 0 is the start of the feed.
+pub type LinkOf<'a> = dyn FnMut(&str, u32) -> Result<Option<Link>> + 'a;
 
 /// The directions in which a side allows entries to move.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
@@ -77,6 +88,12 @@ impl Mode {
     /// Whether a side with this mode wants to receive entries.
     pub fn receives(self) -> bool {
         self != Self::Push
+    }
+
+    /// Whether a side with this mode reveals nothing that its remote does not know: it waits for the HELLO and the heads of the
+    /// remote, and answers them.
+    fn is_private(self) -> bool {
+        self == Self::Pull
     }
 
     /// Whether a side with this mode sends entries to a side with mode `other`.

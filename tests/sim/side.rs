@@ -2,8 +2,8 @@
 
 use std::collections::HashSet;
 
-use scuttleup::wire::{Difference, Event, Local, News, Payload, RemoteHead, Session, Stored, Task, Wire};
-use scuttleup::{Chain, Change, HashedEntry, Mode, Offset, PeerId, Seq};
+use scuttleup::wire::{Difference, Event, Link, Local, News, Payload, Relation, RemoteHead, Session, Stored, Task, Wire};
+use scuttleup::{Chain, Change, HashedEntry, Mode, Offset, PeerId, Seq, Tombstone};
 
 use super::disk::{Disk, Heads, Put, id};
 
@@ -82,9 +82,9 @@ impl Side {
     }
 
     fn handle_events(&mut self, disk: &Disk) -> scuttleup::Result<()> {
-        let mut chain_of = |peer: &str, seq: u32| Ok(disk.chain(peer, seq));
+        let mut link_of = |peer: &str, seq: u32| Ok(link(disk, peer, seq));
         let incoming = &mut self.session.incoming;
-        while let Some(event) = incoming.next(&mut chain_of)? {
+        while let Some(event) = incoming.next(&mut link_of)? {
             match event {
                 Event::Nothing | Event::AllHeads { .. } => {}
                 Event::Entries(entries) => {
@@ -97,11 +97,13 @@ impl Side {
                     self.pending.push(Pending { peer, first: entries.first, entries: bytes, run });
                 }
                 Event::Heads(heads, last) => {
-                    let differs = |RemoteHead { peer, seq, chain }: &RemoteHead| {
-                        *seq > 0 && disk.chain(peer.as_str(), *seq).is_some_and(|local| local != *chain)
+                    let compare = |RemoteHead { peer, seq, chain }: &RemoteHead| match disk.chain(peer.as_str(), *seq) {
+                        Some(local) if *seq > 0 && local != *chain => Relation::Differs,
+                        Some(_) => Relation::Same,
+                        None => Relation::Beyond,
                     };
-                    let differs: Vec<bool> = heads.iter().map(differs).collect();
-                    incoming.compared(&heads, &differs, last, &mut chain_of, &mut self.found)?;
+                    let compared: Vec<Relation> = heads.iter().map(compare).collect();
+                    incoming.compared(&heads, &compared, last, &mut link_of, &mut self.found)?;
                 }
                 Event::Differs(difference) => self.found.push(difference),
                 Event::Error(text) => return Err(scuttleup::Error::Wire(text)),
@@ -131,9 +133,9 @@ impl Side {
         }
         let new = (disk.order.len() - before) as u64;
         let stored = Stored { runs, new, acks: &acks, forks: &forks, mismatches: &mismatches };
-        let mut chain_of = |peer: &str, seq: u32| Ok(disk.chain(peer, seq));
+        let mut link_of = |peer: &str, seq: u32| Ok(link(disk, peer, seq));
         let incoming = &mut self.session.incoming;
-        incoming.stored(stored, &mut chain_of, &mut self.found).map_err(|err| err.to_string())?;
+        incoming.stored(stored, &mut link_of, &mut self.found).map_err(|err| err.to_string())?;
         self.news.merge(incoming.take_news());
         Ok(())
     }
@@ -187,6 +189,11 @@ impl Side {
         self.session.incoming.set_sent(sent);
         Ok(true)
     }
+}
+
+fn link(disk: &Disk, peer: &str, seq: u32) -> Option<Link> {
+    let entry = seq.checked_sub(1).and_then(|_| disk.entry(peer, seq)).map(|bytes| HashedEntry::new(bytes).tombstone());
+    disk.chain(peer, seq).map(|chain| Link { entry: entry.unwrap_or(Tombstone::UNKNOWN), chain })
 }
 
 fn seq_of(seq: u32) -> Seq {

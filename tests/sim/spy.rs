@@ -2,13 +2,16 @@
 
 use std::collections::BTreeMap;
 
-use scuttleup::wire::native::Message;
+use scuttleup::Mode;
+use scuttleup::wire::native::{Message, WITHHELD};
 use scuttleup::wire::{FrameReader, PREAMBLE};
 
 use super::disk::{Disk, Heads};
 
 /// One direction of a native session.
 pub struct Spy {
+    /// The sending side only receives entries.
+    is_private: bool,
     frames: FrameReader,
     /// Bytes of the preamble that have not come yet.
     preamble: usize,
@@ -19,9 +22,16 @@ pub struct Spy {
 }
 
 impl Spy {
-    pub fn new() -> Self {
+    pub fn new(mode: Mode) -> Self {
         let frames = FrameReader::new(1 << 20);
-        Self { frames, preamble: PREAMBLE.len(), feeds: Vec::new(), sent: BTreeMap::new(), entries: 0 }
+        Self {
+            is_private: mode == Mode::Pull,
+            frames,
+            preamble: PREAMBLE.len(),
+            feeds: Vec::new(),
+            sent: BTreeMap::new(),
+            entries: 0,
+        }
     }
 
     /// Checks `bytes`, which `from` sends to `to`. `back`: the heads that were sent in the other direction, and the feeds by
@@ -68,6 +78,19 @@ impl Spy {
                         forked(peer) || from.entry(peer, seq) == to.entry(peer, seq),
                         "{peer} {seq} differs in the log that sent it"
                     );
+                }
+                // A side that only receives reveals no feed and no chain that the other side does not hold.
+                Message::Heads(heads, _) if self.is_private => {
+                    for head in heads {
+                        assert!(to.head(head.peer) > 0 && head.chain == WITHHELD, "{} is revealed", head.peer);
+                    }
+                }
+                Message::Fork(fork) if self.is_private => {
+                    assert!(fork.entry.is_none());
+                    for (seq, chain) in fork.points {
+                        let is_known = chain == WITHHELD || to.chain(fork.peer, seq) == Some(chain);
+                        assert!(is_known, "the chain of {} at {seq} is revealed", fork.peer);
+                    }
                 }
                 _ => {}
             }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use scuttleup::Mode;
-use scuttleup::wire::PREAMBLE;
+use scuttleup::wire::{DifferenceKind, PREAMBLE};
 
 use super::super::hostile::Random;
 use super::disk::{Disk, Heads};
@@ -113,8 +113,8 @@ impl World {
         self.pairs.push(Pair {
             sides,
             wires: [Vec::new(), Vec::new()],
-            spies: [Spy::new(), Spy::new()],
-            arrived: [Spy::new(), Spy::new()],
+            spies: modes.map(Spy::new),
+            arrived: modes.map(Spy::new),
             once,
         });
     }
@@ -263,10 +263,14 @@ impl World {
                 // The original's wire has no chains: it finds an entry that differs, which need not be the first one.
                 let differs = here.entry(peer, seq) != there.entry(peer, seq);
                 let is_right = if is_native { here.fork(there, peer) == Some(seq) } else { differs };
-                assert!(is_right && !found.is_unknown, "the fork of {peer}: {found:?}");
+                assert!(is_right && found.kind != DifferenceKind::Unknown, "the fork of {peer}: {found:?}");
+                // A side that only sends, or whose remote only receives, has no evidence.
+                let modes = [side, 1 - side].map(|side| self.pairs[pair].sides[side].mode);
+                let has_evidence = modes[0] != Mode::Push && modes[1] != Mode::Pull || !is_native;
+                assert_eq!(found.kind == DifferenceKind::Fork, has_evidence, "{modes:?}: {found:?}");
                 self.forks_found += 1;
                 let log = &mut self.logs[if side == 0 { one } else { other }];
-                if log.own == peer {
+                if log.own == peer && has_evidence {
                     self.new_ids += 1;
                     log.own = format!("new-{}", self.new_ids);
                 }

@@ -1,7 +1,7 @@
 //! One direction of an exchange between two logs, through the shipped session (`wire::Session`) on the native wire. It is cut
 //! after a number of entries, as a link would cut it.
 
-use scuttleup::wire::{Event, Local, News, Session, Task};
+use scuttleup::wire::{Event, Local, News, Relation, Session, Task};
 use scuttleup::{Chain, Change, HashedEntry, Mode, Offset, PeerId, Seq};
 
 use super::gossip::{Entry, Log};
@@ -62,8 +62,8 @@ impl<'w> Side<'w> {
                     run.each(|seq, _| entries.push((feed, seq.get() as u16)));
                 }
                 Event::Heads(heads, last) => {
-                    let differs = vec![false; heads.len()];
-                    let compared = incoming.compared(&heads, &differs, last, &mut |_, _| Ok(None), &mut Vec::new());
+                    let same = vec![Relation::Same; heads.len()];
+                    let compared = incoming.compared(&heads, &same, last, &mut |_, _| Ok(None), &mut Vec::new());
                     compared.expect("the protocol");
                 }
                 Event::Nothing | Event::AllHeads { .. } => {}

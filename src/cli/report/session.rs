@@ -15,6 +15,10 @@ pub fn notice(notice: Notice) -> String {
         Notice::Fork(peer, seq) => format!(
             "fork: entry {seq} of {peer} has different bytes in the remote log, this feed is stopped: each log keeps its version"
         ),
+        Notice::UnprovenFork(peer, seq) => format!(
+            "fork: entry {seq} of {peer} has different bytes in the remote log, this feed is stopped: the remote gave no \
+             evidence that this log can use, so the fork is not marked"
+        ),
         Notice::NewId(peer) => new_id(&peer),
         Notice::Gap(peer, head, seq) => format!(
             "gap: the remote sent entry {seq} of {peer} after entry {head}, the entries between the two are deleted in \

@@ -1,6 +1,6 @@
 //! Writes the messages of the native wire: varints in their shortest form, fields in the order of their numbers.
 
-use super::message::{Head, Hello, Point, RUN_BYTES_MAX, VERSION, kind};
+use super::message::{Fork, Head, Hello, RUN_BYTES_MAX, VERSION, kind};
 use crate::model::{Chain, Seq, Tombstone};
 use crate::wire::frame::{put_varint, varint_bytes};
 use crate::wire::protobuf::{put_bytes, put_fixed, put_message, put_number};
@@ -27,7 +27,13 @@ pub fn put_hello(out: &mut Vec<u8>, hello: &Hello) {
         put_bytes(body, 5, &hello.root.to_le_bytes());
         put_number(body, 6, hello.entry_bytes_max);
         put_fixed(body, 7, hello.nonce);
+        put_number(body, 8, u64::from(hello.evidence));
     });
+}
+
+/// Adds a PULL.
+pub fn put_pull(out: &mut Vec<u8>) {
+    put_frame(out, kind::PULL, |_| ());
 }
 
 /// Adds a head to the body of a HEADS.
@@ -85,11 +91,7 @@ impl RunBody {
     /// Adds a deleted entry.
     pub fn add_deleted(&mut self, tombstone: Tombstone) {
         let nth = self.count;
-        put_message(&mut self.deleted, 4, |body| {
-            put_number(body, 1, u64::from(nth));
-            put_fixed(body, 2, tombstone.hash);
-            put_number(body, 3, u64::from(tombstone.bytes));
-        });
+        put_tombstone(&mut self.deleted, 4, nth, tombstone);
         self.add(b"");
     }
 
@@ -121,15 +123,27 @@ pub fn put_ack(out: &mut Vec<u8>, handle: u32, seq: u32) {
     });
 }
 
+/// Adds a Deleted or an Evidence: the number of an entry, its hash and its length.
+fn put_tombstone(body: &mut Vec<u8>, field: u8, number: u32, tombstone: Tombstone) {
+    put_message(body, field, |body| {
+        put_number(body, 1, u64::from(number));
+        put_fixed(body, 2, tombstone.hash);
+        put_number(body, 3, u64::from(tombstone.bytes));
+    });
+}
+
 /// Adds a FORK.
-pub fn put_fork(out: &mut Vec<u8>, peer: &str, points: &[Point]) {
+pub fn put_fork(out: &mut Vec<u8>, fork: &Fork<'_>) {
     put_frame(out, kind::FORK, |body| {
-        put_bytes(body, 1, peer.as_bytes());
-        for &(seq, chain) in points {
+        put_bytes(body, 1, fork.peer.as_bytes());
+        for &(seq, chain) in &fork.points {
             put_message(body, 2, |body| {
                 put_number(body, 1, u64::from(seq));
                 put_chain(body, 2, chain);
             });
+        }
+        if let Some((seq, entry)) = fork.entry {
+            put_tombstone(body, 3, seq, entry);
         }
     });
 }

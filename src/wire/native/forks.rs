@@ -3,13 +3,20 @@
 //! Each FORK carries the sender's chains at some seqs. The receiver compares them with its own chains. Up to the last seq with
 //! equal chains, the feeds are equal. At the first seq with different chains, the feeds have already forked. If these two seqs
 //! are neighbours, the fork is at the second one. Otherwise the receiver answers with its own chains at seqs between them.
+//!
+//! A chain is only a claim. The remote then shows its entry, by hash and length, in its last FORK: with the local chain before
+//! the entry, they must give the chain that the remote claims. This is the evidence.
+//!
+//! A side that only receives reveals no chain that the remote has not sent itself, because a short entry can be guessed from its
+//! chain. It answers with the bounds of the search only, and the remote narrows them.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 
 use super::encode::put_fork;
-use super::message::Point;
+use super::message::{Fork, Hello, Point, WITHHELD};
 use crate::model::{Chain, Error, FeedKey, PeerId, Result, Seq, Tombstone};
-use crate::wire::ChainOf;
+use crate::wire::protobuf::unexpected;
+use crate::wire::{Link, LinkOf, Mode};
 
 /// The number of steps into which one FORK divides the range of the search.
 const STEPS: u64 = 16;
@@ -17,11 +24,30 @@ const STEPS: u64 = 16;
 const STOPPED_MAX: usize = 10_000;
 
 /// The feeds that differ. Each of them is stopped: its entries are neither sent nor stored.
-#[derive(Default)]
 pub struct Forks {
-    searched: HashSet<FeedKey>,
-    stopped: HashSet<FeedKey>,
-    found: HashSet<FeedKey>,
+    /// This side only receives.
+    is_private: bool,
+    /// This side shows its entries to the remote.
+    shows_entries: bool,
+    /// The remote shows its entries, and this side uses them.
+    awaits_entries: bool,
+    stopped: HashMap<FeedKey, Stage>,
+    /// The number of stopped feeds with a stage other than [`Stage::Over`].
+    unfinished: usize,
+}
+
+/// How far the search in a stopped feed is.
+enum Stage {
+    /// The feeds are equal at `lo`, and differ at `hi` if no entry was damaged in transit. Only a side that only receives keeps
+    /// these bounds up to date. `is_reported`: the fork was found by an entry of the remote.
+    Searching {
+        lo: u32,
+        hi: u32,
+        is_reported: bool,
+    },
+    /// The first difference is known. The remote has not shown its entry yet.
+    Claimed(Difference),
+    Over,
 }
 
 /// The first entry at which two logs differ in a feed.
@@ -31,33 +57,64 @@ pub struct Difference {
     pub peer: PeerId,
     /// The entry.
     pub seq: Seq,
-    /// The difference is not a fork: one of the two logs has an unknown tombstone at `seq` ([`Tombstone::UNKNOWN`]).
-    pub is_unknown: bool,
+    /// What is known of it.
+    pub kind: DifferenceKind,
+}
+
+/// What is known of a difference.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum DifferenceKind {
+    /// A fork. The remote has sent or shown its entry.
+    Fork,
+    /// The remote claims another chain, and has not shown its entry.
+    Unproven,
+    /// Not a fork: one of the two logs has an unknown tombstone there ([`Tombstone::UNKNOWN`]).
+    Unknown,
 }
 
 impl Forks {
+    /// For a side with this mode, before the HELLO of the remote.
+    pub fn new(local: Mode) -> Self {
+        let is_private = local == Mode::Pull;
+        Self { is_private, shows_entries: false, awaits_entries: false, stopped: HashMap::new(), unfinished: 0 }
+    }
+
+    /// The remote has sent its HELLO.
+    pub fn meet(&mut self, local: Mode, remote: &Hello) {
+        self.shows_entries = remote.evidence && !self.is_private;
+        // A side that only sends changes nothing in its log, so it needs no evidence.
+        self.awaits_entries = remote.evidence && remote.mode != Mode::Pull && local != Mode::Push;
+    }
+
     /// Whether the feed is stopped.
     pub fn is_stopped(&self, feed: FeedKey) -> bool {
-        !self.stopped.is_empty() && self.stopped.contains(&feed)
+        !self.stopped.is_empty() && self.stopped.contains_key(&feed)
     }
 
     /// Whether a search is unfinished.
     pub fn is_searching(&self) -> bool {
-        !self.searched.is_empty()
+        self.unfinished > 0
     }
 
-    /// Stops a feed.
+    /// Stops a feed, or changes the stage of its search.
     ///
     /// # Errors
     /// [`Error::Wire`] when too many feeds are stopped.
-    fn stop(&mut self, feed: FeedKey) -> Result<()> {
-        if self.stopped.len() == STOPPED_MAX && !self.stopped.contains(&feed) {
+    fn set(&mut self, peer: &str, stage: Stage) -> Result<()> {
+        let feed = FeedKey::of(peer);
+        if self.stopped.len() == STOPPED_MAX && !self.stopped.contains_key(&feed) {
             return Err(Error::Wire(format!(
                 "more than {STOPPED_MAX} feeds have forked: the two logs do not hold the same data"
             )));
         }
-        self.stopped.insert(feed);
+        self.unfinished += usize::from(!matches!(stage, Stage::Over));
+        let before = self.stopped.insert(feed, stage);
+        self.unfinished -= usize::from(before.is_some_and(|before| !matches!(before, Stage::Over)));
         Ok(())
+    }
+
+    fn begin(&mut self, peer: &str, hi: u32, is_reported: bool) -> Result<()> {
+        self.set(peer, Stage::Searching { lo: 0, hi, is_reported })
     }
 
     /// Begins a search: the feed differs somewhere up to seq `hi`. The remote's chain at `hi` is `remote_chain`.
@@ -66,123 +123,225 @@ impl Forks {
         out: &mut Vec<u8>,
         peer: &str,
         (hi, remote_chain): Point,
-        chain_of: &mut ChainOf<'_>,
+        link_of: &mut LinkOf<'_>,
     ) -> Result<Option<Difference>> {
-        let feed = FeedKey::of(peer);
-        self.stop(feed)?;
-        if self.found.contains(&feed) || !self.searched.insert(feed) {
+        if self.is_stopped(FeedKey::of(peer)) {
             return Ok(None);
         }
-        self.narrow(out, peer, 0, (hi, remote_chain), chain_of)
+        self.begin(peer, hi, false)?;
+        self.narrow(out, &Fork { peer, points: vec![(hi, remote_chain)], entry: None }, 0, hi, link_of)
     }
 
-    /// Begins a search: the feed may differ somewhere up to seq `hi`. Sends the local chains to the remote.
-    pub fn ask(&mut self, out: &mut Vec<u8>, peer: &str, hi: u32, chain_of: &mut ChainOf<'_>) -> Result<()> {
-        let feed = FeedKey::of(peer);
-        self.stop(feed)?;
-        if !self.found.contains(&feed) && self.searched.insert(feed) {
-            put_fork(out, peer, &points_between(peer, 0, hi, chain_of)?);
+    /// Begins a search: the feed may differ somewhere up to seq `hi`. Asks the remote.
+    pub fn ask(&mut self, out: &mut Vec<u8>, peer: &str, hi: u32, link_of: &mut LinkOf<'_>) -> Result<()> {
+        if self.is_stopped(FeedKey::of(peer)) {
+            return Ok(());
         }
-        Ok(())
+        self.begin(peer, hi, false)?;
+        self.put_bounds(out, peer, 0, hi, link_of)
     }
 
-    /// Compares the remote's chains at some seqs with the local chains. Returns the difference if it is found now.
-    pub fn compare(
-        &mut self,
-        out: &mut Vec<u8>,
-        peer: &str,
-        remote: &[Point],
-        chain_of: &mut ChainOf<'_>,
-    ) -> Result<Option<Difference>> {
-        let feed = FeedKey::of(peer);
-        if self.found.contains(&feed) {
-            return Ok(None);
-        }
-        let (mut lo, mut hi, mut same) = (0, None, Vec::new());
-        for &(seq, chain) in remote {
-            match chain_of(peer, seq)? {
-                Some(local) if local == chain => {
-                    lo = lo.max(seq);
-                    same.push((seq, chain));
-                }
-                Some(_) if hi.is_none_or(|(hi, _)| seq < hi) => hi = Some((seq, chain)),
-                _ => {}
+    /// Compares the remote's chains at some seqs with the local chains. Returns the difference if it is known now.
+    ///
+    /// # Errors
+    /// [`Error::Wire`] when nothing differs although this side searches, or too many feeds are stopped.
+    pub fn compare(&mut self, out: &mut Vec<u8>, fork: &Fork<'_>, link_of: &mut LinkOf<'_>) -> Result<Option<Difference>> {
+        let peer = fork.peer;
+        let searching = match self.stopped.get(&FeedKey::of(peer)) {
+            Some(Stage::Over) => return Ok(None),
+            Some(Stage::Claimed(claimed)) => {
+                let claimed = claimed.clone();
+                return self.judge(claimed, fork, link_of);
+            }
+            Some(&Stage::Searching { lo, hi, is_reported }) => Some((lo, hi, is_reported)),
+            None => None,
+        };
+        let (mut same, mut lowest) = (Vec::new(), None);
+        for &(seq, chain) in &fork.points {
+            match link_of(peer, seq)? {
+                Some(local) if local.chain == chain => same.push((seq, chain)),
+                Some(_) => lowest = Some(lowest.map_or(seq, |lowest: u32| lowest.min(seq))),
+                None => {}
             }
         }
-        if hi.is_none() {
+        if self.is_private {
+            // It answers only in a search that it has begun. So a remote cannot try one chain after the other.
+            let Some((lo, hi, is_reported)) = searching else { return Ok(None) };
+            let above = same.iter().map(|&(seq, _)| seq).filter(|&seq| lowest.is_none_or(|lowest| seq < lowest)).max();
+            let bounds = (lo.max(above.unwrap_or(0)), hi.min(lowest.unwrap_or(hi)));
+            if bounds.0 >= bounds.1 {
+                return Err(damaged(peer));
+            }
+            if bounds == (lo, hi) && hi - lo > 1 {
+                return Err(unexpected("a FORK that does not narrow the search"));
+            }
+            self.set(peer, Stage::Searching { lo: bounds.0, hi: bounds.1, is_reported })?;
+            return self.narrow(out, fork, bounds.0, bounds.1, link_of);
+        }
+        let lo = same.iter().map(|&(seq, _)| seq).max().unwrap_or(0);
+        let Some(hi) = lowest else {
             // A search has begun, but nothing differs: entries were damaged in transit.
-            if self.searched.contains(&feed) {
-                let peer = peer.escape_debug();
-                return Err(Error::Wire(format!("entries of {peer} were damaged in transit: run it again")));
+            if searching.is_some() {
+                return Err(damaged(peer));
             }
-            put_fork(out, peer, &same);
+            put_fork(out, &Fork { peer, points: same, entry: None });
+            return Ok(None);
+        };
+        if lo >= hi {
+            return Ok(None);
         }
-        let Some(hi) = hi.filter(|&(hi, _)| lo < hi) else { return Ok(None) };
-        self.stop(feed)?;
-        self.searched.insert(feed);
-        self.narrow(out, peer, lo, hi, chain_of)
+        if searching.is_none() {
+            self.begin(peer, hi, false)?;
+        }
+        self.narrow(out, fork, lo, hi, link_of)
     }
 
-    /// The chains are equal at `lo` and different at `hi`. Ends the search, or sends the local chains between the two.
+    /// The chains are equal at `lo` and different at `hi`. Ends the search, or asks the remote to narrow it. `fork` is what the
+    /// remote has sent.
     fn narrow(
         &mut self,
         out: &mut Vec<u8>,
-        peer: &str,
+        fork: &Fork<'_>,
         lo: u32,
-        (hi, remote_chain): Point,
-        chain_of: &mut ChainOf<'_>,
+        hi: u32,
+        link_of: &mut LinkOf<'_>,
     ) -> Result<Option<Difference>> {
         if hi - lo == 1 {
-            let found = self.found_at(out, peer, hi, chain_of)?;
-            return Ok(found.map(|found| {
-                let is_unknown = found.is_unknown || is_unknown_after(peer, lo, remote_chain, chain_of);
-                Difference { is_unknown, ..found }
-            }));
+            return self.found(out, fork, hi, link_of);
         }
-        put_fork(out, peer, &points_between(peer, lo, hi, chain_of)?);
+        self.put_bounds(out, fork.peer, lo, hi, link_of)?;
         Ok(None)
     }
 
-    /// The first difference is at `seq`. Reports it to the remote. Returns `None` if it was found before.
-    pub fn found_at(
+    /// Sends the local chains from `lo` to `hi`. A side that only receives sends the bounds: the remote has sent the chain at
+    /// `lo` itself.
+    fn put_bounds(&self, out: &mut Vec<u8>, peer: &str, lo: u32, hi: u32, link_of: &mut LinkOf<'_>) -> Result<()> {
+        let points = if self.is_private {
+            let lo = if lo > 0 { link_of(peer, lo)?.map(|local| (lo, local.chain)) } else { None };
+            lo.into_iter().chain([(hi, WITHHELD)]).collect()
+        } else {
+            points_between(peer, lo, hi, link_of)?
+        };
+        put_fork(out, &Fork { peer, points, entry: None });
+        Ok(())
+    }
+
+    /// The first difference is at `seq`. Tells the remote. `fork` is what the remote has sent, perhaps with its entry.
+    fn found(&mut self, out: &mut Vec<u8>, fork: &Fork<'_>, seq: u32, link_of: &mut LinkOf<'_>) -> Result<Option<Difference>> {
+        let Some((before, local)) = neighbours(fork.peer, seq, link_of)? else { return Ok(None) };
+        self.put_found(out, fork.peer, seq, before, local);
+        let is_reported =
+            matches!(self.stopped.get(&FeedKey::of(fork.peer)), Some(Stage::Searching { is_reported: true, .. } | Stage::Over));
+        let is_unknown = local.entry == Tombstone::UNKNOWN || chain_at(fork, seq) == Some(before.next(Tombstone::UNKNOWN));
+        let kind = if is_unknown { DifferenceKind::Unknown } else { DifferenceKind::Unproven };
+        let Some(found) = difference(fork.peer, seq, kind)? else { return Ok(None) };
+        if is_reported || is_unknown || !self.awaits_entries {
+            self.set(fork.peer, Stage::Over)?;
+            return Ok((!is_reported).then_some(found));
+        }
+        self.set(fork.peer, Stage::Claimed(found.clone()))?;
+        self.judge(found, fork, link_of)
+    }
+
+    /// Checks the entry that the remote shows, if it shows one: is it evidence of the claimed difference?
+    fn judge(&mut self, claimed: Difference, fork: &Fork<'_>, link_of: &mut LinkOf<'_>) -> Result<Option<Difference>> {
+        let Some((seq, entry)) = fork.entry else { return Ok(None) };
+        let Some((before, local)) = neighbours(fork.peer, claimed.seq.get(), link_of)? else { return Ok(None) };
+        let is_evidence = seq == claimed.seq.get() && chain_at(fork, seq) == Some(before.next(entry)) && entry != local.entry;
+        let kind = match is_evidence {
+            true if entry == Tombstone::UNKNOWN => DifferenceKind::Unknown,
+            true => DifferenceKind::Fork,
+            false => DifferenceKind::Unproven,
+        };
+        self.set(fork.peer, Stage::Over)?;
+        Ok(Some(Difference { kind, ..claimed }))
+    }
+
+    /// An entry of the remote differs from the local entry `seq`. Tells the remote. Returns `None` if this was found before.
+    pub fn found_in_run(
         &mut self,
         out: &mut Vec<u8>,
         peer: &str,
         seq: u32,
-        chain_of: &mut ChainOf<'_>,
+        link_of: &mut LinkOf<'_>,
     ) -> Result<Option<Difference>> {
-        let feed = FeedKey::of(peer);
-        self.stop(feed)?;
-        self.searched.remove(&feed);
-        let Some(found) = Seq::new(u64::from(seq)).filter(|_| self.found.insert(feed)) else { return Ok(None) };
-        let mut points = Vec::new();
-        let mut is_unknown = false;
-        for at in [seq - 1, seq] {
-            if let Some(chain) = chain_of(peer, at)?.filter(|_| at > 0) {
-                points.push((at, chain));
-                is_unknown = at == seq && is_unknown_after(peer, seq - 1, chain, chain_of);
+        match self.stopped.get(&FeedKey::of(peer)) {
+            Some(Stage::Over | Stage::Searching { is_reported: true, .. }) => return Ok(None),
+            Some(&Stage::Searching { lo, hi, .. }) => self.set(peer, Stage::Searching { lo, hi, is_reported: true })?,
+            Some(Stage::Claimed(_)) => self.set(peer, Stage::Over)?,
+            // The remote has not sent its chain before the entry, so it must search.
+            None if self.is_private && seq > 1 => {
+                self.begin(peer, seq, true)?;
+                self.put_bounds(out, peer, 0, seq, link_of)?;
+            }
+            None => {
+                self.set(peer, Stage::Over)?;
+                if let Some((before, local)) = neighbours(peer, seq, link_of)? {
+                    self.put_found(out, peer, seq, before, local);
+                }
             }
         }
-        put_fork(out, peer, &points);
-        Ok(Some(Difference { peer: PeerId::new(peer)?, seq: found, is_unknown }))
+        difference(peer, seq, DifferenceKind::Fork)
+    }
+
+    /// Sends the last FORK of a feed. `before` is the local chain before the entry `seq`.
+    fn put_found(&self, out: &mut Vec<u8>, peer: &str, seq: u32, before: Chain, local: Link) {
+        let mut points = Vec::new();
+        if seq > 1 {
+            points.push((seq - 1, before));
+        }
+        // An unknown tombstone reveals nothing: it is no entry of the author.
+        let is_secret = self.is_private && local.entry != Tombstone::UNKNOWN;
+        points.push((seq, if is_secret { WITHHELD } else { local.chain }));
+        put_fork(out, &Fork { peer, points, entry: self.shows_entries.then_some((seq, local.entry)) });
+    }
+
+    /// The session ends: returns the differences of which the remote has not shown its entry.
+    pub fn take_unproven(&mut self) -> Vec<Difference> {
+        let mut unproven = Vec::new();
+        for stage in self.stopped.values_mut() {
+            if let Stage::Claimed(claimed) = stage {
+                unproven.push(claimed.clone());
+                *stage = Stage::Over;
+                self.unfinished -= 1;
+            }
+        }
+        unproven.sort_by(|a, b| a.peer.cmp(&b.peer));
+        unproven
     }
 }
 
 /// The local chains at up to 17 seqs from `lo` to `hi`. `lo` must be below `hi`.
-fn points_between(peer: &str, lo: u32, hi: u32, chain_of: &mut ChainOf<'_>) -> Result<Vec<Point>> {
+fn points_between(peer: &str, lo: u32, hi: u32, link_of: &mut LinkOf<'_>) -> Result<Vec<Point>> {
     let span = u64::from(hi - lo);
     let steps = STEPS.min(span);
     let mut points = Vec::with_capacity(steps as usize + 1);
     for step in 0..=steps {
         let seq = lo + (span * step / steps) as u32;
-        if let Some(chain) = chain_of(peer, seq)?.filter(|_| seq > 0) {
-            points.push((seq, chain));
+        if let Some(local) = link_of(peer, seq)?.filter(|_| seq > 0) {
+            points.push((seq, local.chain));
         }
     }
     Ok(points)
 }
 
-/// Whether entry `before` + 1 is an unknown tombstone. `chain` is the chain after it.
-fn is_unknown_after(peer: &str, before: u32, chain: Chain, chain_of: &mut ChainOf<'_>) -> bool {
-    chain_of(peer, before).is_ok_and(|before| before.is_some_and(|before| before.next(Tombstone::UNKNOWN) == chain))
+/// The local chain before the entry `seq`, and the entry. `None` if the log does not hold it.
+fn neighbours(peer: &str, seq: u32, link_of: &mut LinkOf<'_>) -> Result<Option<(Chain, Link)>> {
+    let Some(before) = seq.checked_sub(1) else { return Ok(None) };
+    Ok(link_of(peer, before)?.map(|before| before.chain).zip(link_of(peer, seq)?))
+}
+
+/// The chain of the remote at `seq`, if it has sent it.
+fn chain_at(fork: &Fork<'_>, seq: u32) -> Option<Chain> {
+    fork.points.iter().find(|&&(at, _)| at == seq).map(|&(_, chain)| chain)
+}
+
+fn difference(peer: &str, seq: u32, kind: DifferenceKind) -> Result<Option<Difference>> {
+    let Some(seq) = Seq::new(u64::from(seq)) else { return Ok(None) };
+    Ok(Some(Difference { peer: PeerId::new(peer)?, seq, kind }))
+}
+
+fn damaged(peer: &str) -> Error {
+    let peer = peer.escape_debug();
+    Error::Wire(format!("entries of {peer} were damaged in transit: run it again"))
 }

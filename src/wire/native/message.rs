@@ -32,10 +32,15 @@ pub mod kind {
     pub const SYNCED: u8 = 7;
     pub const ERROR: u8 = 8;
     pub const FIN: u8 = 9;
+    /// An older reader skips it.
+    pub const PULL: u8 = 128;
 }
 
 /// The first type that a reader skips if it is unknown. Later programs may add such types without a new version of the protocol.
 const OPTIONAL_MIN: u8 = 128;
+
+/// Stands for a chain that the sender does not reveal. A real chain has this value with a probability of 2^−128.
+pub const WITHHELD: Chain = Chain(0);
 
 /// The HELLO of a side.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -52,6 +57,8 @@ pub struct Hello {
     pub entry_bytes_max: u64,
     /// A random number, by which a side detects its own HELLO. 0: none.
     pub nonce: u64,
+    /// The side shows its entry at a fork, unless it only receives, and it accepts heads with a withheld chain.
+    pub evidence: bool,
 }
 
 /// The head of a feed, and the chain at it.
@@ -107,6 +114,17 @@ impl<'a> Run<'a> {
 /// A seq of a feed, and the chain at it.
 pub type Point = (u32, Chain);
 
+/// The chains of a feed at some seqs, to find a fork.
+#[derive(Clone, Debug)]
+pub struct Fork<'a> {
+    /// The author of the feed.
+    pub peer: &'a str,
+    /// The chains. [`WITHHELD`] is a chain that differs from that of the receiver.
+    pub points: Vec<Point>,
+    /// The first entry that differs, by its seq: evidence of the fork.
+    pub entry: Option<(u32, Tombstone)>,
+}
+
 /// A message of the native wire.
 #[derive(Clone, Debug)]
 pub enum Message<'a> {
@@ -120,14 +138,16 @@ pub enum Message<'a> {
     Run(Run<'a>),
     /// All entries of the feed with this handle up to this seq are on the sender's disk.
     Ack(u32, u32),
-    /// The chains of a feed at some seqs, to find a fork.
-    Fork(&'a str, Vec<Point>),
+    /// Chains of a feed.
+    Fork(Fork<'a>),
     /// The sender has sent all entries that it held at its HELLO and that the receiver lacked.
     Synced,
     /// The reason why the sender ends the session.
     Error(Cow<'a, str>),
     /// The last message: the number of entries that the sender has sent, and the number that it has stored.
     Fin(u64, u64),
+    /// The sender only receives. Its HELLO comes after that of its remote.
+    Pull,
     /// A frame that must be skipped.
     Unknown,
 }
@@ -161,7 +181,7 @@ impl<'a> Message<'a> {
             }
             kind::RUN => decode_run(body).map(Self::Run),
             kind::ACK => numbers(body).and_then(|[handle, seq]| Ok(Self::Ack(number_u32(handle)?, number_u32(seq)?))),
-            kind::FORK => decode_fork(body),
+            kind::FORK => decode_fork(body).map(Self::Fork),
             kind::SYNCED => each_field(body, |_| Ok(())).map(|()| Self::Synced),
             kind::ERROR => {
                 let mut text = Cow::Borrowed("");
@@ -174,7 +194,8 @@ impl<'a> Message<'a> {
                 Ok(Self::Error(text))
             }
             kind::FIN => numbers(body).map(|[sent, stored]| Self::Fin(sent, stored)),
-            OPTIONAL_MIN.. => Ok(Self::Unknown),
+            kind::PULL => Ok(Self::Pull),
+            kind if kind >= OPTIONAL_MIN => Ok(Self::Unknown),
             kind => Err(Error::Wire(format!("a frame of the unknown type {kind}"))),
         }
     }
@@ -194,7 +215,7 @@ fn numbers(body: &[u8]) -> Result<[u64; 2]> {
 
 fn decode_hello(body: &[u8]) -> Result<Hello> {
     let (mut version, mut id, mut mode, mut live, mut root) = (0, None, Mode::Sync, false, None);
-    let (mut entry_bytes_max, mut nonce) = (u64::MAX, 0);
+    let (mut entry_bytes_max, mut nonce, mut evidence) = (u64::MAX, 0, false);
     each_field(body, |field| {
         match field {
             (1, Value::Number(number)) => version = number,
@@ -204,6 +225,7 @@ fn decode_hello(body: &[u8]) -> Result<Hello> {
             (5, Value::Bytes(bytes)) => root = Some(chain(bytes)?.0),
             (6, Value::Number(number)) => entry_bytes_max = number,
             (7, Value::Fixed(number)) => nonce = number,
+            (8, Value::Number(number)) => evidence = number != 0,
             _ => {}
         }
         Ok(())
@@ -212,7 +234,7 @@ fn decode_hello(body: &[u8]) -> Result<Hello> {
         return Err(missing("a version"));
     }
     let (id, root) = (id.ok_or_else(|| missing("an id"))?, root.ok_or_else(|| missing("a root"))?);
-    Ok(Hello { id, mode, live, root, entry_bytes_max, nonce })
+    Ok(Hello { id, mode, live, root, entry_bytes_max, nonce, evidence })
 }
 
 fn decode_heads(body: &[u8]) -> Result<Message<'_>> {
@@ -258,7 +280,7 @@ fn decode_run(body: &[u8]) -> Result<Run<'_>> {
             (4, Value::Bytes(_)) if deleted.len() == RUN_ENTRIES_MAX as usize => {
                 return Err(Error::Wire(format!("a run of more than {RUN_ENTRIES_MAX} deleted entries")));
             }
-            (4, Value::Bytes(bytes)) => deleted.push(decode_deleted(bytes)?),
+            (4, Value::Bytes(bytes)) => deleted.push(decode_tombstone(bytes)?),
             (5, Value::Bytes(bytes)) => after = Some(chain(bytes)?),
             _ => {}
         }
@@ -279,22 +301,23 @@ fn decode_run(body: &[u8]) -> Result<Run<'_>> {
     Ok(Run { handle, first, count: count as u32, chain, longest, deleted, body })
 }
 
-fn decode_deleted(body: &[u8]) -> Result<(u32, Tombstone)> {
-    let (mut nth, mut hash, mut bytes) = (0, None, 0);
+/// Reads a Deleted or an Evidence: the number of the entry, its hash and its length.
+fn decode_tombstone(body: &[u8]) -> Result<(u32, Tombstone)> {
+    let (mut number_of, mut hash, mut bytes) = (0, None, 0);
     each_field(body, |field| {
         match field {
-            (1, Value::Number(number)) => nth = number_u32(number)?,
+            (1, Value::Number(number)) => number_of = number_u32(number)?,
             (2, Value::Fixed(number)) => hash = Some(number),
             (3, Value::Number(number)) => bytes = number_u32(number)?,
             _ => {}
         }
         Ok(())
     })?;
-    Ok((nth, Tombstone { hash: hash.ok_or_else(|| missing("a hash"))?, bytes }))
+    Ok((number_of, Tombstone { hash: hash.ok_or_else(|| missing("a hash"))?, bytes }))
 }
 
-fn decode_fork(body: &[u8]) -> Result<Message<'_>> {
-    let (mut peer, mut points) = (None, Vec::new());
+fn decode_fork(body: &[u8]) -> Result<Fork<'_>> {
+    let (mut peer, mut points, mut entry) = (None, Vec::new(), None);
     each_field(body, |field| {
         match field {
             (1, Value::Bytes(bytes)) => peer = Some(peer_str(bytes)?),
@@ -313,9 +336,10 @@ fn decode_fork(body: &[u8]) -> Result<Message<'_>> {
                 }
                 points.push((seq, at.ok_or_else(|| missing("a chain"))?));
             }
+            (3, Value::Bytes(bytes)) => entry = Some(decode_tombstone(bytes)?),
             _ => {}
         }
         Ok(())
     })?;
-    Ok(Message::Fork(peer.ok_or_else(|| missing("a peer"))?, points))
+    Ok(Fork { peer: peer.ok_or_else(|| missing("a peer"))?, points, entry })
 }

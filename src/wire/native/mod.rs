@@ -10,10 +10,10 @@ mod runs;
 
 use std::collections::HashMap;
 
-pub use forks::Difference;
-pub use message::{FRAME_EXTRA_BYTES_MAX, Head, Hello, Message, RUN_BYTES_MAX, Run};
+pub use forks::{Difference, DifferenceKind};
+pub use message::{FRAME_EXTRA_BYTES_MAX, Fork, Head, Hello, Message, RUN_BYTES_MAX, Run, WITHHELD};
 
-pub(super) use encode::{put_ack, put_error, put_fin, put_head, put_heads, put_hello, put_synced};
+pub(super) use encode::{put_ack, put_error, put_fin, put_head, put_heads, put_hello, put_pull, put_synced};
 pub(super) use runs::Runs;
 
 use forks::Forks;
@@ -21,7 +21,7 @@ use handles::Handles;
 
 use super::protobuf::{sent_by_remote, unexpected};
 use super::session::{Body, Progress, ReceivedFeed, Remote};
-use super::{ChainOf, Entries, Event, FEEDS_MAX, Mode, News, RemoteHead, Stored};
+use super::{Entries, Event, FEEDS_MAX, LinkOf, Mode, News, Relation, RemoteHead, Stored};
 use crate::model::{Error, FeedKey, FeedMap, PeerId, Result};
 
 /// The maximum length of the FORK answers that wait to be sent, in bytes: twice the length that the maximum number of forked
@@ -30,8 +30,9 @@ const BACKLOG_BYTES_MAX: usize = 16 << 20;
 
 /// The receiving half.
 pub(in crate::wire) struct IncomingHalf {
-    /// The local HELLO.
+    /// The local HELLO. A side that only receives chooses its root when the remote has sent HELLO or PULL.
     local: Hello,
+    has_root: bool,
     /// The HELLO of the remote.
     remote: Option<Hello>,
     /// No more HEADS may come: the roots are equal, or the last one came.
@@ -55,13 +56,14 @@ impl IncomingHalf {
     /// For a side that sends the HELLO `local`.
     pub fn new(local: Hello) -> Self {
         Self {
+            has_root: !local.mode.is_private(),
+            forks: Forks::new(local.mode),
             local,
             remote: None,
             heads_over: false,
             heads: Vec::new(),
             no_heads: FeedMap::default(),
             handles: Handles::default(),
-            forks: Forks::default(),
             sent: HashMap::new(),
             entries_received: 0,
             progress: Progress::default(),
@@ -80,7 +82,7 @@ impl IncomingHalf {
         remote: &mut Option<(PeerId, Mode)>,
         received: &'a mut ReceivedFeed,
         news: &mut News,
-        chain_of: &mut ChainOf<'_>,
+        link_of: &mut LinkOf<'_>,
     ) -> Result<Event<'a>> {
         let message = Message::decode(frame).map_err(sent_by_remote)?;
         self.check_order(&message)?;
@@ -97,12 +99,12 @@ impl IncomingHalf {
                 *acked = seq.max(*acked);
                 Event::Nothing
             }
-            Message::Fork(peer, points) => {
+            Message::Fork(fork) => {
                 if news.frames.len() + self.backlog_bytes > BACKLOG_BYTES_MAX {
                     return Err(Error::Wire("the remote asks about forks and does not read the answers".into()));
                 }
-                let found = self.forks.compare(&mut news.frames, peer, &points, chain_of)?;
-                self.stop_if_forked(peer, news);
+                let found = self.forks.compare(&mut news.frames, &fork, link_of)?;
+                self.stop_if_forked(fork.peer, news);
                 found.map_or(Event::Nothing, Event::Differs)
             }
             Message::Synced => {
@@ -117,6 +119,11 @@ impl IncomingHalf {
                 Event::Nothing
             }
             Message::Error(text) => Event::Error(text.into_owned()),
+            Message::Pull => {
+                // Neither side reveals anything, and nothing can move: both logs count as equal and empty.
+                self.choose_root(0, news);
+                Event::Nothing
+            }
             Message::Unknown => Event::Nothing,
         })
     }
@@ -125,10 +132,12 @@ impl IncomingHalf {
     fn check_order(&self, message: &Message<'_>) -> Result<()> {
         match (message, &self.remote) {
             (Message::Hello(_), Some(_)) => return Err(unexpected("a second HELLO")),
-            (Message::Hello(_) | Message::Error(_) | Message::Unknown, _) | (_, Some(_)) => {}
+            (Message::Hello(_) | Message::Error(_) | Message::Pull | Message::Unknown, _) | (_, Some(_)) => {}
             _ => return Err(unexpected("a first frame that is not HELLO")),
         }
-        if self.progress.fin && !matches!(message, Message::Unknown | Message::Fork(..) | Message::Ack(..) | Message::Error(_)) {
+        if self.progress.fin
+            && !matches!(message, Message::Pull | Message::Unknown | Message::Fork(..) | Message::Ack(..) | Message::Error(_))
+        {
             return Err(unexpected("a frame after FIN"));
         }
         if matches!(message, Message::Heads(..)) && self.heads_over {
@@ -143,13 +152,29 @@ impl IncomingHalf {
                 "the output of this process comes back as its input: connect it to another replicate".into(),
             ));
         }
+        // If the roots differ, every other root says the same. The inverse reveals nothing.
+        self.choose_root(if hello.root == self.local.root { hello.root } else { !hello.root }, news);
         self.heads_over = hello.root == self.local.root;
+        self.forks.meet(self.local.mode, &hello);
         *remote = Some((hello.id.clone(), hello.mode));
-        news.remote =
-            Some(Remote { mode: hello.mode, live: hello.live, root: Some(hello.root), entry_bytes_max: hello.entry_bytes_max });
+        news.remote = Some(Remote {
+            mode: hello.mode,
+            live: hello.live,
+            root: Some(hello.root),
+            entry_bytes_max: hello.entry_bytes_max,
+            evidence: hello.evidence,
+        });
         self.remote = Some(hello);
         let receives = self.receives();
         Ok(if self.heads_over { Event::AllHeads { heads: &self.no_heads, receives } } else { Event::Nothing })
+    }
+
+    /// Chooses the root of the local HELLO, if this side has waited for the remote.
+    fn choose_root(&mut self, root: u128, news: &mut News) {
+        if !std::mem::replace(&mut self.has_root, true) {
+            self.local.root = root;
+            news.local_root = Some(root);
+        }
     }
 
     fn receives(&self) -> bool {
@@ -182,19 +207,22 @@ impl IncomingHalf {
     pub fn compared(
         &mut self,
         heads: &[RemoteHead],
-        differs: &[bool],
+        compared: &[Relation],
         last: bool,
         news: &mut News,
-        chain_of: &mut ChainOf<'_>,
+        link_of: &mut LinkOf<'_>,
         found: &mut Vec<Difference>,
     ) -> Result<()> {
         if self.heads.len() + heads.len() > FEEDS_MAX {
             return Err(Error::Wire(format!("the remote has more than {FEEDS_MAX} feeds")));
         }
-        for (RemoteHead { peer, seq, chain }, &differs) in heads.iter().zip(differs) {
-            self.heads.push((FeedKey::of(peer.as_str()), *seq));
-            if differs {
-                found.extend(self.forks.suspect(&mut news.frames, peer.as_str(), (*seq, *chain), chain_of)?);
+        // An older remote takes a withheld chain for a fork. So it gets no head of a feed that it has not proved to hold.
+        let needs_chains = self.local.mode.is_private() && self.remote.as_ref().is_some_and(|remote| !remote.evidence);
+        for (RemoteHead { peer, seq, chain }, &compared) in heads.iter().zip(compared) {
+            let is_named = !needs_chains || compared == Relation::Same;
+            self.heads.push((FeedKey::of(peer.as_str()), if is_named { *seq } else { 0 }));
+            if compared == Relation::Differs && *chain != WITHHELD {
+                found.extend(self.forks.suspect(&mut news.frames, peer.as_str(), (*seq, *chain), link_of)?);
                 self.stop_if_forked(peer.as_str(), news);
             }
         }
@@ -210,7 +238,7 @@ impl IncomingHalf {
         &mut self,
         stored: Stored<'_>,
         news: &mut News,
-        chain_of: &mut ChainOf<'_>,
+        link_of: &mut LinkOf<'_>,
         found: &mut Vec<Difference>,
     ) -> Result<()> {
         for &(handle, seq) in stored.acks {
@@ -219,16 +247,21 @@ impl IncomingHalf {
         }
         // The forks must come before the count of runs: after the last run, the session may end.
         for (peer, seq) in stored.forks {
-            found.extend(self.forks.found_at(&mut news.frames, peer.as_str(), seq.get(), chain_of)?);
+            found.extend(self.forks.found_in_run(&mut news.frames, peer.as_str(), seq.get(), link_of)?);
             self.stop_if_forked(peer.as_str(), news);
         }
         for (peer, head) in stored.mismatches {
-            self.forks.ask(&mut news.frames, peer.as_str(), *head, chain_of)?;
+            self.forks.ask(&mut news.frames, peer.as_str(), *head, link_of)?;
             self.stop_if_forked(peer.as_str(), news);
         }
         self.progress.runs_stored += stored.runs;
         self.progress.entries_new += stored.new;
         Ok(())
+    }
+
+    /// See [`Incoming::take_unproven`](super::Incoming::take_unproven).
+    pub fn take_unproven(&mut self) -> Vec<Difference> {
+        self.forks.take_unproven()
     }
 
     fn stop_if_forked(&self, peer: &str, news: &mut News) {

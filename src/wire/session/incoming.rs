@@ -2,14 +2,14 @@
 
 use std::collections::HashMap;
 
-use super::{Body, Entries, Event, Local, News, ReceivedFeed, Remote, RemoteHead, Stored};
+use super::{Body, Entries, Event, Local, News, ReceivedFeed, Relation, Remote, RemoteHead, Stored};
 use crate::model::{Error, FeedKey, PEER_BYTES_MAX, PeerId, Result};
 use crate::wire::frame::{FrameReader, move_part};
-use crate::wire::native::{self, Difference, FRAME_EXTRA_BYTES_MAX, RUN_BYTES_MAX};
+use crate::wire::native::{self, Difference, DifferenceKind, FRAME_EXTRA_BYTES_MAX, RUN_BYTES_MAX};
 use crate::wire::negotiate::{Opening, PREAMBLE, Wire, not_a_handshake};
 use crate::wire::original::{ChangeMessage, Handshake, HandshakeReader};
 use crate::wire::protobuf::sent_by_remote;
-use crate::wire::{ChainOf, Mode};
+use crate::wire::{LinkOf, Mode};
 
 /// Tags, lengths and seq around the two strings of a change, in bytes.
 const CHANGE_EXTRA_BYTES_MAX: usize = 64;
@@ -70,29 +70,29 @@ impl Incoming {
         }
     }
 
-    /// Reads the next message; `None` if it is incomplete. `chain_of` returns local chains.
+    /// Reads the next message; `None` if it is incomplete. `link_of` returns local entries.
     ///
     /// # Errors
     /// [`Error::Wire`] when the message breaks the protocol, [`Error::PushOnly`] when it breaks the local mode,
     /// [`Error::NoNativeWire`] when the remote does not speak the only wire that is allowed, [`Error::RemoteText`] when the remote
     /// sends text.
-    pub fn next(&mut self, chain_of: &mut ChainOf<'_>) -> Result<Option<Event<'_>>> {
+    pub fn next(&mut self, link_of: &mut LinkOf<'_>) -> Result<Option<Event<'_>>> {
         if matches!(self.protocol, Protocol::Undecided) {
             self.decide();
         }
         match &self.protocol {
             Protocol::Undecided => Ok(None),
-            Protocol::Native(_) => self.next_frame(chain_of),
+            Protocol::Native(_) => self.next_frame(link_of),
             Protocol::Original(_) if self.remote.is_some() => self.next_change(),
             Protocol::Original(_) => self.next_handshake(),
         }
     }
 
     /// Reads a frame of the native wire.
-    fn next_frame(&mut self, chain_of: &mut ChainOf<'_>) -> Result<Option<Event<'_>>> {
+    fn next_frame(&mut self, link_of: &mut LinkOf<'_>) -> Result<Option<Event<'_>>> {
         let Self { frames, protocol: Protocol::Native(native), remote, received, news, .. } = self else { return Ok(None) };
         let Some(frame) = frames.next_frame()? else { return Ok(None) };
-        native.take(frame, remote, received, news, chain_of).map(Some)
+        native.take(frame, remote, received, news, link_of).map(Some)
     }
 
     /// Finds out which wire the remote speaks.
@@ -126,7 +126,7 @@ impl Incoming {
         }
         let Some(Handshake { id, heads, mode }) = read else { return Ok(None) };
         self.remote = Some((id, mode));
-        self.news.remote = Some(Remote { mode, live: true, root: None, entry_bytes_max: u64::MAX });
+        self.news.remote = Some(Remote { mode, live: true, root: None, entry_bytes_max: u64::MAX, evidence: false });
         Ok(Some(Event::AllHeads { heads: self.news.heads.insert(heads), receives: mode.sends_to(self.local.mode) }))
     }
 
@@ -144,21 +144,20 @@ impl Incoming {
         Ok(Some(Event::Entries(Entries { peer, first: seq, body: Body::One(entry) })))
     }
 
-    /// The driver has compared some heads with the log. `differs` says for each head whether the log has a different chain at its
-    /// seq. Adds the first differences that are now known to `found`.
+    /// The driver has compared each of some heads with the log. Adds the first differences that are now known to `found`.
     ///
     /// # Errors
     /// [`Error::Wire`] when there are too many feeds, or too many differ.
     pub fn compared(
         &mut self,
         heads: &[RemoteHead],
-        differs: &[bool],
+        compared: &[Relation],
         last: bool,
-        chain_of: &mut ChainOf<'_>,
+        link_of: &mut LinkOf<'_>,
         found: &mut Vec<Difference>,
     ) -> Result<()> {
         match &mut self.protocol {
-            Protocol::Native(native) => native.compared(heads, differs, last, &mut self.news, chain_of, found),
+            Protocol::Native(native) => native.compared(heads, compared, last, &mut self.news, link_of, found),
             _ => Ok(()),
         }
     }
@@ -167,16 +166,21 @@ impl Incoming {
     ///
     /// # Errors
     /// [`Error::Wire`] when too many feeds have forked.
-    pub fn stored(&mut self, stored: Stored<'_>, chain_of: &mut ChainOf<'_>, found: &mut Vec<Difference>) -> Result<()> {
+    pub fn stored(&mut self, stored: Stored<'_>, link_of: &mut LinkOf<'_>, found: &mut Vec<Difference>) -> Result<()> {
         if let Protocol::Native(native) = &mut self.protocol {
-            return native.stored(stored, &mut self.news, chain_of, found);
+            return native.stored(stored, &mut self.news, link_of, found);
         }
         // Nothing more is sent of a feed that has forked: in the remote log our entries would continue other ones.
         for (peer, seq) in stored.forks {
             self.news.stopped.insert(FeedKey::of(peer.as_str()));
-            found.push(Difference { peer: peer.clone(), seq: *seq, is_unknown: false });
+            found.push(Difference { peer: peer.clone(), seq: *seq, kind: DifferenceKind::Fork });
         }
         Ok(())
+    }
+
+    /// The session ends. Returns the differences of which the remote has not shown its entry.
+    pub fn take_unproven(&mut self) -> Vec<Difference> {
+        if let Protocol::Native(native) = &mut self.protocol { native.take_unproven() } else { Vec::new() }
     }
 
     /// The news since the last call.

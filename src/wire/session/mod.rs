@@ -53,6 +53,7 @@ impl Local {
             root: self.root,
             entry_bytes_max: self.entry_bytes_max as u64,
             nonce: self.nonce,
+            evidence: true,
         }
     }
 }
@@ -90,6 +91,17 @@ pub struct RemoteHead {
     pub seq: u32,
     /// The chain at the head.
     pub chain: Chain,
+}
+
+/// The relation of a head of the remote to the local log.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Relation {
+    /// The log holds this entry, and the same chain at it.
+    Same,
+    /// The log holds this entry, and another chain at it.
+    Differs,
+    /// The log does not hold this entry.
+    Beyond,
 }
 
 /// Consecutive entries of one feed, from the remote.
@@ -172,6 +184,8 @@ pub struct Stored<'a> {
 #[derive(Default)]
 pub struct News {
     pub(super) wire: Option<Wire>,
+    /// The root for the local HELLO, if it depends on the remote.
+    pub(super) local_root: Option<u128>,
     pub(super) remote: Option<Remote>,
     /// The heads of the remote, once they are complete.
     pub(super) heads: Option<FeedMap>,
@@ -201,6 +215,8 @@ pub(super) struct Remote {
     pub root: Option<u128>,
     /// The longest entry that it accepts, in bytes.
     pub entry_bytes_max: u64,
+    /// It accepts heads with a withheld chain (native wire).
+    pub evidence: bool,
 }
 
 /// The progress of the incoming half of a native session.
@@ -218,6 +234,7 @@ impl News {
     /// Adds later news.
     pub fn merge(&mut self, later: Self) {
         self.wire = later.wire.or(self.wire);
+        self.local_root = later.local_root.or(self.local_root);
         self.remote = later.remote.or(self.remote);
         self.heads = later.heads.or(self.heads.take());
         raise_all(&mut self.held, later.held);
@@ -236,7 +253,7 @@ impl News {
 
     /// Whether the outgoing half may have something to do because of this news. Received entries alone need no reaction.
     pub fn is_urgent(&self) -> bool {
-        let starts = self.wire.is_some() || self.remote.is_some() || self.heads.is_some();
+        let starts = self.wire.is_some() || self.local_root.is_some() || self.remote.is_some() || self.heads.is_some();
         let answers = !self.acks.is_empty() || !self.frames.is_empty() || !self.acked.is_empty() || !self.stopped.is_empty();
         starts || answers || self.has_progressed || self.input_ended
     }

@@ -5,7 +5,9 @@ use std::collections::{HashMap, HashSet};
 use super::{Local, News, Progress, Remote, raise_all};
 use crate::model::{Chain, Change, Entry, FeedKey, FeedMap, Offset, PeerId, Result, Seq};
 use crate::wire::Mode;
-use crate::wire::native::{Head, Runs, put_ack, put_error, put_fin, put_head, put_heads, put_hello, put_synced};
+use crate::wire::native::{
+    Head, Runs, WITHHELD, put_ack, put_error, put_fin, put_head, put_heads, put_hello, put_pull, put_synced,
+};
 use crate::wire::negotiate::{PREAMBLE, Wire};
 use crate::wire::original::{can_hold, put_change, put_digest, put_handshake};
 
@@ -44,9 +46,12 @@ pub struct Outgoing {
     local: Local,
     protocol: Protocol,
     preamble_sent: bool,
+    /// The root for the HELLO is known.
+    has_root: bool,
     remote: Option<Remote>,
-    /// The heads that are being added, encoded, and the last feed of those that were.
+    /// The heads that are being added, encoded, their number, and the last feed of the log that was added.
     heads: Vec<u8>,
+    head_count: usize,
     heads_after: Option<PeerId>,
     /// The heads that were announced so far, where they are needed later: on the original wire, and if the modes let this side
     /// send nothing.
@@ -96,6 +101,8 @@ struct Native {
     runs: Runs,
     acks: HashMap<u32, u32>,
     incoming: Progress,
+    /// A side that only receives has sent PULL.
+    pull_sent: bool,
     hello_sent: bool,
     synced_sent: bool,
     fin_sent: bool,
@@ -129,8 +136,10 @@ impl Outgoing {
         Self {
             protocol: if is_original { Protocol::Original(Original::default()) } else { Protocol::Undecided },
             preamble_sent: is_original,
+            has_root: !local.mode.is_private(),
             remote: None,
             heads: Vec::new(),
+            head_count: 0,
             heads_after: None,
             announcing: Vec::new(),
             announced: FeedMap::default(),
@@ -160,6 +169,10 @@ impl Outgoing {
                 Wire::Original => Protocol::Original(Original::default()),
                 Wire::Native => Protocol::Native(Box::default()),
             };
+        }
+        if let Some(root) = news.local_root {
+            self.local.root = root;
+            self.has_root = true;
         }
         if let Some(remote) = news.remote {
             self.remote = Some(remote);
@@ -216,7 +229,10 @@ impl Outgoing {
         let (compared, sends) = (self.heads_sent && self.may_offer(), self.sends());
         let is_live = self.is_live();
         let Protocol::Native(native) = &mut self.protocol else { return out.append(&mut self.frames) };
-        if !std::mem::replace(&mut native.hello_sent, true) {
+        if self.local.mode.is_private() && !std::mem::replace(&mut native.pull_sent, true) {
+            put_pull(out);
+        }
+        if self.has_root && !std::mem::replace(&mut native.hello_sent, true) {
             put_hello(out, &self.local.hello());
         }
         out.append(&mut self.frames);
@@ -237,8 +253,11 @@ impl Outgoing {
     pub fn task(&self) -> Task {
         let may_add_heads = match &self.protocol {
             Protocol::Undecided => false,
-            Protocol::Original(_) => true,
-            Protocol::Native(native) => self.remote.is_some() && !native.fin_sent,
+            Protocol::Original(_) => !self.names_only_named() || self.has_remote_heads,
+            Protocol::Native(native) => self.remote.is_some_and(|remote| {
+                let knows_names = self.has_remote_heads || remote.mode == Mode::Pull;
+                !native.fin_sent && (!self.names_only_named() || knows_names)
+            }),
         };
         if may_add_heads && !self.heads_sent {
             Task::AddHeads
@@ -247,6 +266,12 @@ impl Outgoing {
         } else {
             Task::Wait
         }
+    }
+
+    /// Whether this side announces only feeds that the remote has named. With the original wire only, the handshake does not
+    /// wait: two such sides would wait for each other.
+    fn names_only_named(&self) -> bool {
+        self.local.mode.is_private() && self.local.wire != Some(Wire::Original)
     }
 
     /// The feed after which the next heads must begin, and the maximum number of heads to add.
@@ -258,6 +283,10 @@ impl Outgoing {
 
     /// Adds a head of the log, and the chain at it. Heads must be added in the order of the ids.
     pub fn add_head(&mut self, peer: &str, seq: u32, chain: Chain) {
+        if self.native().is_some() {
+            self.heads_after = PeerId::new(peer).ok();
+        }
+        let Some(chain) = self.revealed(peer, seq, chain) else { return };
         match &mut self.protocol {
             Protocol::Original(_) if !can_hold(peer) => self.leave_out_id(peer),
             Protocol::Original(_) => {
@@ -269,14 +298,33 @@ impl Outgoing {
                     self.announcing.push((FeedKey::of(peer), seq));
                 }
                 put_head(&mut self.heads, Head { peer, seq, chain });
-                self.heads_after = PeerId::new(peer).ok();
+                self.head_count += 1;
             }
         }
+    }
+
+    /// The chain to announce with a head. `None`: the head is not announced.
+    fn revealed(&self, peer: &str, seq: u32, chain: Chain) -> Option<Chain> {
+        if !self.names_only_named() {
+            return Some(chain);
+        }
+        let feed = FeedKey::of(peer);
+        let named = Some(self.held.get(feed)).filter(|&named| named > 0)?;
+        if self.remote.is_some_and(|remote| remote.evidence) {
+            return Some(WITHHELD);
+        }
+        // An older remote has proved its heads: see `IncomingHalf::compared`. The original wire has no chains.
+        (self.native().is_none() || named == seq && !self.stopped.contains(&feed)).then_some(chain)
     }
 
     /// Ends these heads. `last`: the log has no more feeds. `last_offset`: of the snapshot that they are from. Later heads may
     /// be newer than earlier ones: then this side holds more than it says.
     pub fn end_heads(&mut self, last: bool, last_offset: Offset) {
+        // The number of frames must not reveal the number of feeds.
+        if !last && self.names_only_named() && self.head_count < HEADS_MAX {
+            return;
+        }
+        self.head_count = 0;
         let heads = std::mem::take(&mut self.heads);
         match &mut self.protocol {
             Protocol::Original(_) => put_handshake(&mut self.frames, &self.local.id, &heads, self.local.mode),
