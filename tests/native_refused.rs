@@ -218,6 +218,8 @@ fn other_invalid_frames() {
         ("a FORK without a peer", typed(FORK, bytes_field(2, [number_field(1, 1), chain_field(2, 1)].concat()))),
         ("a FORK without a chain", typed(FORK, [bytes_field(1, "g"), bytes_field(2, number_field(1, 1))].concat())),
         ("a FORK of 65 points", fork("g", &points)),
+        ("an entry without a hash", typed(FORK, [bytes_field(1, "g"), bytes_field(3, number_field(1, 1))].concat())),
+        ("a truncated entry", typed(FORK, [bytes_field(1, "g"), bytes_field(3, b"\x11\x01")].concat())),
         ("a FIN of too few", fin(0, 0)),
         ("a FIN of too many", fin(2, 0)),
         ("a truncated FIN", typed(FIN, b"\x08")),

@@ -216,12 +216,15 @@ impl IncomingHalf {
         if self.heads.len() + heads.len() > FEEDS_MAX {
             return Err(Error::Wire(format!("the remote has more than {FEEDS_MAX} feeds")));
         }
+        let remote_mode = self.remote.as_ref().map(|remote| remote.mode);
+        // Between two sides that only receive, nothing moves, and neither helps the other to search.
+        let compares = !(self.local.mode.is_private() && remote_mode.is_some_and(Mode::is_private));
         // An older remote takes a withheld chain for a fork. So it gets no head of a feed that it has not proved to hold.
         let needs_chains = self.local.mode.is_private() && self.remote.as_ref().is_some_and(|remote| !remote.evidence);
         for (RemoteHead { peer, seq, chain }, &compared) in heads.iter().zip(compared) {
             let is_named = !needs_chains || compared == Relation::Same;
             self.heads.push((FeedKey::of(peer.as_str()), if is_named { *seq } else { 0 }));
-            if compared == Relation::Differs && *chain != WITHHELD {
+            if compares && compared == Relation::Differs && *chain != WITHHELD {
                 found.extend(self.forks.suspect(&mut news.frames, peer.as_str(), (*seq, *chain), link_of)?);
                 self.stop_if_forked(peer.as_str(), news);
             }
