@@ -85,8 +85,8 @@ pub fn exchange(
 ) -> Vec<Entry> {
     let mut from = Side::new(ids, from, from_number, Mode::Push);
     let mut to = Side::new(ids, to, to_number, Mode::Pull);
-    // Preamble, HELLO and HEADS of both sides.
-    for _ in 0..3 {
+    // Preamble, HELLO and HEADS of both sides. `to` waits for the HELLO and for the heads of `from`.
+    for _ in 0..6 {
         let (there, back) = (from.speak(ids), to.speak(ids));
         assert!(to.hear(&there).is_empty() && from.hear(&back).is_empty(), "entries before the heads");
     }
