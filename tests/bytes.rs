@@ -4,7 +4,9 @@ use std::path::Path;
 
 use scuttleup::PeerId;
 
+use crate::frames::{PREAMBLE, SYNC, change, handshake};
 use crate::harness::{Place, Run, append, assert_equal, hashed, read, shell};
+use crate::native_frames::{error, hello};
 
 /// Appends `bytes` as one entry and checks that each output form returns them. Returns the change line.
 fn check_round_trip(log: &Path, other: &Path, bytes: &[u8]) -> String {
@@ -196,4 +198,36 @@ fn an_endless_line_is_refused_without_keeping_it_in_memory() {
         .stderr_has("line 2: the entry is too long: it has ")
         .status(7);
     assert_eq!(read(&log).lines().count(), 2);
+}
+
+/// U+202E reverses the text after it, U+200B and the tag characters are not visible.
+#[test]
+fn format_controls_of_strangers_do_not_reach_stderr() {
+    let place = Place::new();
+    let log = place.log("alice");
+    let (strange, shown) = ("b\u{202e}o\u{200b}b\u{2028}\u{e0041}", "b\\u{202e}o\\u{200b}b\\u{2028}\\u{e0041}");
+    let replicate = |args: &[&str], stream: Vec<u8>| Run::new(&log).args(["replicate", "--once"]).args(args).stdin(stream).end();
+    // The id of the remote and of a feed with a gap, as text and as JSON.
+    let original = [handshake(strange, &[], SYNC), change(strange, 2, "1")].concat();
+    let json = "\"b\\u202eo\\u200bb\\u2028\\udb40\\udc41\"";
+    let native = [PREAMBLE, &hello(strange, SYNC, false, 7), &error(strange)].concat();
+    for (args, stream, shown) in [
+        (&[][..], original.clone(), vec![shown, "of b\\u{202e}o", "synced with b\\u{202e}o"]),
+        (&["--json"], original, vec![json]),
+        // The reason that the remote gives.
+        (&[], native, vec!["it said: b\\u{202e}o"]),
+        // A stream that is not a session.
+        (&[], strange.into(), vec!["it printed: b\\u{202e}o"]),
+    ] {
+        let said = replicate(args, stream).printed.stderr;
+        assert!(!said.trim_end().contains(|c| c != '\n' && scuttleup::is_invisible(c)), "{said:?}");
+        shown.iter().for_each(|shown| assert!(said.contains(shown), "{shown}: {said:?}"));
+    }
+    // The name of a directory, and an argument.
+    Run::new(&place.path(strange)).args(["read"]).stderr_has(shown).status(1);
+    Run::new(&log).args(["entry", strange, "1"]).stderr_has(shown).status(1);
+    Run::new(&place.path("new")).args(["init", "--id", strange]).stderr_has("invisible format control").status(2);
+    // Data keeps its bytes.
+    Run::new(&log).args(["append", "--text"]).stdin(strange).success();
+    assert!(read(&log).contains("\"text\":\"b\u{202e}o\u{200b}b\u{2028}\u{e0041}\""), "{}", read(&log));
 }

@@ -5,6 +5,7 @@ mod entry;
 mod error;
 mod heads;
 mod peer;
+mod printable;
 mod seq;
 
 pub use chain::Chain;
@@ -13,4 +14,5 @@ pub(crate) use error::is_full;
 pub use error::{Error, RemoteText, Result};
 pub use heads::{FeedKey, FeedMap, Heads};
 pub use peer::{PEER_BYTES_MAX, PeerId};
+pub use printable::{Printable, is_invisible};
 pub use seq::{Offset, Seq};

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::{Error, Result};
+use super::{Error, Printable, Result};
 
 /// The longest peer id, in bytes (scuttleup-protocol(5)).
 pub const PEER_BYTES_MAX: usize = 255;
@@ -40,7 +40,7 @@ impl PeerId {
         }
     }
 
-    /// The id as text. It may contain control characters: use [`fmt::Display`] to print it.
+    /// The id as text. It may contain control characters and format controls: use [`fmt::Display`] to print it.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -53,11 +53,8 @@ impl std::borrow::Borrow<str> for PeerId {
 }
 
 impl fmt::Display for PeerId {
-    /// Escapes control characters, so that an id from another log cannot control a terminal.
+    /// As [`Printable`], so that an id from another log cannot control a terminal.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for c in self.0.chars() {
-            if c.is_control() { write!(f, "{}", c.escape_default())? } else { write!(f, "{c}")? }
-        }
-        Ok(())
+        Printable(&self.0).fmt(f)
     }
 }

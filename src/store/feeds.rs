@@ -7,7 +7,7 @@ use super::lmdb::ReadTxn;
 use super::records::check_record;
 use super::rows::FeedRow;
 use super::{Log, Reader};
-use crate::model::{Chain, Error, Heads, Offset, PeerId, Result, Seq};
+use crate::model::{Chain, Error, Heads, Offset, PeerId, Printable, Result, Seq};
 
 /// The result of comparing a feed with that of another log.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -189,7 +189,7 @@ fn compute_chain(txn: &ReadTxn<'_>, peer: &str, row: FeedRow, seq: u32) -> Resul
     if seq >= row.head {
         return Ok((seq == row.head).then_some(row.chain));
     }
-    let bad_index = || Error::Corrupt(format!("the index of {} is wrong at entry {seq}", peer.escape_debug()));
+    let bad_index = || Error::Corrupt(format!("the index of {} is wrong at entry {seq}", Printable(peer)));
     let run = txn.run(row.number, seq)?.filter(|run| run.offset_of(seq).is_some()).ok_or_else(bad_index)?;
     let (mut chain, mut next) = (run.chain_before, run.first_seq);
     txn.records(Offset(run.first_offset), |offset, record| {

@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use super::Log;
 use super::lmdb::ReadTxn;
 use super::records::{Record, check_record};
-use crate::model::{Change, Error, Offset, PeerId, Result, Seq};
+use crate::model::{Change, Error, Offset, PeerId, Printable, Result, Seq};
 
 /// Limits for one snapshot, so that it stays short.
 #[derive(Clone, Copy, Debug)]
@@ -102,7 +102,7 @@ impl Reader<'_> {
         let Some(offset) = txn.offset_of(peer, feed, seq)? else { return Ok(None) };
         let record = check_record(offset, txn.record(offset)?.ok_or(Error::Checksum(offset))?)?;
         if (record.number, record.seq) != (feed.number, seq) {
-            let peer = peer.escape_debug();
+            let peer = Printable(peer);
             return Err(Error::Corrupt(format!("the index of {peer} points to another entry at offset {offset}")));
         }
         let peer = self.peers.get(record.number, &txn)?;

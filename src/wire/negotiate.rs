@@ -2,7 +2,7 @@
 //! with an unusually long encoding. On the original wire, empty frames are ignored. The first bytes of the remote decide.
 
 use super::frame::FrameReader;
-use crate::model::{Error, RemoteText, Result};
+use crate::model::{Error, Printable, RemoteText, Result};
 
 /// The first bytes of a side that offers the native wire: three empty frames of 4, 3 and 1 bytes.
 pub const PREAMBLE: &[u8; 8] = b"\x80\x80\x80\x00\x80\x80\x00\x00";
@@ -162,7 +162,7 @@ fn quote(text: &str) -> Option<String> {
     // A login message may contain escape sequences, for example for colours. Other control characters do not occur in text.
     let is_strange = |c: char| c.is_control() && !matches!(c, '\t' | '\x1b' | '\u{80}'..='\u{9f}');
     let is_text = line.chars().count() >= 2 && !line.contains(is_strange) && line.contains(char::is_alphanumeric);
-    is_text.then(|| cut(&line.escape_debug().to_string()))
+    is_text.then(|| cut(&Printable(line).to_string()))
 }
 
 /// The first [`QUOTE_CHARS_MAX`] characters of a line.

@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use clap::{Arg, ArgMatches, Command};
-use scuttleup::{Log, PeerId};
+use scuttleup::{Log, PeerId, is_invisible};
 
 use crate::cli::args::invalid_peer_id;
 use crate::cli::context::Context;
@@ -21,8 +21,8 @@ pub fn command() -> Command {
 
 pub fn run(context: &Context, args: &ArgMatches) -> Result<Exit> {
     let id = args.get_one::<String>("id").map(|id| PeerId::new(id)).transpose().map_err(|err| invalid_peer_id(&err))?;
-    if id.as_ref().is_some_and(|id| id.as_str().contains(char::is_control)) {
-        return Err(Usage("invalid peer id: it contains a control character".into()).into());
+    if id.as_ref().is_some_and(|id| id.as_str().contains(is_invisible)) {
+        return Err(Usage("invalid peer id: it contains a control character or an invisible format control".into()).into());
     }
     let stop = Stop::on_signal()?;
     let log = Log::create(&context.dir, id)?;

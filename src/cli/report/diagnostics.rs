@@ -1,6 +1,8 @@
-//! Diagnostics: one line each on stderr, without control characters.
+//! Diagnostics: one line each on stderr, without control characters and format controls.
 
 use std::io::Write;
+
+use scuttleup::{Printable, is_invisible};
 
 /// Prints diagnostics that are not errors, unless the user asked for errors only.
 #[derive(Clone, Copy)]
@@ -44,6 +46,20 @@ pub fn labelled_error(label: &str, text: &str) {
     print(label, text);
 }
 
+/// Prints one line of JSON, which ends with a newline. Invisible characters in its strings are escaped as in JSON.
+pub fn print_json(line: &str) {
+    let mut printed = String::with_capacity(line.len());
+    for c in line.trim_end_matches('\n').chars() {
+        if is_invisible(c) {
+            c.encode_utf16(&mut [0; 2]).iter().for_each(|unit| printed.push_str(&format!("\\u{unit:04x}")));
+        } else {
+            printed.push(c);
+        }
+    }
+    printed.push('\n');
+    print_verbatim(printed.as_bytes());
+}
+
 /// Prints lines without a prefix. They must end with a newline and have no other control characters.
 pub fn print_verbatim(line: &[u8]) {
     // A failure to write to stderr cannot be reported.
@@ -56,11 +72,6 @@ fn print(label: &str, text: &str) {
 
 /// The line of a diagnostic, with its prefix and its newline.
 pub fn line(label: &str, text: &str) -> String {
-    let mut line = String::new();
-    let prefix = if label.is_empty() { "scuttleup: ".into() } else { format!("scuttleup ({label}): ") };
-    for c in prefix.chars().chain(text.chars()) {
-        if c.is_control() { line.extend(c.escape_default()) } else { line.push(c) }
-    }
-    line.push('\n');
-    line
+    let text = Printable(text);
+    if label.is_empty() { format!("scuttleup: {text}\n") } else { format!("scuttleup ({}): {text}\n", Printable(label)) }
 }

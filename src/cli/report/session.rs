@@ -110,7 +110,7 @@ impl Report<'_> {
     pub fn print(self, outcome: &Outcome, failed: Option<&str>, exit: Exit) -> Result<()> {
         match self.format {
             Format::Text => self.print_text(outcome, failed, exit),
-            Format::JsonOnStderr => diagnostics::print_verbatim(&json(outcome, exit)),
+            Format::JsonOnStderr => diagnostics::print_json(&String::from_utf8_lossy(&json(outcome, exit))),
             Format::JsonOnStdout => Output::new().write(&json(outcome, exit))?,
         }
         Ok(())

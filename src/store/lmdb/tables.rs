@@ -9,7 +9,7 @@ use lmdb_sys as sys;
 use super::error::{read_error, write_error};
 use super::ffi::{self, AppendTxn, Snapshot};
 use super::prefetch::prefetch_next;
-use crate::model::{Error, Offset, PeerId, Result, Seq};
+use crate::model::{Error, Offset, PeerId, Printable, Result, Seq};
 use crate::store::files::lock::Turn;
 use crate::store::rows::{FeedRow, RunRow, bad_row};
 
@@ -276,7 +276,7 @@ impl<T: Transaction> Txn<'_, T> {
             return Ok(None);
         }
         let offset = self.run(row.number, seq.get())?.and_then(|run| run.offset_of(seq.get()));
-        let bad_index = || Error::Corrupt(format!("the index of {} is wrong at entry {seq}", peer.escape_debug()));
+        let bad_index = || Error::Corrupt(format!("the index of {} is wrong at entry {seq}", Printable(peer)));
         offset.ok_or_else(bad_index).map(Some)
     }
 

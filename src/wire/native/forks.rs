@@ -14,7 +14,7 @@ use std::collections::HashMap;
 
 use super::encode::put_fork;
 use super::message::{Fork, Hello, Point, WITHHELD};
-use crate::model::{Chain, Error, FeedKey, PeerId, Result, Seq, Tombstone};
+use crate::model::{Chain, Error, FeedKey, PeerId, Printable, Result, Seq, Tombstone};
 use crate::wire::protobuf::unexpected;
 use crate::wire::{Link, LinkOf, Mode};
 
@@ -342,6 +342,6 @@ fn difference(peer: &str, seq: u32, kind: DifferenceKind) -> Result<Option<Diffe
 }
 
 fn damaged(peer: &str) -> Error {
-    let peer = peer.escape_debug();
+    let peer = Printable(peer);
     Error::Wire(format!("entries of {peer} were damaged in transit: run it again"))
 }
