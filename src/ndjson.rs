@@ -160,9 +160,9 @@ pub fn put_string(out: &mut Vec<u8>, text: &str) {
 }
 
 /// Adds the line `{"peer":…,"seq":…}`, with `"own":true` for the local feed and `"fork":true` for a forked feed.
-pub fn put_head(out: &mut Vec<u8>, peer: &PeerId, seq: u32, local: bool, fork: bool) {
+pub fn put_head(out: &mut Vec<u8>, peer: &str, seq: u32, local: bool, fork: bool) {
     out.extend_from_slice(b"{\"peer\":");
-    put_string(out, peer.as_str());
+    put_string(out, peer);
     out.extend_from_slice(b",\"seq\":");
     put_number(out, u64::from(seq));
     out.extend_from_slice(if local { b",\"own\":true" } else { b"" });

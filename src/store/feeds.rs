@@ -89,6 +89,31 @@ impl Log {
         Ok((given, txn.last_offset()?))
     }
 
+    /// Gives up to `feeds_max` feeds with an id above `after` to `each`, as [`Log::feeds_after`]: id and head, whether it is the
+    /// local feed, and whether it is known to have forked. Returns the number of feeds that were given.
+    ///
+    /// # Errors
+    /// When the log cannot be read.
+    pub fn heads_after(
+        &self,
+        after: Option<&str>,
+        feeds_max: usize,
+        mut each: impl FnMut(&str, u32, bool, bool),
+    ) -> Result<usize> {
+        let txn = self.env.read()?;
+        let (local, has_forks, mut given) = (txn.local_id()?, txn.has_forks()?, 0);
+        txn.feeds_after(after.unwrap_or_default(), |peer, row| {
+            if given == feeds_max {
+                return Ok(ControlFlow::Break(()));
+            }
+            let is_forked = has_forks && txn.fork(&PeerId::new(peer)?)?.is_some();
+            each(peer, row.head, peer == local.as_str(), is_forked);
+            given += 1;
+            Ok(ControlFlow::Continue(()))
+        })?;
+        Ok(given)
+    }
+
     /// The feeds that are known to have forked, each with the lowest seq that is known to differ in another log.
     ///
     /// # Errors

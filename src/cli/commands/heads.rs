@@ -8,8 +8,11 @@ use crate::cli::args::invalid_peer_id;
 use crate::cli::context::Context;
 use crate::cli::exit::Exit;
 use crate::cli::help::epilogue;
-use crate::cli::io::output::{Output, WRITE_BYTES};
+use crate::cli::io::output::Output;
 use crate::cli::io::signals::{self, Stop};
+
+/// The number of feeds that are read in one snapshot: about 256 KiB of lines.
+const FEEDS_AT_ONCE: usize = 4096;
 
 pub fn command() -> Command {
     Command::new("heads")
@@ -31,21 +34,24 @@ pub fn run(context: &Context, args: &ArgMatches) -> Result<Exit> {
     signals::exit_on_signal()?;
     let log = Log::open_read_only(&context.dir)?;
     context.report_if_empty(&log)?;
-    let heads = log.heads()?;
-    // The id is read after the heads. Otherwise, if the log takes a new id in between, its old feed would be marked as the local
-    // feed.
-    let (local, forks) = (log.local_id()?, log.forks()?);
     let output = Output::bulk();
-    let mut lines = Vec::new();
-    for (peer, seq) in heads.iter() {
-        ndjson::put_head(&mut lines, peer, seq, *peer == local, forks.contains_key(peer));
-        if lines.len() >= WRITE_BYTES {
-            output.write(&lines)?;
-            lines.clear();
+    let (mut lines, mut last) = (Vec::new(), None::<String>);
+    loop {
+        let mut after = String::new();
+        let given = log.heads_after(last.as_deref(), FEEDS_AT_ONCE, |peer, seq, is_local, is_forked| {
+            ndjson::put_head(&mut lines, peer, seq, is_local, is_forked);
+            after.clear();
+            after.push_str(peer);
+        })?;
+        // A slow reader of stdout must not keep a snapshot open.
+        output.write(&lines)?;
+        lines.clear();
+        if given < FEEDS_AT_ONCE {
+            log.reader().check_heads()?;
+            return Ok(Exit::Done);
         }
+        last = Some(after);
     }
-    output.write(&lines)?;
-    Ok(Exit::Done)
 }
 
 /// Clears the fork mark of a feed.
