@@ -145,7 +145,7 @@ impl<T: Transaction> Txn<'_, T> {
     /// Whether a feed has a fork mark.
     pub fn has_forks(&self) -> Result<bool> {
         let prefix = key::FORK.as_bytes();
-        let first = found(self.cursor(self.tables.meta)?.get(Some(prefix), None, sys::MDB_SET_RANGE))?;
+        let first = self.found(self.cursor(self.tables.meta)?.get(Some(prefix), None, sys::MDB_SET_RANGE))?;
         Ok(first.is_some_and(|(key, _)| key.is_some_and(|key| key.starts_with(prefix))))
     }
 
