@@ -230,7 +230,9 @@ pub fn is_change_line(bytes: &[u8]) -> bool {
     // Most lines end here, so this is fast.
     let is_like = bytes.starts_with(b"{\"offset\":") && bytes.ends_with(b"}");
     let text = std::str::from_utf8(bytes).ok().filter(|_| is_like);
-    text.is_some_and(|text| has_only_fields_of_changes(text) && parse_change(text).is_ok())
+    text.is_some_and(|text| {
+        has_only_fields_of_changes(text) && matches!(parse_change(text), Ok(_) | Err(Error::HashMismatch(..)))
+    })
 }
 
 fn has_only_fields_of_changes(text: &str) -> bool {

@@ -72,7 +72,7 @@ fn eight_processes_create_one_log() {
     let place = Place::new();
     for round in 0..10 {
         let log = place.path(&format!("log{round}"));
-        let mut appenders: Vec<Running> = (0..8).map(|_| Run::new(&log).args(["append", "--ack"]).spawn()).collect();
+        let mut appenders: Vec<Running> = (0..8).map(|_| Run::new(&log).args(["-q", "append", "--ack"]).spawn()).collect();
         for appender in &mut appenders {
             appender.send("1\n");
         }

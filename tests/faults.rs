@@ -289,7 +289,7 @@ fn a_thread_that_cannot_be_started_is_an_error() {
         let strace = ["-qq", "-o", "/dev/null", "-e", &inject, SCUTTLEUP];
         let run = Run::program("strace").args(strace).args(args).env("SCUTTLEUP_LOG", &log).stdin(stdin);
         // The remote prints its own messages.
-        run.stderr_has("scuttleup: cannot start a thread: Resource temporarily unavailable").status(1);
+        run.stderr_has("cannot start a thread: Resource temporarily unavailable").status(1);
     }
 }
 

@@ -408,7 +408,7 @@ fn a_mistyped_command_option_or_value_is_reported_with_the_nearest_one() {
         (&["read", "--lvie"], "unexpected argument '--lvie' found: did you mean --live?"),
         (&["watch", "--since", "x"], "unexpected argument '--since' found: did you mean --since-heads?"),
         // An option of another command.
-        (&["append", "--live"], "unexpected argument '--live' found"),
+        (&["append", "--zzz"], "unexpected argument '--zzz' found"),
         (&["entry", "-x", "1"], "unexpected argument '-x' found: to pass '-x' as a value, use '-- -x'"),
         (
             &["replicate", "--mode", "pul"],

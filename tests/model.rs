@@ -115,8 +115,8 @@ impl World {
         let (after_one, sent_other, one_misses) = flow_of(other, one, mode_other, mode_one);
         let args = |mode| ["--once", "--wire", wire, "--mode", mode];
         let (ended_one, ended_other) = join(&self.paths[one], &args(mode_one), &self.paths[other], &args(mode_other));
-        let refused_one = self.is_refused(one, other, mode_one, mode_other);
-        let refused_other = self.is_refused(other, one, mode_other, mode_one);
+        let refused_one = self.is_refused(one, other, mode_one, mode_other, wire);
+        let refused_other = self.is_refused(other, one, mode_other, mode_one, wire);
         for (ended, sent, is_refused) in [(ended_one, sent_one, refused_one), (ended_other, sent_other, refused_other)] {
             let said = ended.printed.stderr;
             let code = if one_misses || other_misses { 3 } else { 6 * i32::from(is_refused) };
@@ -131,10 +131,12 @@ impl World {
     }
 
     /// Whether the remote's mode keeps entries back that the local mode asks for.
-    fn is_refused(&self, local: usize, remote: usize, mode: &str, remote_mode: &str) -> bool {
+    fn is_refused(&self, local: usize, remote: usize, mode: &str, remote_mode: &str, wire: &str) -> bool {
         let lacks = |from: usize, to: usize| native_flow(&self.models[from], &self.models[to]).0 != self.models[to];
         let unsent = mode != "pull" && remote_mode == "push" && lacks(local, remote);
-        unsent || mode != "push" && remote_mode == "pull" && lacks(remote, local)
+        // On the native wire, a remote that only receives does not say what it holds, unless the logs are equal.
+        let is_silent = wire == "native" && (mode == "pull" || self.models[local] != self.models[remote]);
+        unsent || mode != "push" && remote_mode == "pull" && (is_silent || lacks(remote, local))
     }
 
     /// `read | write` also copies deleted entries.

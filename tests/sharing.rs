@@ -10,7 +10,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::stat::Mode;
 use nix::unistd::{Pid, mkfifo};
 
-use crate::harness::{Place, Run, Running, SCUTTLEUP, STEP, append, read, shell};
+use crate::harness::{Place, Run, Running, SCUTTLEUP, STEP, append, read, shell, unlabelled};
 use crate::opening::{stopped, waiting};
 
 /// Runs the words of a command in a new PID namespace, as its first process.
@@ -128,7 +128,11 @@ fn directory(place: &Place, user: u32, group: u32, mode: u32) -> PathBuf {
 }
 
 fn one_line(printed: &crate::harness::Printed) {
-    assert!(printed.stderr.starts_with("scuttleup: ") && printed.stderr.matches('\n').count() == 1, "{}", printed.stderr);
+    assert!(
+        unlabelled(&printed.stderr).starts_with("scuttleup: ") && printed.stderr.matches('\n').count() == 1,
+        "{}",
+        printed.stderr
+    );
 }
 
 /// The recipe for a group of writers in scuttleup-store(5).
@@ -169,6 +173,8 @@ fn a_reader_needs_the_lock_file_and_not_the_data_file_for_writing() {
             one_line(&run.stderr_has(&format!("{name} cannot be opened")).stderr_has("Permission denied").status(1));
         }
     };
+    refused("bell");
+    set_mode(&log.join("bell"), 0o640);
     refused("data.mdb");
     set_mode(&log.join("data.mdb"), 0o640);
     refused("lock.mdb");
@@ -177,7 +183,6 @@ fn a_reader_needs_the_lock_file_and_not_the_data_file_for_writing() {
         .stderr_has("store(5)")
         .status(1);
     set_mode(&log.join("lock.mdb"), 0o660);
-    set_mode(&log.join("bell"), 0o640);
     let mut watching = as_user(BOB, &[readers], &log, &["watch", "--no-entry"]).spawn();
     watching.line();
     as_user(ALICE, &[readers], &log, &["append"]).stdin("2\n").stderr("").success();

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use nix::sys::signal::Signal;
 
-use crate::harness::{Place, Run, Running, SCUTTLEUP, append, hashed, shell};
+use crate::harness::{Place, Run, Running, SCUTTLEUP, append, hashed, shell, unlabelled};
 
 fn line(seq: u32) -> String {
     hashed(&format!("{{\"offset\":{seq},\"peer\":\"a\",\"seq\":{seq},\"entry\":{seq}}}\n"))
@@ -245,7 +245,7 @@ const REPLACED: &str = "the files of the log were removed or replaced, or its di
 fn assert_replaced(mut reading: Running, notices: &str) {
     let ended = reading.wait();
     let expected = format!("{notices}scuttleup: {REPLACED}\n");
-    assert_eq!((ended.status.code(), &*ended.printed.stdout, ended.printed.stderr), (Some(1), &b""[..], expected));
+    assert_eq!((ended.status.code(), &*ended.printed.stdout, unlabelled(&ended.printed.stderr)), (Some(1), &b""[..], expected));
 }
 
 /// The name of a change to the log `x/a`, and a function that makes this change.

@@ -208,6 +208,7 @@ fn outcome(context: &Context<'_>, received: receiver::Received, sent: &sender::S
     let (deleted, too_long) = outgoing.left_out();
     let left_out = if context.options.accept_gaps { 0 } else { deleted };
     let (missing, missing_by_mode) = ledger.missing(context.log)?;
+    let missing_by_mode = (!outgoing.remote_is_silent()).then_some(missing_by_mode);
     let (forks, gaps) = (ledger.forks, ledger.gaps + too_long);
     let confirmed = outgoing.is_confirmed();
     let is_cut = is_cut || sent.written == Written::Closed && unsent > 0;

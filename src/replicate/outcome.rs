@@ -57,15 +57,16 @@ pub struct Outcome {
     /// The number of entries that the remote lacked at the start and that were not sent. If a live session ended early, entries
     /// that were appended later count too.
     pub unsent: u64,
-    /// The number of entries that the remote lacked at the start, but that the modes do not let this log send.
-    pub unsent_by_mode: u64,
+    /// The number of entries that the remote lacked at the start, but that the modes do not let this log send. `None` if the remote
+    /// does not say what it holds.
+    pub unsent_by_mode: Option<u64>,
     /// The number of entries that were stored.
     pub received: u64,
     /// The number of entries that the remote announced at the start and that were not received.
     pub missing: u64,
     /// The number of entries that the remote announced at the start and that this log lacks, but that the modes do not let the
     /// remote send.
-    pub missing_by_mode: u64,
+    pub missing_by_mode: Option<u64>,
     /// The number of entries that the remote lacked, but that are deleted in this log, so that the original wire cannot send
     /// them. 0 with [`Options::accept_gaps`](super::Options::accept_gaps).
     pub left_out: u64,
@@ -90,7 +91,7 @@ impl Outcome {
     /// Whether entries stayed behind although the local mode asks for them: the mode of the remote forbids their direction.
     /// Another session with the same modes does not move them.
     pub fn refused(&self) -> bool {
-        self.local_mode.sends() && self.unsent_by_mode > 0 || self.local_mode.receives() && self.missing_by_mode > 0
+        self.local_mode.sends() && self.unsent_by_mode != Some(0) || self.local_mode.receives() && self.missing_by_mode != Some(0)
     }
 
     /// Whether the modes let this log send entries. False if the mode of the remote is unknown.

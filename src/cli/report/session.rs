@@ -204,13 +204,18 @@ fn refusal(outcome: &Outcome) -> Option<String> {
     let entries = |count, one: &str, more: &str| if count == 1 { format!("1 {one} was") } else { format!("{count} {more} were") };
     let is_sync = outcome.local_mode == Mode::Sync;
     Some(if remote == Mode::Push {
-        let left = entries(outcome.unsent_by_mode, "local entry", "local entries");
+        let left = entries(outcome.unsent_by_mode.unwrap_or(0), "local entry", "local entries");
         let hint = if is_sync { "to only receive, use --mode pull" } else { "the remote must use --mode pull or sync" };
         format!("{left} not sent: the remote only sends ({hint})")
     } else {
-        let left = entries(outcome.missing_by_mode, "entry of the remote", "entries of the remote");
         let hint = if is_sync { "to only send, use --mode push" } else { "the remote must use --mode push or sync" };
-        format!("{left} not received: the remote only receives ({hint})")
+        match outcome.missing_by_mode {
+            Some(count) => {
+                let left = entries(count, "entry of the remote", "entries of the remote");
+                format!("{left} not received: the remote only receives ({hint})")
+            }
+            None => format!("the entries of the remote are not known: the remote only receives ({hint})"),
+        }
     })
 }
 
@@ -255,7 +260,8 @@ fn json(outcome: &Outcome, exit: Exit) -> Vec<u8> {
     let durable = outcome.durable.map_or("null".to_owned(), |durable| durable.to_string());
     let mode = outcome.remote_mode.map_or("null".to_owned(), |mode| format!("\"{}\"", mode.name()));
     let Outcome { sent, received, missing, forks, gaps, bytes_sent, bytes_received, millis, .. } = outcome;
-    let Outcome { unsent_by_mode, missing_by_mode, .. } = outcome;
+    let by_mode = |count: Option<u64>| count.map_or("null".to_owned(), |count| count.to_string());
+    let [unsent_by_mode, missing_by_mode] = [outcome.unsent_by_mode, outcome.missing_by_mode].map(by_mode);
     let unsent = outcome.unsent + outcome.left_out;
     let rest = format!(
         ",\"wire\":{wire},\"complete\":{},\"exit\":{},\"sent\":{sent},\"durable\":{durable},\"unsent\":{unsent},\

@@ -45,11 +45,16 @@ pub fn check(dir: &Path) -> Result<bool> {
     let damaged = |what| Error::Corrupt(format!("{} {what}", path.display()));
     let meta_page_at = |at| read_meta_page(&file, at).map_err(fail);
     let (page_bytes, first) = meta_page_at(0)?.ok_or_else(|| damaged("is not a data file of a log"))?;
-    let (other_bytes, second) = meta_page_at(page_bytes)?.unwrap_or((page_bytes, first));
+    let contradiction = || damaged("has meta pages that contradict each other");
+    let (other_bytes, second) = match meta_page_at(page_bytes)? {
+        Some(second) => second,
+        None if file.metadata().map_err(fail)?.len() >= 2 * page_bytes => return Err(contradiction()),
+        None => (page_bytes, first),
+    };
     let (older, newer) = if second.txn >= first.txn { (first, second) } else { (second, first) };
     // With wrong values, LMDB crashes, or a writer writes over pages that are in use.
     if page_bytes != other_bytes || newer.last_page < older.last_page {
-        return Err(damaged("has meta pages that contradict each other"));
+        return Err(contradiction());
     }
     // The length is read after the meta pages, because a writer writes its other pages before its meta page.
     let (has, needs) = (file.metadata().map_err(fail)?.len(), (newer.last_page + 1).saturating_mul(page_bytes));
@@ -93,7 +98,7 @@ pub fn open_for_writing(dir: &Path) -> Result<File> {
 }
 
 /// Whether a file exists that a log gets only after its tables are durable. Does not look at the data file.
-fn was_created(dir: &Path) -> Result<bool> {
+pub fn was_created(dir: &Path) -> Result<bool> {
     Ok(created::exists(dir)? || file::check(dir, notify::FILE_NAME)?)
 }
 

@@ -71,7 +71,9 @@ impl Env {
         }
         let tables = match env.open_tables(|open| Tables::open(open)) {
             Ok(tables) => Some(tables),
-            Err(lmdb::Error::NotFound) if has_rows => return Err(Error::NotEmpty(dir.to_path_buf(), data::FILE_NAME.into())),
+            Err(lmdb::Error::NotFound) if has_rows && !data::was_created(dir)? => {
+                return Err(Error::NotEmpty(dir.to_path_buf(), data::FILE_NAME.into()));
+            }
             Err(lmdb::Error::NotFound) => None,
             Err(err) => return Err(open_error(dir, err)),
         };

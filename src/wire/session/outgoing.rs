@@ -286,17 +286,15 @@ impl Outgoing {
         if self.native().is_some() {
             self.heads_after = PeerId::new(peer).ok();
         }
+        // These heads are counted, also if they are not revealed.
+        if matches!(self.protocol, Protocol::Original(_)) && can_hold(peer) || self.native().is_some() && !self.sends() {
+            self.announcing.push((FeedKey::of(peer), seq));
+        }
         let Some(chain) = self.revealed(peer, seq, chain) else { return };
         match &mut self.protocol {
             Protocol::Original(_) if !can_hold(peer) => self.leave_out_id(peer),
-            Protocol::Original(_) => {
-                self.announcing.push((FeedKey::of(peer), seq));
-                put_digest(&mut self.heads, peer, seq);
-            }
+            Protocol::Original(_) => put_digest(&mut self.heads, peer, seq),
             _ => {
-                if !self.sends() {
-                    self.announcing.push((FeedKey::of(peer), seq));
-                }
                 put_head(&mut self.heads, Head { peer, seq, chain });
                 self.head_count += 1;
             }
@@ -520,13 +518,23 @@ impl Outgoing {
     }
 
     /// The number of entries that the remote lacked at the start and that the modes do not let this side send. Feeds that are
-    /// stopped do not count.
-    pub fn unsent_by_mode(&self) -> u64 {
+    /// stopped do not count. `None` if the remote does not say what it holds.
+    pub fn unsent_by_mode(&self) -> Option<u64> {
+        if self.local.mode.is_private() && self.remote_is_silent() {
+            return None;
+        }
         if self.sends() || !self.has_remote_heads {
-            return 0;
+            return Some(0);
         }
         let announced = self.announced.iter().filter(|(feed, _)| !self.stopped.contains(feed));
-        announced.map(|(feed, seq)| u64::from(seq.saturating_sub(self.held.get(feed)))).sum()
+        Some(announced.map(|(feed, seq)| u64::from(seq.saturating_sub(self.held.get(feed)))).sum())
+    }
+
+    /// Whether the remote may hold feeds that it does not name: its mode is pull, and it has not said that its root is equal. Two
+    /// such sides send no root.
+    pub fn remote_is_silent(&self) -> bool {
+        let is_private = self.native().is_some() && self.remote.is_some_and(|remote| remote.mode.is_private());
+        is_private && (self.local.mode.is_private() || !self.roots_are_equal())
     }
 
     /// The number of entries of a feed that the remote is not known to hold. `head` is the head of the feed in the log.
