@@ -135,7 +135,10 @@ impl World {
         let lacks = |from: usize, to: usize| native_flow(&self.models[from], &self.models[to]).0 != self.models[to];
         let unsent = mode != "pull" && remote_mode == "push" && lacks(local, remote);
         // On the native wire, a remote that only receives does not say what it holds, unless the logs are equal.
-        let is_silent = wire == "native" && (mode == "pull" || self.models[local] != self.models[remote]);
+        // A deletion does not make them different.
+        let heads =
+            |log: usize| -> Vec<(&&str, usize)> { self.models[log].iter().map(|(peer, feed)| (peer, feed.len())).collect() };
+        let is_silent = wire == "native" && (mode == "pull" || heads(local) != heads(remote));
         unsent || mode != "push" && remote_mode == "pull" && (is_silent || lacks(remote, local))
     }
 

@@ -169,7 +169,7 @@ fn replicate_creates_a_log() {
     let place = Place::new();
     let (a, b) = (place.log("a"), place.path("new"));
     append(&a, "1\n2\n");
-    assert_codes(&join(&a, &["--once"], &b, &["--once", "--mode", "pull"]), (0, 0));
+    assert_codes(&join(&a, &["--once", "--mode", "push"], &b, &["--once", "--mode", "pull"]), (0, 0));
     assert_equal(&a, &b);
 }
 

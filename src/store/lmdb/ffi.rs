@@ -8,7 +8,7 @@ use std::ptr;
 use std::sync::atomic::{Ordering, fence};
 use std::sync::{Mutex, PoisonError};
 
-use lmdb::{Database, DatabaseFlags, Environment, RoTransaction, RwTransaction, Transaction, WriteFlags};
+use lmdb::{Cursor, Database, DatabaseFlags, Environment, RoTransaction, RwTransaction, Transaction, WriteFlags};
 use lmdb_sys as sys;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
@@ -216,6 +216,27 @@ impl UnsharedEnv {
         // Handles outlive the transaction that opened them only if it is committed.
         txn.commit()?;
         Ok(tables)
+    }
+
+    /// The number of the newest transaction in the data file.
+    pub fn newest_txn(&self) -> lmdb::Result<u64> {
+        self.0.newest_txn()
+    }
+
+    /// The names of the first `max` tables, read in their order in the file: names that LMDB does not find are among them too.
+    pub fn table_names(&self, max: usize) -> lmdb::Result<Vec<Vec<u8>>> {
+        let txn: RoTransaction<'_> = self.0.env.begin_ro_txn()?;
+        // SAFETY: as in `open_tables`.
+        let main = unsafe { txn.open_db(None)? };
+        let cursor = txn.open_ro_cursor(main)?;
+        let (mut names, mut op) = (Vec::new(), sys::MDB_FIRST);
+        while names.len() < max
+            && let Ok((Some(name), _)) = cursor.get(None, None, op)
+        {
+            names.push(name.to_vec());
+            op = sys::MDB_NEXT;
+        }
+        Ok(names)
     }
 
     /// Opens tables, and creates the missing ones, in one write transaction. The handles are valid after it is committed.

@@ -35,6 +35,9 @@ pub use tables::{ReadTxn, WriteTxn};
 const MAP_BYTES_MAX: usize = 1 << 40;
 const MAP_BYTES_MIN: usize = 1 << 20;
 
+/// A snapshot that may be older than the newest commit is taken again at most this many times.
+const STALE_TRIES_MAX: u32 = 1000;
+
 /// Free the slots of dead readers in every N-th write transaction.
 const WRITES_PER_READER_CHECK: u32 = 64;
 
@@ -62,21 +65,15 @@ impl Env {
         locks.usable().map_or(Ok(()), |file| file.reserve_blocks(write))?;
         let (env, map_bytes) = open_environment(dir, write)?;
         let files = OpenFiles::new(dir, &locks, &data)?;
-        // All tables of a log are created in one commit: rows before it belong to another program.
-        let has_rows = env.stat().map_err(|err| open_error(dir, err))?.entries() > 0;
         let env = UnsharedEnv::new(env).map_err(|err| open_error(dir, err))?;
         // LMDB opens the files by their names.
         if !files.are_unchanged() || !files.is_data_file(env.data_file()) {
             return Err(Error::Replaced);
         }
-        let tables = match env.open_tables(|open| Tables::open(open)) {
-            Ok(tables) => Some(tables),
-            Err(lmdb::Error::NotFound) if has_rows && !data::was_created(dir)? => {
-                return Err(Error::NotEmpty(dir.to_path_buf(), data::FILE_NAME.into()));
-            }
-            Err(lmdb::Error::NotFound) => None,
-            Err(err) => return Err(open_error(dir, err)),
-        };
+        let tables = open_tables(&env).map_err(|err| open_error(dir, err))?;
+        if tables.is_none() && !data::was_created(dir)? && holds_other_tables(&env).map_err(|err| open_error(dir, err))? {
+            return Err(Error::NotEmpty(dir.to_path_buf(), data::FILE_NAME.into()));
+        }
         drop(opening);
         Ok(Self { dir: dir.to_path_buf(), env: env.into_shared(), tables, map_bytes, files, writes: AtomicU32::new(0), locks })
     }
@@ -185,6 +182,26 @@ impl Env {
 /// Waits until no other process writes. The log must be open for writing.
 fn wait_to_write(locks: &Locks) -> Result<Turn<'_>> {
     locks.usable().expect("a log that is open for writing has locks").wait_to_write()
+}
+
+/// Opens the tables. `None`: the log was not created yet, or a table is missing.
+fn open_tables(env: &UnsharedEnv) -> lmdb::Result<Option<Tables>> {
+    for _ in 0..STALE_TRIES_MAX {
+        match env.open_tables(|open| Tables::open(open)) {
+            Err(lmdb::Error::NotFound) if env.newest_txn()? == 0 => return Ok(None),
+            // A commit writes its meta page before it writes its number to the lock file. In between, a snapshot is of the commit
+            // before, which may have no tables.
+            Err(lmdb::Error::NotFound) => std::thread::yield_now(),
+            opened => return opened.map(Some),
+        }
+    }
+    Ok(None)
+}
+
+/// Whether the data file belongs to another program: it has tables, but none of those of a log, which one commit creates.
+fn holds_other_tables(env: &UnsharedEnv) -> lmdb::Result<bool> {
+    let names = env.table_names(2 * tables::COUNT as usize)?;
+    Ok(!names.is_empty() && !names.iter().any(|name| tables::NAMES.iter().any(|known| known.as_bytes() == name)))
 }
 
 /// Opens the environment with the largest memory map that fits into the address space. Also returns the size of the map in

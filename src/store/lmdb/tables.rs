@@ -24,8 +24,10 @@ pub struct Tables {
     times: Database,
 }
 
+/// The names of the tables.
+pub const NAMES: [&str; 6] = ["meta", "peers", "numbers", "entries", "runs", "times"];
 /// The number of tables.
-pub const COUNT: u32 = 6;
+pub const COUNT: u32 = NAMES.len() as u32;
 
 /// The keys of `meta`.
 mod key {
