@@ -197,7 +197,7 @@ fn forks_are_found_in_every_pair_of_modes() {
             let ended = join(&a, &["--once", "--mode", mode_a], &b, &["--mode", mode_b]);
             // Two sides that only receive compare nothing.
             if (mode_a, mode_b) == ("pull", "pull") {
-                assert_eq!((ended.0.status.code(), ended.1.status.code()), (Some(0), Some(0)));
+                assert_eq!((ended.0.status.code(), ended.1.status.code()), (Some(6), Some(0)));
             } else {
                 assert_fork(&ended, "a", 4);
             }

@@ -189,20 +189,21 @@ fn two_sides_that_only_receive_end_at_once_and_reveal_nothing() {
     session.send([hello("y", PULL, false, 0), synced(), fin(0, 0)].concat());
     let said = [synced(), fin(0, 0)].concat();
     assert_eq!(session.bytes(said.len()), said);
-    assert_eq!(session.end().1.status.code(), Some(0));
+    assert_eq!(session.end().1.status.code(), Some(6));
     // An older program does not wait. Its heads are not compared.
     let mut session = pulling(&log);
     session.send([PREAMBLE, &old_hello("y", PULL, false, 7), &native::heads(&[("p", 3, WRONG)], true), &synced()].concat());
     let said = [opening_of_pull(!7), native::heads(&[], true), synced(), fin(0, 0)].concat();
     assert_eq!(session.bytes(said.len()), said);
     session.send(fin(0, 0));
-    assert_eq!(session.end().1.status.code(), Some(0));
+    assert_eq!(session.end().1.status.code(), Some(6));
     let other = place.log("y");
     append(&other, "1\n");
-    for args in [&["--once", "--mode", "pull"][..], &["--mode", "pull"]] {
+    // A side that serves leaves the directions to its remote.
+    for (args, code) in [(&["--once", "--mode", "pull"][..], 6), (&["--mode", "pull"], 0)] {
         let ended = join(&log, args, &other, args);
         let said = (ended.0.printed.stderr, ended.1.printed.stderr);
-        assert_eq!((ended.0.status.code(), ended.1.status.code()), (Some(0), Some(0)), "{said:?}");
+        assert_eq!((ended.0.status.code(), ended.1.status.code()), (Some(code), Some(code)), "{said:?}");
     }
 }
 
@@ -302,7 +303,7 @@ fn a_key_that_only_delivers_sends_what_is_new_and_forks_are_found() {
         append(&sender, lines(more, "here"));
         append(&hub, lines(more_here, "there"));
         write(&sender, "{\"peer\":\"y\",\"seq\":1,\"entry\":1}\n");
-        let ended = join(&sender, &["--once", "--json"], &hub, &["--mode", "pull"]);
+        let ended = join(&sender, &["--once", "--json", "--mode", "push"], &hub, &["--mode", "pull"]);
         let said = format!("{}{}", ended.0.printed.stderr, ended.1.printed.stderr);
         let code = if more_here > 0 { Some(4) } else { Some(0) };
         assert_eq!((ended.0.status.code(), ended.1.status.code()), (code, code), "{said}");
