@@ -243,10 +243,10 @@ fn no_create_never_creates_the_local_log() {
     let place = Place::new();
     let (log, none) = (place.log("a"), place.path("none"));
     let near = Run::new(&none).args(["replicate", "--no-create", "--once", "--", "false"]);
-    near.stderr_has("no log in ").stderr_has(": create one with `scuttleup init`").status(1);
+    near.stderr_has("no log in ").stderr_has(": check the directory (--log), or create a log in it ").status(1);
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").expect("a name");
     let far = [SCUTTLEUP, "--log", none.to_str().expect("UTF-8"), "replicate", "--no-create"];
-    let said = format!("scuttleup ({}): no log in {}: create one ", host.trim(), none.display());
+    let said = format!("scuttleup ({}): no log in {}: check the directory ", host.trim(), none.display());
     Run::new(&log).args(["replicate", "--once", "--"]).args(far).stderr_has(&said).status(3);
     assert!(!none.exists());
     let existing = [SCUTTLEUP, "--log", log.to_str().expect("UTF-8"), "replicate", "--no-create"];
@@ -345,7 +345,7 @@ fn commands_that_need_a_log_never_create_one() {
         &["del", "a", "1"],
     ] {
         let run = Run::new(&none).args(args).stdout("").stderr_has("no log in ");
-        run.stderr_has(": create one with `scuttleup init`, or name the directory with --log\n").status(1);
+        run.stderr_has(": check the directory (--log), or create a log in it with `scuttleup --log DIR init`\n").status(1);
         assert!(!none.exists(), "{args:?}");
         // An empty directory stays empty.
         let empty = place.path("empty");
@@ -408,7 +408,7 @@ fn a_mistyped_command_option_or_value_is_reported_with_the_nearest_one() {
         (&["watch", "--since", "x"], "unexpected argument '--since' found: did you mean --since-heads?"),
         // An option of another command.
         (&["append", "--zzz"], "unexpected argument '--zzz' found"),
-        (&["entry", "-x", "1"], "unexpected argument '-x' found: to pass '-x' as a value, use '-- -x'"),
+        (&["entry", "-x", "1"], "unexpected argument '-x' found"),
         (
             &["replicate", "--mode", "pul"],
             "invalid value 'pul' for '--mode <MODE>' [possible values: sync, push, pull]: did you mean pull?",

@@ -234,7 +234,7 @@ fn heads_that_do_not_fit_to_the_log_are_reported() {
         feeds.iter().map(|(peer, seq)| format!("{{\"peer\":\"{peer}\",\"seq\":{seq}}}\n")).collect()
     };
     let lost = "stdin has entry 5 of a, which is the local feed, but this log has only 4: this log has lost entries or was \
-                restored: replicate with --mode sync or pull before you append, otherwise the feed forks";
+                restored: do not append before a sync with a remote that may send, otherwise the feed forks";
     let other = "stdin names no feed of this log, all entries are selected: check the file and --log, unless this is the first \
                  exchange with another log";
     let lines =

@@ -155,7 +155,7 @@ impl HeadsFile {
         if named > head {
             return Ok(Some(format!(
                 "{name} has entry {named} of {local}, which is the local feed, but this log has only {head}: this log has lost \
-                 entries or was restored: replicate with --mode sync or pull before you append, otherwise the feed forks"
+                 entries or was restored: do not append before a sync with a remote that may send, otherwise the feed forks"
             )));
         }
         if heads.is_empty() || log.last_offset()? == Offset::ZERO {

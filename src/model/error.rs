@@ -147,7 +147,7 @@ impl fmt::Display for Error {
             Self::UntrustedOwner(path, user) => write!(
                 f,
                 "{} belongs to the user with the id {user}, and must belong to you, to root, to the owner of the directory, \
-                 or to the group that may write in the directory: change its owner or its group, or remove it",
+                 or to the group that may write in the directory: change its owner or its group",
                 path.display()
             ),
             Self::ReaderWithoutLock(doing, err) => write!(

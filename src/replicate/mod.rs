@@ -90,7 +90,11 @@ pub enum Step<'a> {
     CaughtUp {
         /// The id of the remote log.
         peer: &'a PeerId,
-        /// Whether both logs hold all entries. If not, feeds are stopped.
+        /// Whether the modes let this log send entries.
+        sends: bool,
+        /// Whether the modes let the remote send entries.
+        receives: bool,
+        /// Whether everything was transferred that the modes let move. If not, feeds are stopped.
         all: bool,
     },
 }

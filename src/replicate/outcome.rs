@@ -65,7 +65,7 @@ pub struct Outcome {
     /// The number of entries that the remote announced at the start and that were not received.
     pub missing: u64,
     /// The number of entries that the remote announced at the start and that this log lacks, but that the modes do not let the
-    /// remote send.
+    /// remote send. `None` if the remote does not say what it holds.
     pub missing_by_mode: Option<u64>,
     /// The number of entries that the remote lacked, but that are deleted in this log, so that the original wire cannot send
     /// them. 0 with [`Options::accept_gaps`](super::Options::accept_gaps).

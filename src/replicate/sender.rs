@@ -114,9 +114,10 @@ impl<'a, W: Write + AsFd> Sender<'a, W> {
         if self.outgoing.is_live()
             && self.outgoing.has_caught_up()
             && let Some((peer, has_all)) = self.coordination.remote()
-            && (has_all || self.outgoing.has_heartbeats())
+            && (has_all || self.outgoing.has_stopped_feeds())
         {
-            self.context.step(Step::CaughtUp { peer: &peer, all: has_all && !self.outgoing.has_stopped_feeds() });
+            let (sends, receives) = self.outgoing.directions();
+            self.context.step(Step::CaughtUp { peer: &peer, sends, receives, all: !self.outgoing.has_stopped_feeds() });
         }
     }
 

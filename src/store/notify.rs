@@ -58,7 +58,9 @@ impl Notifier {
         let file = file::open_or_create(dir, FILE_NAME)?;
         // The space is allocated now, so that a write after a commit also succeeds on a full disk. It does not change the
         // content. If it fails, `notify` does without.
-        fallocate(&file, FallocateFlags::empty(), 0, BYTES as i64).ok();
+        if file.metadata().is_ok_and(|about| about.len() < BYTES as u64) {
+            fallocate(&file, FallocateFlags::empty(), 0, BYTES as i64).ok();
+        }
         Ok(Self { file, path: dir.join(FILE_NAME) })
     }
 

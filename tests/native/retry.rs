@@ -33,7 +33,7 @@ fn a_command_that_fails_twice() {
     let (a, b) = two_logs(&place);
     let fails = "[ $(wc -l < \"$RUNS\") -gt 2 ] || exit 255; exec \"$SCUTTLEUP\" -q --log \"$B\" replicate";
     let run = with_counted_command(&place, replicate(&a, &["--once", "--retry"]), fails).env("B", &b);
-    let ended = "scuttleup: the remote ended before its handshake (bash ended with exit status: 255): run it again\n";
+    let ended = "scuttleup: the remote ended before its handshake (bash ended with exit status: 255): see its messages, then run it again\n";
     let said = format!(
         "{ended}scuttleup: trying again in 1 second\nscuttleup: trying again in 2 seconds\n\
          scuttleup: the last report came once more\nscuttleup: synced with b: sent 1 (1 durable on the remote), received 2\n"

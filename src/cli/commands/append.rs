@@ -67,6 +67,8 @@ fn check_skip_bad(path: Option<&Path>, cut: Cut, ack: bool) -> Result<()> {
 }
 
 fn append(context: &Context, args: &ArgMatches, cut: Cut, stop: &Stop, tally: &mut Tally) -> Result<Exit> {
+    // Before the log is created: a wrong path must not leave a new log.
+    let bad_lines = args.get_one("skip-bad").map(|path: &PathBuf| BadLines::open(path, cut.unit())).transpose()?;
     let log = context.open_or_create()?;
     let raw = args.get_flag("raw");
     let bytes_max = entry_bytes(args);
@@ -82,7 +84,6 @@ fn append(context: &Context, args: &ArgMatches, cut: Cut, stop: &Stop, tally: &m
         _ => input::progress(context.diagnostics, stop),
     };
     let form = Form { cut, is_text: !raw, line_bytes_max, entry_bytes_max: bytes_max, advice };
-    let bad_lines = args.get_one("skip-bad").map(|path: &PathBuf| BadLines::open(path, cut.unit())).transpose()?;
     let destination = Destination { log: &log, bad_lines };
     let mut has_change_lines = false;
     let stored = |batch: &Batch, first, applied| {

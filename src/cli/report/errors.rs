@@ -57,7 +57,7 @@ pub fn message(err: &anyhow::Error) -> String {
 pub fn explain_memory_faults(dir: &Path) {
     let text = format!(
         "a memory fault: data.mdb in {} is damaged, or was truncated while this command read it: \
-         restore the log from a backup, or replicate it from another log",
+         restore the log from a backup, or replicate it from another log into a new one",
         dir.display()
     );
     memory_fault::explain(diagnostics::line("", &text).into_bytes());
@@ -86,7 +86,9 @@ fn one_line(text: &str, suggestion: Option<String>) -> String {
     let message = message.filter(|line| !line.is_empty() && !line.starts_with("For more information"));
     let (tips, message): (Vec<_>, Vec<_>) = message.partition(|line| line.starts_with(TIP));
     let line = message.join(" ").trim_start_matches("error: ").to_owned();
-    match suggestion.or_else(|| Some(tips.first()?[TIP.len()..].to_owned())) {
+    // For a mistyped option, the parser suggests to pass it to COMMAND.
+    let tip = || tips.iter().map(|tip| tip[TIP.len()..].to_owned()).find(|tip| !tip.starts_with("to pass "));
+    match suggestion.or_else(tip) {
         Some(suggestion) => format!("{line}: {suggestion}"),
         None => line,
     }

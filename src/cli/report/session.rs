@@ -37,7 +37,7 @@ pub fn notice(notice: Notice) -> String {
         }
         Notice::StaysBehind(peer, head, seq) => format!(
             "this log is behind in its local feed: the remote holds entries of {peer} up to {seq}, but this log only up to {head}: \
-             replicate with --mode sync or pull before you append, otherwise the feed forks"
+             do not append before a sync with a remote that may send, otherwise the feed forks"
         ),
         Notice::SameId(peer) => format!(
             "the remote has the same id, {peer}: it is this log or a copy of it: append to only one of the two, \
@@ -122,7 +122,10 @@ impl Report<'_> {
         }
         let why = reasons(outcome, failed);
         match (&outcome.peer, &outcome.ending) {
-            (None, ending) => self.error(&format!("{}{why}: run it again", without_id(ending))),
+            (None, ending) => {
+                let advice = if failed.is_some() { "see its messages, then run it again" } else { "run it again" };
+                self.error(&format!("{}{why}: {advice}", without_id(ending)));
+            }
             (Some(peer), Ending::Complete | Ending::Incomplete) => self.print_ended(outcome, peer, failed),
             (Some(peer), Ending::RemoteTimedOut(_)) => {
                 self.error(&format!("the remote timed out{}{why}: run it again", counts(outcome, peer)));

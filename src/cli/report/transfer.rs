@@ -3,7 +3,7 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use scuttleup::{Notice, PeerId, Step};
+use scuttleup::{Notice, Step};
 
 use crate::cli::io::signals::Stop;
 use crate::cli::report::diagnostics::{self, Diagnostics};
@@ -59,23 +59,27 @@ impl<'s> Transfer<'s> {
             }
             Step::Moved { entries: 0, bytes: 0 } => {}
             Step::Moved { entries, bytes } => self.progress(&mut state).add(entries, bytes),
-            Step::CaughtUp { peer, all } => self.caught_up(&mut state, peer, all),
+            Step::CaughtUp { peer, sends, receives, all } => {
+                let reached = match (sends, receives) {
+                    (true, false) => format!("sent everything to {peer}"),
+                    (false, true) => format!("received everything from {peer}"),
+                    _ => format!("in sync with {peer}"),
+                };
+                let limit = if all { "" } else { " except for stopped feeds" };
+                self.caught_up(&mut state, &format!("{reached}{limit}, waiting for new entries"));
+            }
         }
     }
 
     /// Clears the line. Says that the session has caught up: the first time, and after a transfer whose progress was shown.
-    fn caught_up(&self, state: &mut State<'s>, peer: &PeerId, all: bool) {
+    fn caught_up(&self, state: &mut State<'s>, text: &str) {
         let was_shown = state.progress.take().is_some_and(|progress| progress.was_shown());
         let since = state.caught_up.map(|at| at.elapsed());
         if !self.label.is_empty() || !is_notice_due(since, was_shown) {
             return;
         }
         state.caught_up = Some(Instant::now());
-        self.diagnostics.note(&if all {
-            format!("in sync with {peer}, waiting for new entries")
-        } else {
-            format!("in sync with {peer} except for stopped feeds, waiting for new entries")
-        });
+        self.diagnostics.note(text);
     }
 
     /// Whether the session has caught up at least once.

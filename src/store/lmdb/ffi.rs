@@ -54,9 +54,12 @@ impl SharedEnv {
     pub fn begin_again(&self) -> Option<lmdb::Result<Snapshot<'_>>> {
         let IdleTxn(txn) = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop()?;
         // SAFETY: the transaction was reset and not ended, and no other thread has it any more.
-        let code = unsafe { sys::mdb_txn_renew(txn) };
-        let snapshot = Snapshot { env: self, txn };
-        Some(check_code(code).map(|()| snapshot))
+        let renewed = check_code(unsafe { sys::mdb_txn_renew(txn) });
+        if renewed.is_err() {
+            // SAFETY: as above. It is not used again: its slot may belong to another process now.
+            unsafe { sys::mdb_txn_abort(txn) };
+        }
+        Some(renewed.map(|()| Snapshot { env: self, txn }))
     }
 
     /// Begins a read transaction with a new slot. The caller must hold the lock for opening: LMDB's own lock of its table of
@@ -86,7 +89,7 @@ impl SharedEnv {
         unsafe { sys::mdb_reader_check(self.env.env(), &raw mut dead) };
     }
 
-    /// Returns the environment, if no other thread uses it.
+    /// Takes the environment back. As its owner, the caller is the only user.
     pub fn into_unshared(self) -> UnsharedEnv {
         UnsharedEnv(self)
     }

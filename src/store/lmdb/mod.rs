@@ -35,9 +35,6 @@ pub use tables::{ReadTxn, WriteTxn};
 const MAP_BYTES_MAX: usize = 1 << 40;
 const MAP_BYTES_MIN: usize = 1 << 20;
 
-/// A snapshot that may be older than the newest commit is taken again at most this many times.
-const STALE_TRIES_MAX: u32 = 1000;
-
 /// Free the slots of dead readers in every N-th write transaction.
 const WRITES_PER_READER_CHECK: u32 = 64;
 
@@ -56,10 +53,11 @@ pub struct Env {
 }
 
 impl Env {
-    /// Opens the environment in `dir`. Without `write`, data.mdb is neither created nor written.
+    /// Opens the environment in `dir`. Without `write`, data.mdb is neither created nor written. lock.mdb is created in any case,
+    /// where the mount permits it.
     pub fn open(dir: &Path, write: bool) -> Result<Self> {
         let locks = Locks::open(dir, write)?;
-        let opening = locks.usable().map(LockFile::wait_to_open).transpose()?;
+        let mut opening = locks.usable().map(LockFile::wait_to_open).transpose()?;
         locks.check_snapshot()?;
         let data = if write { data::open_for_writing(dir)? } else { data::open(dir)? };
         locks.usable().map_or(Ok(()), |file| file.reserve_blocks(write))?;
@@ -70,7 +68,18 @@ impl Env {
         if !files.are_unchanged() || !files.is_data_file(env.data_file()) {
             return Err(Error::Replaced);
         }
-        let tables = open_tables(&env).map_err(|err| open_error(dir, err))?;
+        let mut tables = open_tables(&env).map_err(|err| open_error(dir, err))?;
+        if tables.is_none()
+            && let Some(file) = locks.usable()
+            && env.newest_txn().map_err(|err| open_error(dir, err))? > 0
+        {
+            // A commit writes its meta page, and then its number to the lock file. In between, a snapshot is of the commit before,
+            // which has no tables if this is the creation of the log. So wait until the creator has ended its commit.
+            opening = None;
+            drop(file.wait_to_write()?);
+            opening.replace(file.wait_to_open()?);
+            tables = open_tables(&env).map_err(|err| open_error(dir, err))?;
+        }
         if tables.is_none() && !data::was_created(dir)? && holds_other_tables(&env).map_err(|err| open_error(dir, err))? {
             return Err(Error::NotEmpty(dir.to_path_buf(), data::FILE_NAME.into()));
         }
@@ -186,16 +195,10 @@ fn wait_to_write(locks: &Locks) -> Result<Turn<'_>> {
 
 /// Opens the tables. `None`: the log was not created yet, or a table is missing.
 fn open_tables(env: &UnsharedEnv) -> lmdb::Result<Option<Tables>> {
-    for _ in 0..STALE_TRIES_MAX {
-        match env.open_tables(|open| Tables::open(open)) {
-            Err(lmdb::Error::NotFound) if env.newest_txn()? == 0 => return Ok(None),
-            // A commit writes its meta page before it writes its number to the lock file. In between, a snapshot is of the commit
-            // before, which may have no tables.
-            Err(lmdb::Error::NotFound) => std::thread::yield_now(),
-            opened => return opened.map(Some),
-        }
+    match env.open_tables(|open| Tables::open(open)) {
+        Err(lmdb::Error::NotFound) => Ok(None),
+        opened => opened.map(Some),
     }
-    Ok(None)
 }
 
 /// Whether the data file belongs to another program: it has tables, but none of those of a log, which one commit creates.

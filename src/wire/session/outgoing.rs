@@ -213,6 +213,11 @@ impl Outgoing {
         self.has_remote_heads || self.roots_are_equal()
     }
 
+    /// Whether the modes let this side send entries, and receive entries.
+    pub fn directions(&self) -> (bool, bool) {
+        (self.sends(), self.receives())
+    }
+
     fn sends(&self) -> bool {
         self.remote.is_some_and(|remote| self.local.mode.sends_to(remote.mode))
     }
