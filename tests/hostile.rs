@@ -195,6 +195,6 @@ fn more_digests_than_the_limit() {
     let (log, before) = log(&place);
     let digests = digest("p", 5).repeat((1 << 21) + 1);
     let run = bounded(&log, &frame([bytes_field(1, "y"), digests].concat()));
-    run.stderr_has("a handshake of more than 2097152 feeds").status(7);
+    run.stderr_has("the remote names more than 2097152 feeds").status(7);
     assert_eq!(heads(&log), before);
 }

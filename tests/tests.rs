@@ -29,6 +29,7 @@ mod opening;
 mod pipes;
 mod progress;
 mod protocol;
+mod quota;
 mod read;
 mod replicate;
 mod sharing;

@@ -65,6 +65,26 @@ pub fn input_json_arg() -> Arg {
     flag("json", "Print how much of stdin is stored, as one JSON object on stderr")
 }
 
+/// Parses a size: a number of bytes, or a number with a unit such as 500MiB or 10G. Units with and without `iB` are powers of
+/// 1024.
+///
+/// # Errors
+/// The reason, which clap prints after the value and the name of the argument.
+pub fn parse_size(text: &str) -> Result<u64, &'static str> {
+    let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
+    let (number, unit) = text.split_at(digits);
+    let power = match unit.to_ascii_uppercase().trim_end_matches("IB") {
+        "" if !unit.is_empty() => return Err("not a size, such as 500MiB or 10G"),
+        "" | "B" => 0,
+        "K" => 1,
+        "M" => 2,
+        "G" => 3,
+        "T" => 4,
+        _ => return Err("not a size, such as 500MiB or 10G"),
+    };
+    parse_number(number)?.checked_mul(1 << (10 * power)).ok_or("the number is too large")
+}
+
 /// The options that set the payload of change lines.
 pub fn payload_args() -> [Arg; 3] {
     [
@@ -87,4 +107,28 @@ pub fn payload(args: &ArgMatches) -> PayloadKeys {
 /// The error for a peer id of the command line that the library rejects.
 pub fn invalid_peer_id(err: &Error) -> anyhow::Error {
     Usage(err.to_string()).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes() {
+        for (text, bytes) in [
+            ("0", 0),
+            ("17", 17),
+            ("17B", 17),
+            ("2k", 2048),
+            ("500MiB", 500 << 20),
+            ("10G", 10 << 30),
+            ("10g", 10 << 30),
+            ("1TiB", 1 << 40),
+        ] {
+            assert_eq!(parse_size(text), Ok(bytes), "{text}");
+        }
+        for text in ["", "G", "1.5G", "-1", "1X", "1iB", "1 G", "1GB", "18446744073709551616", "99999999999G"] {
+            assert!(parse_size(text).is_err(), "{text}");
+        }
+    }
 }

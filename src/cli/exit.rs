@@ -50,7 +50,8 @@ impl Exit {
         }
         match err.downcast_ref::<Error>() {
             Some(Error::DiskFull(_) | Error::MapFull(_) | Error::FeedFull(_)) => Self::Full,
-            Some(Error::PushOnly | Error::NoNativeWire) => Self::Refused,
+            Some(err) if err.is_refusal() => Self::Refused,
+            Some(Error::NoNativeWire) => Self::Refused,
             Some(
                 Error::BadInput(_)
                 | Error::HashMismatch(..)

@@ -48,6 +48,8 @@ impl Retries {
             Exit::Incomplete => !once || outcome.ending != Ending::Incomplete,
             // Another session does not resolve a fork, but it can move the other feeds.
             Exit::Fork => outcome.ended_early(),
+            // The limits of the remote are for one session: if this one moved entries, the next one can move more.
+            Exit::Refused => matches!(outcome.ending, Ending::RemoteRefused(_)) && outcome.durable > Some(0),
             _ => false,
         };
         if !is_worth_a_retry {
@@ -148,6 +150,7 @@ mod tests {
             left_out: 0,
             forks: 0,
             gaps: 0,
+            not_allowed: 0,
             bytes_sent: 0,
             bytes_received: 0,
             millis: 0,
@@ -241,6 +244,8 @@ mod tests {
     fn final_results_are_not_repeated() {
         let mut retries = Retries::default();
         let stopped = outcome(Ending::Incomplete, Some("b"));
+        let above_limit = outcome(Ending::RemoteRefused("a limit".into()), Some("b"));
+        let moved = Outcome { durable: Some(1), ..above_limit.clone() };
         for (outcome, exit, once, expected) in [
             (&cut(), Exit::Done, false, true),
             (&cut(), Exit::Signal(15), false, true),
@@ -248,6 +253,10 @@ mod tests {
             (&stopped, Exit::Incomplete, false, false),
             (&stopped, Exit::Fork, false, true),
             (&cut(), Exit::Fork, true, false),
+            (&above_limit, Exit::Refused, false, true),
+            (&above_limit, Exit::Refused, true, true),
+            (&moved, Exit::Refused, true, false),
+            (&Outcome { unsent_by_mode: Some(1), ..outcome(Ending::Complete, Some("b")) }, Exit::Refused, false, true),
         ] {
             assert_eq!(retries.next(outcome, None, exit, once, SHORT) == Next::Stop, expected, "{exit:?} {once}");
         }

@@ -12,6 +12,7 @@
 use std::collections::HashSet;
 
 use super::batch::{Batch, Run, Target};
+use super::quota::{Quota, Used};
 use crate::model::{Error, FeedKey, HashedEntry, PeerId, Result, Seq, Tombstone};
 use crate::store::{Log, Writer};
 
@@ -24,13 +25,16 @@ pub struct Applier<'l> {
     log: &'l Log,
     accept_gaps: bool,
     stopped: HashSet<FeedKey>,
-    /// A run has broken the protocol. No later run is stored.
+    used: Used,
+    /// A run has broken the protocol, or an entry exceeds the quota. Nothing later is stored.
     is_broken: bool,
 }
 
 /// The result of applying one batch.
 #[derive(Default)]
 pub struct Applied {
+    /// The number of entries in the batch.
+    pub entries: u64,
     /// The number of new entries.
     pub new: u64,
     /// Entries that were appended to the local feed: the peer id, the first seq and the last seq.
@@ -45,7 +49,7 @@ pub struct Applied {
     pub stops: Vec<StoppedFeed>,
     /// The new id of the log, if its local feed has forked.
     pub new_id: Option<PeerId>,
-    /// The error of a run that breaks the protocol. The runs before it are stored.
+    /// The error of a run that breaks the protocol, or of an entry that exceeds the quota. What came before it is stored.
     pub broken: Option<Error>,
 }
 
@@ -86,7 +90,13 @@ impl<'l> Applier<'l> {
     /// An applier for `log`. With `accept_gaps`, it fills a gap of up to [`GAP_ENTRIES_MAX`] entries with unknown tombstones. It
     /// does not stop the feed then.
     pub fn new(log: &'l Log, accept_gaps: bool) -> Self {
-        Self { log, accept_gaps, stopped: HashSet::new(), is_broken: false }
+        Self { log, accept_gaps, stopped: HashSet::new(), used: Used::new(Quota::NONE), is_broken: false }
+    }
+
+    /// Limits what it stores: after an entry that exceeds `quota`, it stores nothing more.
+    #[must_use]
+    pub fn with_quota(self, quota: Quota) -> Self {
+        Self { used: Used::new(quota), ..self }
     }
 
     /// Stores a batch in one commit. When this returns, the stored entries are on the disk.
@@ -99,7 +109,8 @@ impl<'l> Applier<'l> {
             return Ok(Applied::default());
         }
         let mut writer = self.log.writer()?;
-        let mut applied = Applied { runs: batch.runs().len() as u64, ..Applied::default() };
+        let (entries, runs) = (batch.entries.len() as u64, batch.runs().len() as u64);
+        let mut applied = Applied { entries, runs, ..Applied::default() };
         if batch.targets().is_empty() {
             append(&mut writer, batch, &mut applied)?;
         } else if batch.runs().is_empty() {
@@ -130,6 +141,12 @@ impl<'l> Applier<'l> {
             }
             if is_stopped {
                 continue;
+            }
+            let is_stored =
+                target.seq.get() == head.wrapping_add(1) || target.seq.get() > head && self.accepts_gap(head, target.seq);
+            if is_stored && let Err(refused) = self.used.take(peer, head, target.seq, entry) {
+                (self.is_broken, applied.broken) = (true, Some(refused));
+                return Ok(());
             }
             let status = match apply_entry(writer, peer, &mut head, target.seq, entry)? {
                 EntryStatus::Gap(before) if self.accepts_gap(before, target.seq) => {
@@ -164,13 +181,14 @@ impl<'l> Applier<'l> {
             if self.stopped.contains(&feed) {
                 continue;
             }
-            match apply_run(writer, batch, run, peer) {
-                Ok(None) => {
-                    applied.acks.push((run.handle, last.seq.get()));
-                    applied.reached.push((feed, last.seq.get()));
-                }
+            let mut stored = |seq: Seq| {
+                applied.acks.push((run.handle, seq.get()));
+                applied.reached.push((feed, seq.get()));
+            };
+            match apply_run(writer, batch, run, peer, &mut self.used, &mut stored) {
+                Ok(None) => stored(last.seq),
                 Ok(Some(stop)) => self.stop(feed, stop, applied),
-                Err(err @ Error::Wire(_)) => {
+                Err(err) if matches!(err, Error::Wire(_)) || err.is_refusal() => {
                     (self.is_broken, applied.broken) = (true, Some(err));
                     break;
                 }
@@ -219,8 +237,17 @@ fn apply_entry(writer: &mut Writer<'_>, peer: &PeerId, head: &mut u32, seq: Seq,
 
 /// Stores a run if it continues the feed. Returns the stopped feed if it does not.
 ///
+/// If an entry exceeds the quota, the entries before it are stored, and `stored` gets the last of them.
+///
 /// The chain is computed from the received entries. If it equals the remote's chain, the entries are the remote's entries.
-fn apply_run(writer: &mut Writer<'_>, batch: &Batch, run: &Run, peer: &PeerId) -> Result<Option<StoppedFeed>> {
+fn apply_run(
+    writer: &mut Writer<'_>,
+    batch: &Batch,
+    run: &Run,
+    peer: &PeerId,
+    used: &mut Used,
+    stored: &mut impl FnMut(Seq),
+) -> Result<Option<StoppedFeed>> {
     let (mut head, mut chain) = writer.feed_state(peer)?;
     let targets = &batch.targets()[run.entries.clone()];
     let known = run.entries.start + targets.partition_point(|target| target.seq.get() <= head);
@@ -242,8 +269,12 @@ fn apply_run(writer: &mut Writer<'_>, batch: &Batch, run: &Run, peer: &PeerId) -
             head => Ok(Some(stop_at(peer, first, StopCause::ChainMismatch(head)))),
         };
     }
-    for (_, entry) in batch.targeted(known..run.entries.end) {
-        writer.push(peer, entry)?;
+    for (target, entry) in batch.targeted(known..run.entries.end) {
+        if let Err(refused) = used.take(peer, head, target.seq, entry) {
+            Seq::new(u64::from(head)).map(stored);
+            return Err(refused);
+        }
+        head = writer.push(peer, entry)?.get();
     }
     Ok(None)
 }
@@ -360,6 +391,31 @@ mod tests {
         // An unknown tombstone matches any bytes, so this entry is known.
         let applied = applier.apply(&batch(&[("a", 1, "any")])).unwrap();
         assert_eq!((applied.stops.len(), applied.new), (0, 0));
+    }
+
+    #[test]
+    fn what_exceeds_the_quota_is_refused_and_what_came_before_it_is_stored() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = log(&dir);
+        let quota = |feeds, bytes| Applier::new(&log, false).with_quota(Quota { feeds, bytes });
+        // Known entries, and new entries of known feeds, use no feed.
+        let entries = [("own", 2, "2"), ("own", 3, "3"), ("a", 1, "x"), ("a", 2, "y"), ("b", 1, "z"), ("own", 4, "4")];
+        let mut applier = quota(1, 100);
+        let applied = applier.apply(&batch(&entries)).unwrap();
+        assert!(matches!(applied.broken, Some(Error::FeedsRefused(peer, 1)) if peer == id("b")));
+        assert_eq!((applied.new, log.heads().unwrap().get("own"), log.heads().unwrap().get("b")), (3, 3, 0));
+        assert_eq!(applier.apply(&batch(&[("own", 4, "4")])).unwrap().new, 0, "nothing more is stored");
+        // In a run, the entries before the first one that exceeds the quota are stored and acknowledged.
+        let entries = [("c", 1, "1234"), ("c", 2, ""), ("c", 3, "5"), ("c", 4, "6")];
+        let mut run = batch(&entries);
+        let start = Chain::start(&id("c"));
+        let chain = entries.iter().fold(start, |chain, entry| chain.next(HashedEntry::new(entry.2.as_bytes()).tombstone()));
+        run.end_run(entries.len(), 7, chain);
+        let applied = quota(1, 6).apply(&run).unwrap();
+        assert!(matches!(applied.broken, Some(Error::BytesRefused(peer, seq, 6)) if peer == id("c") && seq.get() == 4));
+        assert_eq!((applied.new, applied.acks, log.heads().unwrap().get("c")), (3, vec![(7, 3)], 3));
+        let applied = quota(1, 0).apply(&batch(&[("c", 4, "6")])).unwrap();
+        assert!(matches!(applied.broken, Some(Error::BytesRefused(..))) && applied.new == 0);
     }
 
     #[test]

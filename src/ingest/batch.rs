@@ -1,13 +1,16 @@
 //! A batch: entries that become durable in one commit.
 
+use std::collections::HashSet;
 use std::ops::Range;
 
-use crate::model::{Chain, EntryBuffer, HashedEntry, PeerId, Seq};
+use crate::model::{Chain, EntryBuffer, FeedKey, HashedEntry, PeerId, Seq};
 
 /// A batch is full at this many entries. Larger batches would save little time.
 const BATCH_ENTRIES_MAX: usize = 16 << 10;
 /// A batch is full at this many bytes.
 const BATCH_BYTES_MAX: usize = 4 << 20;
+/// A batch is full at this many feeds. A commit keeps each page that it changes in memory, at worst two of 4 KiB for each feed.
+const BATCH_FEEDS_MAX: usize = 2048;
 /// A long entry makes a larger batch. Of its memory, at most this many bytes are kept for the next batch.
 const KEPT_BYTES_MAX: usize = 4 * BATCH_BYTES_MAX;
 
@@ -22,6 +25,7 @@ pub struct Batch {
     targets: Vec<Target>,
     /// One peer for each sequence of entries of the same feed.
     peers: Vec<PeerId>,
+    feeds: HashSet<FeedKey>,
     runs: Vec<Run>,
     /// The length of the input of the entries in bytes, including input that is not part of an entry. For the progress display.
     pub input_bytes: u64,
@@ -51,6 +55,7 @@ impl Batch {
     pub fn set_target(&mut self, peer: &PeerId, seq: Seq, line: u64) {
         if self.peers.last() != Some(peer) {
             self.peers.push(peer.clone());
+            self.feeds.insert(FeedKey::of(peer.as_str()));
         }
         self.targets.push(Target { peer: self.peers.len() - 1, seq, line });
         debug_assert_eq!(self.targets.len(), self.entries.len(), "every entry has a target");
@@ -69,7 +74,9 @@ impl Batch {
 
     /// Whether the batch must be stored before more entries are added.
     pub fn is_full(&self) -> bool {
-        self.entries.len() >= BATCH_ENTRIES_MAX || self.entries.input().len() >= BATCH_BYTES_MAX
+        self.feeds.len() >= BATCH_FEEDS_MAX
+            || self.entries.len() >= BATCH_ENTRIES_MAX
+            || self.entries.input().len() >= BATCH_BYTES_MAX
     }
 
     /// Whether the batch holds a long entry. To limit the memory, only one such batch may be in the pipeline.
@@ -82,6 +89,7 @@ impl Batch {
         self.entries.clear(KEPT_BYTES_MAX);
         self.targets.clear();
         self.peers.clear();
+        self.feeds.clear();
         self.runs.clear();
         self.input_bytes = 0;
     }

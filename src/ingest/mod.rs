@@ -4,6 +4,8 @@
 mod apply;
 mod batch;
 pub mod pipeline;
+mod quota;
 
 pub use apply::{Applied, Applier, GAP_ENTRIES_MAX, StopCause, StoppedFeed, record_forks};
 pub use batch::Batch;
+pub use quota::{NEW_FEEDS_MAX, Quota};

@@ -69,6 +69,8 @@ pub enum Error {
     Database(String, Box<dyn std::error::Error + Send + Sync>),
     /// Invalid peer id: the reason.
     PeerId(&'static str),
+    /// Invalid pattern for peer ids: the pattern, and the reason.
+    PeerGlob(String, &'static str),
     /// The entry is longer than the limit, in bytes: (has at least, limit).
     EntryTooLong(u64, usize),
     /// The input is not UTF-8 at this byte. Bytes are counted from 1.
@@ -85,6 +87,12 @@ pub enum Error {
     FrameTooLong(usize),
     /// The remote sent an entry, but the local mode is push.
     PushOnly,
+    /// The remote sent a new feed, this one, above the limit of new feeds that one session may store.
+    FeedsRefused(PeerId, u64),
+    /// The remote sent an entry, this one, above the limit of bytes that one session may store.
+    BytesRefused(PeerId, Seq, u64),
+    /// The remote sent entries of this feed, which is not allowed, although the native wire told it so.
+    PeerRefused(PeerId),
     /// The remote does not speak the native wire, and the caller allows only this wire.
     NoNativeWire,
 }
@@ -110,6 +118,11 @@ impl Error {
             Some(code) if is_full(Errno::from_raw(code)) => Self::DiskFull(err),
             _ => Self::Io(doing.into(), err),
         }
+    }
+
+    /// Whether a limit or a rule of this side refuses what the remote sent.
+    pub fn is_refusal(&self) -> bool {
+        matches!(self, Self::PushOnly | Self::FeedsRefused(..) | Self::BytesRefused(..) | Self::PeerRefused(_))
     }
 
     /// The error for text that is not UTF-8.
@@ -214,6 +227,7 @@ impl fmt::Display for Error {
             Self::Io(doing, err) => write!(f, "{doing}: {err}"),
             Self::Database(doing, err) => write!(f, "{doing}: {err}"),
             Self::PeerId(why) => write!(f, "invalid peer id: {why}"),
+            Self::PeerGlob(glob, why) => write!(f, "invalid pattern {glob} for peer ids: {why}"),
             Self::EntryTooLong(bytes, max) => {
                 write!(f, "the entry is too long: it has {bytes} bytes or more, and the limit is {max}")
             }
@@ -234,6 +248,19 @@ impl fmt::Display for Error {
             },
             Self::FrameTooLong(max) => write!(f, "the remote sent a frame of more than {max} bytes"),
             Self::PushOnly => f.write_str("the remote sent an entry, but the local mode is push"),
+            Self::FeedsRefused(peer, max) => {
+                write!(
+                    f,
+                    "the new feed {peer} is refused: a session stores at most {max} new feeds, what came before it is stored"
+                )
+            }
+            Self::BytesRefused(peer, seq, max) => write!(
+                f,
+                "entry {seq} of {peer} is refused: a session stores entries of at most {max} bytes, what came before it is stored"
+            ),
+            Self::PeerRefused(peer) => {
+                write!(f, "entries of {peer} are refused: this feed is not allowed, the entries of other feeds are stored")
+            }
             Self::NoNativeWire => f.write_str("the remote does not speak the native wire"),
         }
     }

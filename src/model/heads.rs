@@ -60,6 +60,10 @@ impl FromIterator<(PeerId, u32)> for Heads {
     }
 }
 
+/// The maximum number of feeds of a log. A session has room for as many: it keeps 20 bytes for each feed of the remote, 40 MiB in
+/// all. So two logs can always sync all their feeds.
+pub const FEEDS_MAX: u32 = 1 << 21;
+
 /// A short key for a feed: xxh3-128 of its peer id.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct FeedKey([u8; 16]);
@@ -71,67 +75,81 @@ impl FeedKey {
     }
 }
 
-/// Feed → seq, for millions of feeds. A feed that the map was created with takes 20 bytes; a feed that is added later takes
-/// more.
+/// Feed → seq, for millions of feeds. A feed takes 20 bytes, and the feeds that were added last a little more.
 #[derive(Default, Debug)]
 pub struct FeedMap {
     sorted: Vec<(FeedKey, u32)>,
-    later: HashMap<FeedKey, u32>,
+    /// Feeds that are not in `sorted` yet.
+    recent: HashMap<FeedKey, u32>,
 }
+
+/// So many recent feeds are merged at once, or an eighth of the sorted feeds: then each feed is moved a few times only.
+const RECENT_MIN: usize = 8 << 10;
 
 impl FeedMap {
     /// The seq of `feed`, 0 when it is unknown.
     pub fn get(&self, feed: FeedKey) -> u32 {
         match self.find(feed) {
             Ok(at) => self.sorted[at].1,
-            Err(_) => self.later.get(&feed).copied().unwrap_or(0),
+            Err(_) => self.recent.get(&feed).copied().unwrap_or(0),
         }
     }
 
-    /// Sets the seq of `feed`.
-    pub fn set(&mut self, feed: FeedKey, seq: u32) {
-        match self.find(feed) {
-            Ok(at) => self.sorted[at].1 = seq,
-            Err(_) => {
-                self.later.insert(feed, seq);
-            }
+    /// Sets the seq of `feed`. Returns the seq before, 0 for an unknown feed.
+    pub fn set(&mut self, feed: FeedKey, seq: u32) -> u32 {
+        if let Ok(at) = self.find(feed) {
+            return std::mem::replace(&mut self.sorted[at].1, seq);
+        }
+        let before = self.recent.insert(feed, seq).unwrap_or(0);
+        if self.recent.len() >= RECENT_MIN.max(self.sorted.len() / 8) {
+            self.merge();
+        }
+        before
+    }
+
+    /// Raises the seq of `feed` to `seq`. A lower seq changes nothing.
+    pub fn raise(&mut self, feed: FeedKey, seq: u32) {
+        if seq > self.get(feed) {
+            self.set(feed, seq);
         }
     }
 
     /// Whether there is no feed.
     pub fn is_empty(&self) -> bool {
-        self.sorted.is_empty() && self.later.is_empty()
+        self.len() == 0
+    }
+
+    /// The number of feeds.
+    pub fn len(&self) -> usize {
+        self.sorted.len() + self.recent.len()
     }
 
     /// Each feed with its seq.
     pub fn iter(&self) -> impl Iterator<Item = (FeedKey, u32)> {
-        self.sorted.iter().copied().chain(self.later.iter().map(|(&feed, &seq)| (feed, seq)))
+        self.sorted.iter().copied().chain(self.recent.iter().map(|(&feed, &seq)| (feed, seq)))
     }
 
     fn find(&self, feed: FeedKey) -> Result<usize, usize> {
         self.sorted.binary_search_by_key(&feed, |&(feed, _)| feed)
     }
-}
 
-impl FromIterator<(FeedKey, u32)> for FeedMap {
-    /// If a feed occurs twice, the last seq counts.
-    fn from_iter<I: IntoIterator<Item = (FeedKey, u32)>>(feeds: I) -> Self {
-        Self::from(feeds.into_iter().collect::<Vec<_>>())
-    }
-}
-
-impl From<Vec<(FeedKey, u32)>> for FeedMap {
-    /// If a feed occurs twice, the last seq counts.
-    fn from(mut sorted: Vec<(FeedKey, u32)>) -> Self {
-        sorted.sort_by_key(|&(feed, _)| feed);
-        sorted.dedup_by(|later, earlier| {
-            let same = later.0 == earlier.0;
-            if same {
-                earlier.1 = later.1;
+    /// Moves the recent feeds to the sorted feeds, from the end on, so that no second copy of them is needed.
+    fn merge(&mut self) {
+        let mut recent: Vec<_> = self.recent.drain().collect();
+        recent.sort_unstable();
+        let mut unmoved = self.sorted.len();
+        self.sorted.reserve_exact(recent.len());
+        self.sorted.resize(unmoved + recent.len(), (FeedKey([0; 16]), 0));
+        for at in (0..self.sorted.len()).rev() {
+            let Some(&last) = recent.last() else { break };
+            if unmoved > 0 && self.sorted[unmoved - 1] > last {
+                unmoved -= 1;
+                self.sorted[at] = self.sorted[unmoved];
+            } else {
+                self.sorted[at] = last;
+                recent.pop();
             }
-            same
-        });
-        Self { sorted, later: HashMap::new() }
+        }
     }
 }
 
@@ -140,13 +158,27 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_feed_map_knows_what_it_was_made_with_and_what_came_later() {
+    fn a_feed_map_keeps_the_last_seq_of_each_feed() {
         let key = |n: u32| FeedKey::of(&n.to_string());
-        let mut map: FeedMap = (0..1000).map(|n| (key(n % 900), n)).collect();
-        assert_eq!((map.get(key(5)), map.get(key(899)), map.get(key(900))), (905, 899, 0));
-        map.set(key(5), 7);
-        map.set(key(900), 8);
-        assert_eq!((map.get(key(5)), map.get(key(900))), (7, 8));
-        assert_eq!(map.iter().count(), 901);
+        let (mut map, feeds) = (FeedMap::default(), 5 * RECENT_MIN as u32);
+        for n in 0..feeds + 100 {
+            assert_eq!(map.set(key(n % feeds), n + 1), if n < feeds { 0 } else { n % feeds + 1 });
+        }
+        map.raise(key(5), 7);
+        map.raise(key(200), 7_000_000);
+        map.raise(key(feeds), 8);
+        let (mut seqs, len): (Vec<_>, _) = (map.iter().collect(), map.len());
+        seqs.sort_unstable();
+        seqs.dedup_by_key(|&mut (feed, _)| feed);
+        assert_eq!((seqs.len(), len), (feeds as usize + 1, feeds as usize + 1), "each feed once");
+        for n in 0..feeds {
+            let expected = match n {
+                200 => 7_000_000,
+                0..100 => feeds + n + 1,
+                _ => n + 1,
+            };
+            assert_eq!(map.get(key(n)), expected, "{n}");
+        }
+        assert_eq!((map.get(key(feeds)), map.get(key(feeds + 1))), (8, 0));
     }
 }

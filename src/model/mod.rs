@@ -3,6 +3,7 @@
 mod chain;
 mod entry;
 mod error;
+mod glob;
 mod heads;
 mod peer;
 mod printable;
@@ -12,7 +13,8 @@ pub use chain::Chain;
 pub use entry::{Change, ENTRY_BYTES_MAX, Entry, EntryBuffer, HashedEntry, Kind, Tombstone};
 pub(crate) use error::is_full;
 pub use error::{Error, RemoteText, Result};
-pub use heads::{FeedKey, FeedMap, Heads};
+pub use glob::{GLOBS_MAX, PeerGlobs};
+pub use heads::{FEEDS_MAX, FeedKey, FeedMap, Heads};
 pub use peer::{PEER_BYTES_MAX, PeerId};
 pub use printable::{Printable, is_invisible};
 pub use seq::{Offset, Seq};

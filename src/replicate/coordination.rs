@@ -26,6 +26,20 @@ pub struct Coordination {
     heads_read: Condvar,
 }
 
+/// The reason why the session ends at once.
+#[derive(Clone)]
+pub struct Abandon {
+    pub why: String,
+    /// This side refuses what the remote sent.
+    pub refused: bool,
+}
+
+impl From<&str> for Abandon {
+    fn from(why: &str) -> Self {
+        Self { why: why.into(), refused: false }
+    }
+}
+
 #[derive(Default)]
 struct Shared {
     news: News,
@@ -33,12 +47,13 @@ struct Shared {
     /// The last seq that was sent, by the local handle of the feed.
     sent: HashMap<u32, u32>,
     /// If set, the sender must end at once and report this reason to the remote.
-    abandon: Option<String>,
+    abandon: Option<Abandon>,
     has_sent_fin: bool,
     is_over: bool,
     sender_failed: bool,
     /// The id of the remote log, and whether all entries that it announced have come.
     remote: Option<(PeerId, bool)>,
+    sender_timed_out: bool,
     /// The heads for the handshake of the original wire were read: received entries may change the log now.
     may_store: bool,
 }
@@ -80,9 +95,10 @@ impl Coordination {
     /// Receiver: publishes news. Returns the number of bytes of answers that wait for the sender.
     pub fn publish(&self, news: News) -> usize {
         // A wake-up for each read of the receiver would cost more than the rest of the sender's work.
-        let is_urgent = news.is_urgent();
+        let mut is_urgent = news.is_urgent();
         let mut shared = self.shared();
         shared.news.merge(news);
+        is_urgent |= shared.news.has_many_held();
         shared.has_news = true;
         let backlog = shared.news.backlog_bytes();
         drop(shared);
@@ -98,7 +114,7 @@ impl Coordination {
     }
 
     /// Receiver: the sender must end at once. Only the first reason is reported to the remote.
-    pub fn abandon(&self, why: String) {
+    pub fn abandon(&self, why: Abandon) {
         self.shared().abandon.get_or_insert(why);
         self.wake();
     }
@@ -133,6 +149,11 @@ impl Coordination {
         self.shared().sender_failed
     }
 
+    /// Receiver: whether the sender has ended because the remote does not read.
+    pub fn sender_timed_out(&self) -> bool {
+        self.shared().sender_timed_out
+    }
+
     /// Receiver: passes the seqs that were sent to `incoming`. Call this after a read from the remote: then the seqs include every
     /// entry that the read data can acknowledge.
     pub fn learn_sent(&self, incoming: &mut Incoming) {
@@ -161,7 +182,7 @@ impl Coordination {
     }
 
     /// Sender: the reason why it must end at once, if it must.
-    pub fn abandoned(&self) -> Option<String> {
+    pub fn abandoned(&self) -> Option<Abandon> {
         self.shared().abandon.clone()
     }
 
@@ -181,6 +202,11 @@ impl Coordination {
     pub fn set_sent_fin(&self, is_over: bool) {
         let mut shared = self.shared();
         (shared.has_sent_fin, shared.is_over) = (true, is_over);
+    }
+
+    /// Sender: it has ended because the remote does not read.
+    pub fn set_sender_timed_out(&self) {
+        self.shared().sender_timed_out = true;
     }
 
     /// Sender: it has ended with an error.
@@ -223,6 +249,6 @@ mod tests {
         coordination.abandon("second".into());
         coordination.clear_wake();
         assert!(coordination.has_work());
-        assert_eq!(coordination.abandoned().as_deref(), Some("first"));
+        assert_eq!(coordination.abandoned().map(|abandon| abandon.why).as_deref(), Some("first"));
     }
 }

@@ -23,12 +23,17 @@ use std::time::Instant;
 
 pub use outcome::{Ending, Outcome, Reached};
 
-use crate::model::{ENTRY_BYTES_MAX, Error, PeerId, Result, Seq, Tombstone};
+use crate::ingest::Quota;
+use crate::model::{ENTRY_BYTES_MAX, Error, PeerGlobs, PeerId, Result, Seq, Tombstone};
 use crate::store::{InotifyLimit, Log};
 use crate::wire::{Link, Local, Mode, Session, Wire};
 use coordination::Coordination;
 use outcome::{Facts, ReceiverEnd};
 use output::Written;
+
+/// This many bytes show that the remote is alive, in one frame that it sends, or of what it reads while the output is full. Fewer
+/// bytes may be heartbeats that follow a damaged length and so become part of the frame.
+const PROGRESS_BYTES: u64 = 1 << 10;
 
 /// The options of a replication.
 #[derive(Clone, Copy)]
@@ -44,10 +49,15 @@ pub struct Options<'a> {
     pub accept_gaps: bool,
     /// The longest entry that is accepted, in bytes.
     pub entry_bytes_max: usize,
+    /// Only feeds with an id that matches are accepted from the remote; `None`: all feeds.
+    pub allowed: Option<&'a PeerGlobs>,
+    /// What one session may store.
+    pub quota: Quota,
     /// On the native wire an idle side sends a heartbeat after this time.
     pub heartbeat_millis: u16,
     /// A remote that sends nothing useful for this time has timed out. On the original wire, this applies only before the
-    /// handshake of the remote, and to the end of its stream after everything was sent.
+    /// handshake of the remote, and to the end of its stream after everything was sent. A remote that reads nothing for this
+    /// time while the output is full has timed out on both wires.
     pub silence_millis: u16,
     /// Wait for the handshake without a time limit, because the user may have to type a password.
     pub await_opening: bool,
@@ -65,6 +75,8 @@ impl Default for Options<'_> {
             wire: None,
             accept_gaps: false,
             entry_bytes_max: ENTRY_BYTES_MAX,
+            allowed: None,
+            quota: Quota::default(),
             heartbeat_millis: 15_000,
             silence_millis: 60_000,
             await_opening: false,
@@ -116,6 +128,10 @@ pub enum Notice {
     NotComparable(PeerId, Seq),
     /// The entry is longer than the remote accepts, in bytes: the feed is stopped.
     TooLong(PeerId, Seq, u64),
+    /// The remote holds or sends entries of this feed, which is not allowed: they are not stored.
+    Refused(PeerId),
+    /// The remote does not accept this feed (native wire): such feeds are not sent.
+    NotAccepted(PeerId),
     /// The remote holds the local feed up to this seq, which is above the local head: this log receives the missing entries.
     Behind(PeerId, u32),
     /// The remote's head of the local feed is above the local head, but the modes do not allow this log to receive the missing
@@ -213,11 +229,12 @@ fn outcome(context: &Context<'_>, received: receiver::Received, sent: &sender::S
     let left_out = if context.options.accept_gaps { 0 } else { deleted };
     let (missing, missing_by_mode) = ledger.missing(context.log)?;
     let missing_by_mode = (!outgoing.remote_is_silent()).then_some(missing_by_mode);
-    let (forks, gaps) = (ledger.forks, ledger.gaps + too_long);
+    let (forks, gaps, not_allowed) = (ledger.forks, ledger.gaps + too_long, ledger.refused());
     let confirmed = outgoing.is_confirmed();
     let is_cut = is_cut || sent.written == Written::Closed && unsent > 0;
     let left_first = end == ReceiverEnd::TimedOut || end == ReceiverEnd::Satisfied && !confirms_end;
-    let facts = Facts { receiver: end, reached, is_cut, confirms_end, confirmed, unsent, missing, left_out, forks, gaps };
+    let facts =
+        Facts { receiver: end, reached, is_cut, confirms_end, confirmed, unsent, missing, left_out, forks, gaps, not_allowed };
     Ok(Outcome {
         ending: Ending::of(facts),
         peer: remote_id,
@@ -236,6 +253,7 @@ fn outcome(context: &Context<'_>, received: receiver::Received, sent: &sender::S
         left_out,
         forks,
         gaps,
+        not_allowed,
         bytes_sent: sent.bytes,
         bytes_received: bytes,
         millis: u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX),
@@ -260,6 +278,7 @@ impl Context<'_> {
             root,
             last_offset,
             entry_bytes_max: self.options.entry_bytes_max,
+            allowed: self.options.allowed.cloned().unwrap_or_default(),
             wire: self.options.wire,
             // The standard library seeds each hasher with random keys.
             nonce: RandomState::new().build_hasher().finish(),

@@ -18,6 +18,8 @@ pub enum Ending {
     RemoteTimedOut(Reached),
     /// The remote ended the session with this reason.
     RemoteError(String),
+    /// The remote ended the session, because it refuses what this side sent: its reason.
+    RemoteRefused(String),
     /// The caller's stop ended the session.
     LocalStop,
 }
@@ -74,6 +76,8 @@ pub struct Outcome {
     pub forks: u64,
     /// The number of feeds that were stopped at a gap, or at an entry that exceeds the remote's limit.
     pub gaps: u64,
+    /// The number of entries of feeds that are not allowed, and so were not stored.
+    pub not_allowed: u64,
     /// The number of bytes that were written to the remote.
     pub bytes_sent: u64,
     /// The number of bytes that were read from the remote.
@@ -106,13 +110,17 @@ impl Outcome {
 
     /// Whether the remote ended the session early, so that another session may move more entries.
     pub fn ended_early(&self) -> bool {
-        matches!(self.ending, Ending::RemoteEnded(_) | Ending::RemoteTimedOut(_) | Ending::RemoteError(_))
+        matches!(
+            self.ending,
+            Ending::RemoteEnded(_) | Ending::RemoteTimedOut(_) | Ending::RemoteError(_) | Ending::RemoteRefused(_)
+        )
     }
 
-    /// The reason for which the remote refused to continue, for example a damaged entry in its log. `None` if it was only stopped
+    /// The reason for which the remote refused to continue, for example its limits, or a damaged entry in its log. `None` if it was only stopped
     /// or lost its input.
     pub fn refusal(&self) -> Option<&str> {
         match &self.ending {
+            Ending::RemoteRefused(why) => Some(why),
             Ending::RemoteError(why) if ![STOPPED, TIMED_OUT, INPUT_ENDED].contains(&why.as_str()) => Some(why),
             _ => None,
         }
@@ -135,6 +143,8 @@ pub enum ReceiverEnd {
     TimedOut,
     /// The remote ended the session with this reason.
     RemoteError(String),
+    /// The remote ended the session, because it refuses what this side sent: its reason.
+    RemoteRefused(String),
     /// The caller's stop, or an error of another thread, ended it.
     Stopped,
 }
@@ -154,13 +164,16 @@ pub struct Facts {
     pub left_out: u64,
     pub forks: u64,
     pub gaps: u64,
+    pub not_allowed: u64,
 }
 
 impl Ending {
     /// Decides how a session ended.
     pub fn of(facts: Facts) -> Self {
-        let Facts { receiver, reached, is_cut, confirms_end, confirmed, unsent, missing, left_out, forks, gaps } = facts;
-        let in_order = if unsent + missing + left_out + forks + gaps == 0 { Self::Complete } else { Self::Incomplete };
+        let Facts { receiver, reached, is_cut, confirms_end, confirmed, unsent, missing, left_out, forks, gaps, not_allowed } =
+            facts;
+        let in_order =
+            if unsent + missing + left_out + forks + gaps + not_allowed == 0 { Self::Complete } else { Self::Incomplete };
         if confirmed {
             // Both sides have sent FIN: the manner in which the streams ended does not matter.
             return in_order;
@@ -169,6 +182,7 @@ impl Ending {
             ReceiverEnd::Stopped => Self::LocalStop,
             ReceiverEnd::TimedOut => Self::RemoteTimedOut(reached),
             ReceiverEnd::RemoteError(why) => Self::RemoteError(why),
+            ReceiverEnd::RemoteRefused(why) => Self::RemoteRefused(why),
             ReceiverEnd::StreamEnded | ReceiverEnd::Satisfied => {
                 if confirms_end || reached < Reached::Id || is_cut {
                     Self::RemoteEnded(reached)
@@ -199,6 +213,7 @@ mod tests {
             left_out: 0,
             forks: 0,
             gaps: 0,
+            not_allowed: 0,
         }
     }
 
@@ -210,6 +225,9 @@ mod tests {
             (Facts { receiver: ReceiverEnd::Satisfied, ..facts() }, Ending::Complete),
             (Facts { forks: 1, ..facts() }, Ending::Incomplete),
             (Facts { gaps: 1, ..facts() }, Ending::Incomplete),
+            (Facts { not_allowed: 1, ..facts() }, Ending::Incomplete),
+            (Facts { not_allowed: 1, confirms_end: true, confirmed: true, ..facts() }, Ending::Incomplete),
+            (Facts { not_allowed: 1, missing: 1, ..facts() }, Ending::Unfinished),
             (Facts { gaps: 1, unsent: 2, ..facts() }, Ending::Incomplete),
             (Facts { left_out: 1, ..facts() }, Ending::Incomplete),
             (Facts { unsent: 1, ..facts() }, Ending::Unfinished),
@@ -224,6 +242,7 @@ mod tests {
             (Facts { receiver: ReceiverEnd::Stopped, ..facts() }, Ending::LocalStop),
             (Facts { receiver: ReceiverEnd::TimedOut, ..facts() }, Ending::RemoteTimedOut(id)),
             (Facts { receiver: ReceiverEnd::RemoteError("why".into()), ..facts() }, Ending::RemoteError("why".into())),
+            (Facts { receiver: ReceiverEnd::RemoteRefused("why".into()), ..facts() }, Ending::RemoteRefused("why".into())),
         ];
         for (nth, (facts, expected)) in cases.into_iter().enumerate() {
             assert_eq!(Ending::of(facts), expected, "case {nth}");

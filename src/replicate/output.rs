@@ -2,14 +2,15 @@
 
 use std::io::{ErrorKind, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
-use nix::poll::{PollFd, PollFlags};
+use nix::poll::{PollFd, PollFlags, PollTimeout};
 use nix::sys::socket::{Shutdown, shutdown};
 
+use super::PROGRESS_BYTES;
 use super::coordination::Coordination;
-use crate::follow::wait_for;
+use crate::follow::poll_until;
 use crate::model::{Error, Result};
 
 /// The end of a write, or of the sending as a whole.
@@ -21,6 +22,15 @@ pub enum Written {
     Closed,
     /// The session must end at once.
     Abandoned,
+    /// The remote does not read.
+    TimedOut,
+}
+
+/// The end of a wait for room.
+enum Room {
+    Free,
+    Abandoned,
+    TimedOut,
 }
 
 pub struct Output<'a, W: AsFd> {
@@ -64,18 +74,19 @@ impl<'a, W: Write + AsFd> Output<'a, W> {
         }
     }
 
-    /// Writes whole frames.
+    /// Writes whole frames. If the output takes fewer than [`PROGRESS_BYTES`] in the time `limit`, the remote has timed out.
     ///
     /// # Errors
     /// When the output cannot be written.
-    pub fn write(&mut self, bytes: &[u8]) -> Result<Written> {
+    pub fn write(&mut self, bytes: &[u8], limit: Option<Duration>) -> Result<Written> {
         let before = self.bytes;
-        let written = self.write_all(bytes);
+        let written = self.write_all(bytes, limit);
         self.ended_inside_frame = !matches!(written, Ok(Written::All)) && self.bytes > before;
         written
     }
 
-    fn write_all(&mut self, mut bytes: &[u8]) -> Result<Written> {
+    fn write_all(&mut self, mut bytes: &[u8], limit: Option<Duration>) -> Result<Written> {
+        let (mut last_progress, mut progress_bytes) = (Instant::now(), self.bytes);
         let fail = |err| Error::io("cannot write to the remote", err);
         while !bytes.is_empty() {
             match self.output.write(bytes) {
@@ -87,8 +98,13 @@ impl<'a, W: Write + AsFd> Output<'a, W> {
                 }
                 Err(err) if err.kind() == ErrorKind::Interrupted => {}
                 Err(err) if err.kind() == ErrorKind::WouldBlock => {
-                    if !self.wait_for_room()? {
-                        return Ok(Written::Abandoned);
+                    if self.bytes - progress_bytes >= PROGRESS_BYTES {
+                        (last_progress, progress_bytes) = (Instant::now(), self.bytes);
+                    }
+                    match self.wait_for_room(limit.map(|limit| last_progress + limit))? {
+                        Room::Free => {}
+                        Room::Abandoned => return Ok(Written::Abandoned),
+                        Room::TimedOut => return Ok(Written::TimedOut),
                     }
                 }
                 Err(err) if matches!(err.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset) => {
@@ -100,24 +116,29 @@ impl<'a, W: Write + AsFd> Output<'a, W> {
         Ok(Written::All)
     }
 
-    /// Waits until the output can be written. Returns false if the session must end at once.
-    fn wait_for_room(&self) -> Result<bool> {
+    /// Waits until the output can be written, until the session must end at once, or until `deadline`.
+    fn wait_for_room(&self, deadline: Option<Instant>) -> Result<Room> {
         loop {
             if self.coordination.abandoned().is_some() {
-                return Ok(false);
+                return Ok(Room::Abandoned);
             }
             let mut fds = vec![
                 PollFd::new(self.output.as_fd(), PollFlags::POLLOUT),
                 PollFd::new(self.coordination.as_fd(), PollFlags::POLLIN),
             ];
             fds.extend(self.stop.map(|stop| PollFd::new(stop, PollFlags::POLLIN)));
-            wait_for(&mut fds)?;
+            let timeout = deadline.map_or(PollTimeout::NONE, |deadline| {
+                PollTimeout::try_from(deadline.saturating_duration_since(Instant::now())).unwrap_or(PollTimeout::MAX)
+            });
+            if !poll_until(&mut fds, timeout)? {
+                return Ok(Room::TimedOut);
+            }
             let has_event = |at: usize| fds.get(at).is_some_and(|fd| fd.any() == Some(true));
             if has_event(2) {
-                return Ok(false);
+                return Ok(Room::Abandoned);
             }
             if has_event(0) {
-                return Ok(true);
+                return Ok(Room::Free);
             }
             // The event was news. The sender takes it after this write.
             self.coordination.clear_wake();
@@ -169,7 +190,7 @@ mod tests {
         let (_reader, writer) = std::io::pipe().unwrap();
         let coordination = Coordination::new().unwrap();
         let mut output = Output::new(Full(writer, 3), &coordination, None);
-        let err = output.write(b"12345").unwrap_err();
+        let err = output.write(b"12345", None).unwrap_err();
         assert!(matches!(&err, Error::Io(_, err) if err.kind() == ErrorKind::WriteZero), "{err}");
         assert_eq!(output.bytes, 3);
     }

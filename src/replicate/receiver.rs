@@ -3,25 +3,25 @@
 
 use std::io::{ErrorKind, PipeReader, Read};
 use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout};
 
-use super::coordination::Coordination;
+use super::coordination::{Abandon, Coordination};
 use super::ledger::{Ledger, StopKind};
 use super::outcome::{INPUT_ENDED, Reached, ReceiverEnd, STOPPED, TIMED_OUT};
-use super::{Context, Notice, Step};
+use super::{Context, Notice, PROGRESS_BYTES, Step};
 use crate::follow::{poll_until, wait_for};
 use crate::ingest::pipeline::{Pipeline, WorkerEnded};
 use crate::ingest::{Applied, Applier, Batch, StopCause, record_forks};
-use crate::model::{Chain, Error, FeedKey, FeedMap, PeerId, Result, Seq};
-use crate::wire::{Difference, DifferenceKind, Entries, Event, Incoming, Mode, Payload, Relation, RemoteHead, Stored, Wire};
+use crate::model::{Chain, Error, FeedKey, PeerId, Result, Seq};
+use crate::wire::{
+    Difference, DifferenceKind, Entries, Event, Incoming, Mode, NamedHead, Payload, Relation, RemoteHeads, Stored, Wire,
+};
 
 const PIPE_BYTES: i32 = 1 << 20;
-/// This many bytes of an incomplete frame show that the remote is alive. Fewer bytes may be heartbeats that follow a damaged
-/// length and so become part of the frame.
-const PROGRESS_BYTES: u64 = 1 << 10;
 /// The time limit for the last messages of a remote that has closed its input.
 const CLOSED_MILLIS: u16 = 5000;
 /// The time limit for a remote that has sent text instead of its handshake. The rest of its line may come.
@@ -54,8 +54,8 @@ struct Receiver<'a, 'scope, 'env> {
     pipeline: Pipeline<'scope, 'env, Batch, Applied, Error>,
     batch: Batch,
     ledger: Ledger,
-    /// The announced heads that are above the local heads, until all heads have come.
-    awaited: Vec<(FeedKey, u32)>,
+    /// The number of entries that the remote has announced so far and that the log lacks.
+    lacking: u64,
     /// The last time at which a frame, or [`PROGRESS_BYTES`] of a frame, had come.
     last_progress: Instant,
     /// The value of `bytes` at that time.
@@ -80,7 +80,7 @@ pub fn run<'a>(
     // This fails if the input is not a pipe, or above the limit of the user. The pipe then keeps its size.
     fcntl(input.as_fd(), FcntlArg::F_SETPIPE_SZ(PIPE_BYTES)).ok();
     let _guard = AbandonOnPanic(coordination);
-    let mut applier = Applier::new(context.log, context.options.accept_gaps);
+    let mut applier = Applier::new(context.log, context.options.accept_gaps).with_quota(context.options.quota);
     std::thread::scope(|threads| {
         let store = move |batch: &mut Batch| {
             let (entries, bytes) = (batch.entries.len() as u64, batch.entries.input().len() as u64);
@@ -96,8 +96,8 @@ pub fn run<'a>(
             incoming,
             pipeline: Pipeline::new(threads, store),
             batch: Batch::default(),
-            ledger: Ledger::default(),
-            awaited: Vec::new(),
+            ledger: Ledger::new(context.options.allowed.cloned().unwrap_or_default()),
+            lacking: 0,
             last_progress: Instant::now(),
             progress_bytes: 0,
             bytes: 0,
@@ -163,8 +163,8 @@ impl Receiver<'_, '_, '_> {
                 Err(err) => return Err(Error::io("cannot read from the remote", err)),
             }
             let (was_known, consumed) = (self.incoming.remote_id().is_some(), self.incoming.consumed());
-            if let Some(why) = self.handle_events()? {
-                return Ok(ReceiverEnd::RemoteError(why));
+            if let Some(end) = self.handle_events()? {
+                return Ok(end);
             }
             if self.incoming.is_text() {
                 self.last_progress = Instant::now();
@@ -186,24 +186,26 @@ impl Receiver<'_, '_, '_> {
         loop {
             let options = &self.context.options;
             let confirms_end = self.incoming.confirms_end();
-            let stored_all = self.pipeline.is_idle() && self.batch.is_empty();
-            let sent_all = !confirms_end && options.once && self.sender_ended && self.incoming.has_handshake() && stored_all;
+            let sent_all = self.has_sent_all();
             // A side that sends no entries can end the session first without loss.
-            let may_leave = sent_all && self.ledger.has_all() && !self.incoming.sends();
+            let may_leave = sent_all && !self.incoming.sends() && self.ledger.has_all(self.context.log)?;
             if may_leave || confirms_end && self.sender_ended && self.coordination.is_over() {
                 return Ok(Wait::Over(ReceiverEnd::Satisfied));
+            }
+            // The remote sends no FIN, because it waits for the acknowledgement of entries that are refused.
+            if confirms_end
+                && self.coordination.has_sent_fin()
+                && let Some(peer) = self.ledger.refused_sent()
+            {
+                return Err(Error::PeerRefused(peer.clone()));
             }
             let sender = if self.sender_ended { None } else { Some(sender_done.as_fd()) };
             let sources = [Some(input.as_fd()), self.pipeline.ready(), options.stop, sender];
             let mut fds: Vec<PollFd<'_>> = sources.into_iter().flatten().map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
             let closed = confirms_end && self.sender_ended;
-            let timeout = match self.silence_limit(closed) {
-                Some(limit) => {
-                    PollTimeout::try_from(limit.saturating_sub(self.last_progress.elapsed())).unwrap_or(PollTimeout::MAX)
-                }
-                None if sent_all => PollTimeout::from(options.silence_millis),
-                None => PollTimeout::NONE,
-            };
+            let timeout = self.silence_limit(closed).map_or(PollTimeout::NONE, |limit| {
+                PollTimeout::try_from(limit.saturating_sub(self.last_progress.elapsed())).unwrap_or(PollTimeout::MAX)
+            });
             if !poll_until(&mut fds, timeout)? {
                 return Ok(Wait::Over(if closed { ReceiverEnd::StreamEnded } else { ReceiverEnd::TimedOut }));
             }
@@ -219,6 +221,9 @@ impl Receiver<'_, '_, '_> {
                 if self.coordination.sender_failed() {
                     return Ok(Wait::Over(ReceiverEnd::Stopped));
                 }
+                if self.coordination.sender_timed_out() {
+                    return Ok(Wait::Over(ReceiverEnd::TimedOut));
+                }
             }
             if stored && !self.take_back(readable)? {
                 return Ok(Wait::Over(ReceiverEnd::Stopped));
@@ -227,6 +232,13 @@ impl Receiver<'_, '_, '_> {
                 return Ok(Wait::Input);
             }
         }
+    }
+
+    /// On the original wire: whether only the rest of the remote's stream is awaited.
+    fn has_sent_all(&self) -> bool {
+        let has_stored_all = self.pipeline.is_idle() && self.batch.is_empty();
+        let is_original = !self.incoming.confirms_end() && self.incoming.has_handshake();
+        is_original && self.context.options.once && self.sender_ended && has_stored_all
     }
 
     /// Takes a stored batch back, and passes the next batch on unless input is available. Returns false if the storing thread has
@@ -263,7 +275,8 @@ impl Receiver<'_, '_, '_> {
             return Some(Duration::from_millis(u64::from(TEXT_MILLIS.min(options.silence_millis))));
         }
         // Before the handshake, the user may have to type a password.
-        let is_limited = self.incoming.confirms_end() || !self.incoming.has_handshake() && !options.await_opening;
+        let is_limited =
+            self.incoming.confirms_end() || !self.incoming.has_handshake() && !options.await_opening || self.has_sent_all();
         let millis = if closed { CLOSED_MILLIS.min(options.silence_millis) } else { options.silence_millis };
         is_limited.then(|| Duration::from_millis(u64::from(millis)))
     }
@@ -279,36 +292,45 @@ impl Receiver<'_, '_, '_> {
         self.silence_limit(false).is_some_and(|limit| self.last_progress.elapsed() > limit)
     }
 
-    /// Handles all complete messages. If the remote ends the session with an ERROR, returns its reason.
-    fn handle_events(&mut self) -> Result<Option<String>> {
+    /// Handles all complete messages. If the remote ends the session with an ERROR, returns this end.
+    fn handle_events(&mut self) -> Result<Option<ReceiverEnd>> {
         let mut found = Vec::new();
         let taken = self.read_events(&mut found);
         // The news must be published before the entries are passed on to be stored.
-        self.publish();
-        self.record(found).and(taken)
+        let published = self.publish();
+        self.record(found).and(published).and(taken)
     }
 
-    fn read_events(&mut self, found: &mut Vec<Difference>) -> Result<Option<String>> {
+    fn read_events(&mut self, found: &mut Vec<Difference>) -> Result<Option<ReceiverEnd>> {
         let context = self.context;
         let mut link_of = context.link_of();
         self.coordination.learn_sent(&mut self.incoming);
-        let mut why = None;
+        let mut end = None;
         while let Some(event) = self.incoming.next(&mut link_of)? {
             match event {
                 Event::Nothing => {}
                 Event::Entries(entries) => add_entries(&mut self.batch, &entries),
                 Event::Heads(heads, last) => self.compare(&heads, last, found)?,
-                Event::AllHeads { heads, receives } => self.ledger.expect(await_heads(context, heads, receives)?, receives),
+                Event::AllHeads { heads, receives } => {
+                    let lacking = await_heads(context, heads, receives)?;
+                    self.ledger.expect(Arc::clone(heads), lacking, receives);
+                }
+                Event::Refused(peer, entries) => {
+                    if self.ledger.refuse(&peer, entries) {
+                        (context.notify)(Notice::Refused(peer));
+                    }
+                }
                 Event::Differs(difference) => found.push(difference),
                 // Other frames may follow, such as acknowledgements.
-                Event::Error(text) => why = Some(text),
+                Event::Error { text, refused: false } => end = Some(ReceiverEnd::RemoteError(text)),
+                Event::Error { text, refused: true } => end = Some(ReceiverEnd::RemoteRefused(text)),
             }
         }
-        Ok(why)
+        Ok(end)
     }
 
     /// Compares heads of the remote with the log. The ledger awaits the entries that the log lacks.
-    fn compare(&mut self, heads: &[RemoteHead], last: bool, found: &mut Vec<Difference>) -> Result<()> {
+    fn compare(&mut self, heads: &[NamedHead], last: bool, found: &mut Vec<Difference>) -> Result<()> {
         let context = self.context;
         let rows: Vec<(&str, u32, Chain)> = heads.iter().map(|head| (head.peer.as_str(), head.seq, head.chain)).collect();
         let compared = context.log.reader().compare(&rows)?;
@@ -324,12 +346,20 @@ impl Receiver<'_, '_, '_> {
         let receives = self.incoming.receives();
         let ahead = || heads.iter().zip(&compared).filter(|(head, compared)| head.seq > compared.head);
         // This must come before the sender begins: otherwise the progress may look complete too early.
-        let lacking = ahead().filter(|_| receives).map(|(head, compared)| u64::from(head.seq - compared.head));
-        context.step(Step::Ahead(lacking.sum()));
+        let (mut lacking, mut refused) = (0, Vec::new());
+        for (head, compared) in ahead() {
+            let entries = u64::from(head.seq - compared.head);
+            if self.ledger.allows(&head.peer) {
+                lacking += entries;
+            } else if receives && self.ledger.refuse_announced(&head.peer, entries) {
+                refused.push(head.peer.clone());
+            }
+        }
+        context.step(Step::Ahead(if receives { lacking } else { 0 }));
+        self.lacking += lacking;
         self.incoming.compared(heads, &relations, last, &mut context.link_of(), found)?;
         let local = context.log.local_id()?;
         for (head, compared) in ahead() {
-            self.awaited.push((FeedKey::of(head.peer.as_str()), head.seq));
             if head.peer == local && receives {
                 self.ledger.set_behind(local.clone(), head.seq);
             } else if head.peer == local {
@@ -339,22 +369,26 @@ impl Receiver<'_, '_, '_> {
         if last {
             // Stopped feeds are not awaited.
             self.stop_feeds(found)?;
-            self.ledger.expect(std::mem::take(&mut self.awaited), receives);
+            if let Some(heads) = self.incoming.heads() {
+                self.ledger.expect(Arc::clone(heads), self.lacking, receives);
+            }
         }
+        refused.into_iter().for_each(|peer| (context.notify)(Notice::Refused(peer)));
         Ok(())
     }
 
     /// Hands the news to the sender.
-    fn publish(&mut self) {
+    fn publish(&mut self) -> Result<()> {
         if self.incoming.confirms_end() {
             // On the native wire, entries come only after the local heads.
             self.coordination.allow_storing();
         }
         let backlog = self.coordination.publish(self.incoming.take_news());
-        if let Some(peer) = self.incoming.remote_id() {
-            self.coordination.set_remote(peer, self.ledger.has_all());
-        }
         self.incoming.set_backlog(backlog);
+        if let Some(peer) = self.incoming.remote_id() {
+            self.coordination.set_remote(peer, self.ledger.seems_complete(self.context.log)?);
+        }
+        Ok(())
     }
 
     /// Handles the results of stored batches.
@@ -366,8 +400,10 @@ impl Receiver<'_, '_, '_> {
     }
 
     fn handle_result(&mut self, applied: Applied) -> Result<()> {
-        let Applied { new, reached, acks, runs, stops, new_id, broken, .. } = applied;
+        let Applied { entries, new, reached, acks, runs, stops, new_id, broken, .. } = applied;
         self.ledger.received += new;
+        // Accepted gaps are new entries that did not come.
+        self.ledger.add_came(entries.max(new));
         let behind: Vec<_> = reached.into_iter().filter_map(|(feed, seq)| self.ledger.reached(feed, seq)).collect();
         let (mut forks, mut mismatches, mut gaps) = (Vec::<(PeerId, Seq)>::new(), Vec::new(), Vec::new());
         for stop in stops {
@@ -382,7 +418,7 @@ impl Receiver<'_, '_, '_> {
         let stored = Stored { runs, new, acks: &acks, forks: &forks, mismatches: &mismatches };
         let mut found = Vec::new();
         let mut handled = self.incoming.stored(stored, &mut self.context.link_of(), &mut found);
-        self.publish();
+        handled = handled.and(self.publish());
         let notify = self.context.notify;
         behind.into_iter().for_each(|(local, seq)| notify(Notice::Behind(local, seq)));
         for (peer, head, seq) in gaps {
@@ -453,7 +489,7 @@ impl Receiver<'_, '_, '_> {
     /// do not allow the remote to send entries, the sender continues until it ends by itself.
     fn order_end(&mut self, ended: Result<ReceiverEnd>, sender_done: &PipeReader) -> Result<ReceiverEnd> {
         let why = match &ended {
-            Err(err) => err.to_string(),
+            Err(err) => Abandon { why: err.to_string(), refused: err.is_refusal() },
             Ok(ReceiverEnd::TimedOut) => TIMED_OUT.into(),
             Ok(ReceiverEnd::Stopped) => STOPPED.into(),
             Ok(_) => INPUT_ENDED.into(),
@@ -496,26 +532,28 @@ fn add_entries(batch: &mut Batch, entries: &Entries<'_>) {
     }
 }
 
-/// The heads of the remote that are above the local heads.
-fn await_heads(context: &Context<'_>, heads: &FeedMap, receives: bool) -> Result<Vec<(FeedKey, u32)>> {
+/// The number of entries that the remote has announced and that the log lacks.
+fn await_heads(context: &Context<'_>, heads: &RemoteHeads, receives: bool) -> Result<u64> {
     // The roots are equal, or the remote has no feeds: a scan of the local feeds, which may be many, is not needed.
     if heads.is_empty() {
         context.step(Step::Ahead(0));
-        return Ok(Vec::new());
+        return Ok(0);
     }
-    let local = context.log.local_id()?;
-    let mut held = Vec::new();
-    context.log.each_head(|peer, head| held.push((FeedKey::of(peer), head)))?;
-    let held = FeedMap::from(held);
-    let awaited: Vec<_> = heads.iter().filter(|&(feed, seq)| seq > held.get(feed)).collect();
-    let coming = awaited.iter().filter(|_| receives);
-    context.step(Step::Ahead(coming.map(|&(feed, seq)| u64::from(seq - held.get(feed))).sum()));
-    let local_feed = FeedKey::of(local.as_str());
-    let (head, remote_head) = (held.get(local_feed), heads.get(local_feed));
-    if !receives && remote_head > head {
-        (context.notify)(Notice::StaysBehind(local, head, remote_head));
+    let (local, mut lacking, mut local_head) = (context.log.local_id()?, heads.allowed_entries(), 0);
+    context.log.each_head(|peer, head| {
+        if context.options.allowed.is_none_or(|allowed| allowed.matches(peer)) {
+            lacking -= u64::from(head.min(heads.get(FeedKey::of(peer))));
+        }
+        if peer == local.as_str() {
+            local_head = head;
+        }
+    })?;
+    context.step(Step::Ahead(if receives { lacking } else { 0 }));
+    let remote_head = heads.get(FeedKey::of(local.as_str()));
+    if !receives && remote_head > local_head {
+        (context.notify)(Notice::StaysBehind(local, local_head, remote_head));
     }
-    Ok(awaited)
+    Ok(lacking)
 }
 
 #[cfg(test)]

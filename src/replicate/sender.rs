@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout};
 
-use super::coordination::Coordination;
+use super::coordination::{Abandon, Coordination};
 use super::outcome::STOPPED;
 use super::output::{Output, Written};
 use super::{Context, Notice, Step};
@@ -49,6 +49,9 @@ pub fn run<W: Write + AsFd>(context: &Context<'_>, coordination: &Coordination, 
     let output = Output::new(output, coordination, context.options.stop);
     let mut sender = Sender { context, coordination, outgoing, output, follower: None, frames: Vec::new(), entries: 0 };
     let written = sender.send();
+    if matches!(written, Ok(Written::TimedOut)) {
+        coordination.set_sender_timed_out();
+    }
     coordination.allow_storing();
     sender.write_last_frames(&written);
     let Sender { outgoing, output, entries, .. } = sender;
@@ -58,10 +61,10 @@ pub fn run<W: Write + AsFd>(context: &Context<'_>, coordination: &Coordination, 
 impl<'a, W: Write + AsFd> Sender<'a, W> {
     fn send(&mut self) -> Result<Written> {
         // With the original wire only, the handshake does not depend on the remote: it is sent in any case.
-        if self.outgoing.task() == Task::AddHeads {
+        while self.outgoing.task() == Task::AddHeads {
+            self.frames.clear();
             self.add_heads()?;
-            self.coordination.allow_storing();
-            let written = self.output.write(&self.frames)?;
+            let written = self.output.write(&self.frames, self.write_limit())?;
             if written != Written::All {
                 return Ok(written);
             }
@@ -78,7 +81,6 @@ impl<'a, W: Write + AsFd> Sender<'a, W> {
             let more = match self.outgoing.task() {
                 Task::AddHeads => {
                     self.add_heads()?;
-                    self.coordination.allow_storing();
                     true
                 }
                 Task::Offer => self.offer()?,
@@ -89,7 +91,7 @@ impl<'a, W: Write + AsFd> Sender<'a, W> {
             if self.frames.is_empty() && self.heartbeat_left() == Some(Duration::ZERO) {
                 self.frames.extend_from_slice(HEARTBEAT);
             }
-            let written = self.output.write(&self.frames)?;
+            let written = self.output.write(&self.frames, self.write_limit())?;
             if written != Written::All {
                 return Ok(written);
             }
@@ -131,12 +133,12 @@ impl<'a, W: Write + AsFd> Sender<'a, W> {
         // The last acknowledgements, or the remote's FIN, may have come after the order to end.
         self.coordination.learn(&mut self.outgoing);
         match written {
-            Err(err) => self.outgoing.fail(&err.to_string()),
+            Err(err) => self.outgoing.fail(&err.to_string(), false),
             Ok(Written::Abandoned) => {
-                let why = self.coordination.abandoned();
-                self.outgoing.fail(why.as_deref().unwrap_or(STOPPED));
+                let Abandon { why, refused } = self.coordination.abandoned().unwrap_or_else(|| STOPPED.into());
+                self.outgoing.fail(&why, refused);
             }
-            Ok(Written::Closed) => return,
+            Ok(Written::Closed | Written::TimedOut) => return,
             Ok(Written::All) => {}
         }
         self.frames.clear();
@@ -152,6 +154,9 @@ impl<'a, W: Write + AsFd> Sender<'a, W> {
         let (count, last_offset) =
             self.context.log.feeds_after(after, max, |peer, seq, chain| outgoing.add_head(peer, seq, chain))?;
         self.outgoing.end_heads(count < max, last_offset);
+        if self.outgoing.knows_heads() {
+            self.coordination.allow_storing();
+        }
         // The heads must be sent before the log is searched for entries, because the search may take long.
         self.outgoing.flush(&mut self.frames);
         self.notify_left_out();
@@ -182,7 +187,8 @@ impl<'a, W: Write + AsFd> Sender<'a, W> {
                 let chain = chains.chain_at(change.peer.as_str(), change.seq.get() - 1)?;
                 chain.ok_or_else(|| Error::Corrupt(format!("entry {} of {} has no entry before it", change.seq, change.peer)))
             })?;
-            Ok(ControlFlow::Continue(()))
+            // This change is offered: the scan continues after it.
+            Ok(if outgoing.has_room() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) })
         });
         outgoing.end_offers(frames);
         coordination.publish_sent(outgoing);
@@ -190,7 +196,8 @@ impl<'a, W: Write + AsFd> Sender<'a, W> {
         let entries = follower.position().min(announced).0 - before.min(announced).0;
         context.step(Step::Moved { entries, bytes: frames.len() as u64 });
         self.notify_left_out();
-        Ok(offered? || self.outgoing.caught_up())
+        // Without room, acknowledgements must come first.
+        Ok(offered? || self.outgoing.has_room() && self.outgoing.caught_up())
     }
 
     /// Follows the log from the first entry that the remote may lack.
@@ -219,10 +226,19 @@ impl<'a, W: Write + AsFd> Sender<'a, W> {
             (self.context.notify)(match left_out {
                 LeftOut::Deleted(peer, seq) => Notice::DeletedLeftOut(peer, seq),
                 LeftOut::Id(peer) => Notice::IdLeftOut(peer),
+                LeftOut::NotAllowed(peer) => Notice::NotAccepted(peer),
                 LeftOut::TooLong(peer, seq, max) => Notice::TooLong(peer, seq, max),
                 LeftOut::Direction(remote) => Notice::OneWay(remote),
             });
         }
+    }
+
+    /// The longest time in which the remote may read nothing while the output is full. There is none while a user may have to type
+    /// a password.
+    fn write_limit(&self) -> Option<Duration> {
+        let options = &self.context.options;
+        let is_limited = !options.await_opening || self.outgoing.knows_remote();
+        is_limited.then(|| Duration::from_millis(u64::from(options.silence_millis)))
     }
 
     /// The time until a heartbeat is due; `None` if the wire has no heartbeats.

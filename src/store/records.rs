@@ -4,7 +4,7 @@
 
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::rows::{FEEDS_MAX, u32_at, u64_at};
+use super::rows::{NUMBERS_MAX, u32_at, u64_at};
 use crate::model::{Error, HashedEntry, Kind, Offset, Result, Seq, Tombstone};
 
 /// The length of the header in bytes.
@@ -80,7 +80,7 @@ impl Header {
             2 => Some(Kind::Binary),
             _ => None,
         };
-        let this = Self { number: tag & (FEEDS_MAX - 1), seq: u32_at(header, 4), kind };
+        let this = Self { number: tag & (NUMBERS_MAX - 1), seq: u32_at(header, 4), kind };
         Ok((this, payload, u64_at(header, 8) ^ this.mask(offset)))
     }
 

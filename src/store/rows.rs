@@ -11,8 +11,8 @@ pub const FORMAT: u32 = 1;
 /// The maximum number of entries of one run. It limits the work to compute the chain at an entry from the chain before its
 /// run.
 pub const RUN_ENTRIES_MAX: u32 = 1024;
-/// The maximum number of feeds of one log: a record has 30 bits for the peer number.
-pub const FEEDS_MAX: u32 = 1 << 30;
+/// Peer numbers are below this: a record has 30 bits for the peer number. A log holds fewer feeds ([`crate::model::FEEDS_MAX`]).
+pub const NUMBERS_MAX: u32 = 1 << 30;
 
 /// A row of `peers`. The key is the peer id.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

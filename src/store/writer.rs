@@ -7,8 +7,8 @@ use super::Log;
 use super::files::{identity, space};
 use super::lmdb::WriteTxn;
 use super::records::{HEADER_BYTES, Header, check_record, encode_deleted};
-use super::rows::{FEEDS_MAX, FeedRow, RUN_ENTRIES_MAX, RunRow};
-use crate::model::{Chain, Entry, Error, HashedEntry, Offset, PeerId, Result, Seq, Tombstone};
+use super::rows::{FeedRow, RUN_ENTRIES_MAX, RunRow};
+use crate::model::{Chain, Entry, Error, FEEDS_MAX, HashedEntry, Offset, PeerId, Result, Seq, Tombstone};
 
 /// The result of a commit.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

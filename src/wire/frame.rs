@@ -54,14 +54,15 @@ pub struct FrameReader {
     start: usize,
     end: usize,
     frame_bytes_max: usize,
-    /// The number of bytes that were consumed.
+    /// The number of bytes that were consumed, and how many of them were empty frames.
     consumed: u64,
+    empty: u64,
 }
 
 impl FrameReader {
     /// A reader that refuses frames of more than `frame_bytes_max` bytes.
     pub fn new(frame_bytes_max: usize) -> Self {
-        Self { buffer: Vec::new(), start: 0, end: 0, frame_bytes_max, consumed: 0 }
+        Self { buffer: Vec::new(), start: 0, end: 0, frame_bytes_max, consumed: 0, empty: 0 }
     }
 
     /// Sets the maximum length of the next frames, in bytes.
@@ -114,6 +115,7 @@ impl FrameReader {
             let Some((length, prefix)) = read_varint(rest)? else { return Ok(None) };
             if length == 0 {
                 self.take(prefix);
+                self.empty += prefix as u64;
                 continue;
             }
             let length = usize::try_from(length).ok().filter(|&length| length <= self.frame_bytes_max);
@@ -138,6 +140,7 @@ impl FrameReader {
             if length > 0 {
                 return Ok(Some(length));
             }
+            self.empty += prefix as u64;
         }
         Ok(None)
     }
@@ -152,6 +155,11 @@ impl FrameReader {
     /// The number of bytes that were consumed so far.
     pub fn consumed(&self) -> u64 {
         self.consumed
+    }
+
+    /// The number of bytes that were consumed so far, without empty frames.
+    pub fn consumed_messages(&self) -> u64 {
+        self.consumed - self.empty
     }
 
     /// The input that is not consumed yet.

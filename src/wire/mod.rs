@@ -10,6 +10,7 @@
 //! ```
 
 mod frame;
+mod heads;
 pub mod native;
 mod negotiate;
 pub mod original;
@@ -17,16 +18,17 @@ mod protobuf;
 mod session;
 
 pub use frame::FrameReader;
+pub use heads::RemoteHeads;
 pub use native::{Difference, DifferenceKind};
 pub use negotiate::{PREAMBLE, Wire};
 pub use session::{
-    Entries, Event, Incoming, LeftOut, Local, News, Outgoing, Payload, Relation, RemoteHead, Session, Stored, Task,
+    Entries, Event, Incoming, LeftOut, Local, NamedHead, News, Outgoing, Payload, Relation, Session, Stored, Task,
 };
 
-use crate::model::{Chain, Result, Tombstone};
+use crate::model::{self, Chain, Result, Tombstone};
 
-/// The maximum number of feeds that the remote may name.
-const FEEDS_MAX: usize = 1 << 21;
+/// The maximum number of feeds that the remote may name: a log does not hold more.
+const FEEDS_MAX: usize = model::FEEDS_MAX as usize;
 
 /// An entry of the local log in its feed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

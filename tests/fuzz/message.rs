@@ -22,7 +22,7 @@ fuzz_target!(|frame: &[u8]| {
             assert!(entries.iter().map(length).max() <= Some(run.longest) && run.longest <= frame.len());
         }
         // Each invalid byte of the 1024 bytes becomes a replacement character of three bytes.
-        Ok(Message::Error(text)) => assert!(text.len() <= 3 * 1024),
+        Ok(Message::Error(text, _)) => assert!(text.len() <= 3 * 1024),
         _ => {}
     }
 });

@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io::{PipeWriter, Read, Write, pipe};
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, TryRecvError, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError, channel};
 use std::thread;
 use std::time::Duration;
 
@@ -219,4 +219,62 @@ fn opening(log: &Log, count: usize) -> Vec<u8> {
     from_it.read_to_end(&mut said).expect("a pipe");
     said.truncate(count);
     said
+}
+
+/// Writes `said`, then an empty frame at each interval of the heartbeats, until the session ends.
+fn say_and_beat(said: Vec<u8>) -> impl FnOnce(PipeWriter) + Send + 'static {
+    move |mut to_it| {
+        let mut more = &said[..];
+        while to_it.write_all(more).is_ok() {
+            channel::<()>().1.recv_timeout(Duration::from_millis(20)).ok();
+            more = b"\0";
+        }
+    }
+}
+
+/// Empty frames show that a native remote is alive, but not that it reads. A reader of single bytes is as bad.
+#[test]
+fn a_remote_that_does_not_read_times_out_although_it_sends() {
+    let place = Place::new();
+    let path = place.log("a");
+    append(&path, format!("\"{}\"\n", "x".repeat(1000)).repeat(2000));
+    let log = Arc::new(Log::open(path).expect("a log"));
+    let native = [PREAMBLE, &native::hello("b", SYNC, true, 7), &native::heads(&[], true)].concat();
+    for (wire, said) in [(Wire::Native, native), (Wire::Original, handshake("b", &[], SYNC))] {
+        for reads_bytes in [false, true] {
+            let ((input, to_it), (mut from_it, output)) = (pipe().expect("a pipe"), pipe().expect("a pipe"));
+            let options = Options { wire: Some(wire), heartbeat_millis: 20, silence_millis: 300, ..Options::default() };
+            let ((send, outcome), log, said) = (channel(), Arc::clone(&log), said.clone());
+            thread::spawn(move || send.send(replicate(&log, input, output, options, &|_| ()).expect("no error")).ok());
+            thread::spawn(move || say_and_beat(said)(to_it));
+            let (stop, stopped) = channel::<()>();
+            let reader = thread::spawn(move || {
+                while reads_bytes && stopped.recv_timeout(Duration::from_millis(20)) == Err(RecvTimeoutError::Timeout) {
+                    from_it.read_exact(&mut [0]).ok();
+                }
+                stopped.recv().ok();
+            });
+            let outcome = outcome.recv_timeout(TIMEOUT_MAX).expect("the session ends");
+            assert!(has_timed_out(&outcome) && outcome.unsent > 0, "{wire:?}: {outcome:?}");
+            drop(stop);
+            reader.join().expect("the reader");
+        }
+    }
+}
+
+/// Only the native wire has heartbeats, and a session begins with more than that.
+#[test]
+fn empty_frames_are_no_sign_of_life_without_a_hello_and_on_the_original_wire() {
+    let place = Place::new();
+    let log = Arc::new(Log::open(place.log("a")).expect("a log"));
+    for said in [PREAMBLE.to_vec(), handshake("b", &[("b", 1)], SYNC)] {
+        let (input, to_it) = pipe().expect("a pipe");
+        let null = File::options().write(true).open("/dev/null").expect("/dev/null");
+        let options = Options { once: true, silence_millis: 300, ..Options::default() };
+        let ((send, outcome), log) = (channel(), Arc::clone(&log));
+        thread::spawn(move || send.send(replicate(&log, input, null, options, &|_| ()).expect("no error")).ok());
+        thread::spawn(move || say_and_beat(said)(to_it));
+        let outcome = outcome.recv_timeout(TIMEOUT_MAX).expect("the session ends");
+        assert!(has_timed_out(&outcome), "{outcome:?}");
+    }
 }

@@ -2,8 +2,8 @@
 
 use std::collections::HashSet;
 
-use scuttleup::wire::{Difference, Event, Link, Local, News, Payload, Relation, RemoteHead, Session, Stored, Task, Wire};
-use scuttleup::{Chain, Change, HashedEntry, Mode, Offset, PeerId, Seq, Tombstone};
+use scuttleup::wire::{Difference, Event, Link, Local, NamedHead, News, Payload, Relation, Session, Stored, Task, Wire};
+use scuttleup::{Chain, Change, HashedEntry, Mode, Offset, PeerGlobs, PeerId, Seq, Tombstone};
 
 use super::disk::{Disk, Heads, Put, id};
 
@@ -43,6 +43,7 @@ impl Side {
             root: disk.root(),
             last_offset: Offset(disk.order.len() as u64),
             entry_bytes_max: ENTRY_BYTES_MAX,
+            allowed: PeerGlobs::default(),
             // The npm package does not know the native wire.
             wire: is_original.then_some(Wire::Original),
             nonce: 1 + log as u64,
@@ -86,7 +87,7 @@ impl Side {
         let incoming = &mut self.session.incoming;
         while let Some(event) = incoming.next(&mut link_of)? {
             match event {
-                Event::Nothing | Event::AllHeads { .. } => {}
+                Event::Nothing | Event::AllHeads { .. } | Event::Refused(..) => {}
                 Event::Entries(entries) => {
                     let mut bytes = Vec::new();
                     entries.each(|_, payload| {
@@ -97,7 +98,7 @@ impl Side {
                     self.pending.push(Pending { peer, first: entries.first, entries: bytes, run });
                 }
                 Event::Heads(heads, last) => {
-                    let compare = |RemoteHead { peer, seq, chain }: &RemoteHead| match disk.chain(peer.as_str(), *seq) {
+                    let compare = |NamedHead { peer, seq, chain }: &NamedHead| match disk.chain(peer.as_str(), *seq) {
                         Some(local) if *seq > 0 && local != *chain => Relation::Differs,
                         Some(_) => Relation::Same,
                         None => Relation::Beyond,
@@ -106,7 +107,7 @@ impl Side {
                     incoming.compared(&heads, &compared, last, &mut link_of, &mut self.found)?;
                 }
                 Event::Differs(difference) => self.found.push(difference),
-                Event::Error(text) => return Err(scuttleup::Error::Wire(text)),
+                Event::Error { text, .. } => return Err(scuttleup::Error::Wire(text)),
             }
         }
         self.news.merge(incoming.take_news());

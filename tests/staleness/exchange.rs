@@ -2,7 +2,7 @@
 //! after a number of entries, as a link would cut it.
 
 use scuttleup::wire::{Event, Local, News, Relation, Session, Task};
-use scuttleup::{Chain, Change, HashedEntry, Mode, Offset, PeerId, Seq};
+use scuttleup::{Chain, Change, HashedEntry, Mode, Offset, PeerGlobs, PeerId, Seq};
 
 use super::gossip::{Entry, Log};
 
@@ -30,6 +30,7 @@ impl<'w> Side<'w> {
             root: log.root,
             last_offset: Offset(log.arrived.len() as u64),
             entry_bytes_max: 1,
+            allowed: PeerGlobs::default(),
             wire: None,
             nonce: 1 + number as u64,
         });
@@ -67,7 +68,7 @@ impl<'w> Side<'w> {
                     compared.expect("the protocol");
                 }
                 Event::Nothing | Event::AllHeads { .. } => {}
-                Event::Differs(_) | Event::Error(_) => panic!("{event:?}"),
+                Event::Differs(_) | Event::Refused(..) | Event::Error { .. } => panic!("{event:?}"),
             }
         }
         self.news.merge(incoming.take_news());

@@ -7,12 +7,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use clap::builder::PossibleValuesParser;
-use clap::{Arg, ArgMatches, Command, value_parser};
+use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use scuttleup::{Log, Mode, Options, Step, Wire};
+use scuttleup::ingest::Quota;
+use scuttleup::{Log, Mode, Options, PeerGlobs, Step, Wire};
 
-use crate::cli::args::{entry_bytes, entry_bytes_arg, flag};
+use crate::cli::args::{entry_bytes, entry_bytes_arg, flag, parse_number, parse_size};
 use crate::cli::child;
 use crate::cli::context::Context;
 use crate::cli::exit::{Exit, Usage};
@@ -46,6 +47,27 @@ pub fn command() -> Command {
             .arg(flag("no-create", "If the local log does not exist, end with exit 1 instead of creating it"))
             .arg(flag("json", "Print the result as one JSON object: on stdout with COMMAND, otherwise on stderr"))
             .arg(flag("accept-gaps", "Store entries that the remote deleted as deleted, instead of stopping their feed"))
+            .arg(
+                Arg::new("allow-peer")
+                    .long("allow-peer")
+                    .value_name("GLOB")
+                    .action(ArgAction::Append)
+                    .help("Accept only feeds whose peer id matches GLOB; give it several times for several patterns"),
+            )
+            .arg(
+                Arg::new("receive-feeds-max")
+                    .long("receive-feeds-max")
+                    .value_name("N")
+                    .value_parser(parse_number)
+                    .help("Store at most N new feeds in one session [default: 100000]"),
+            )
+            .arg(
+                Arg::new("receive-bytes-max")
+                    .long("receive-bytes-max")
+                    .value_name("N")
+                    .value_parser(parse_size)
+                    .help("Store entries of at most N bytes in one session, such as 500MiB or 10G [default: no limit]"),
+            )
             .arg(entry_bytes_arg())
             .arg(words.value_parser(value_parser!(OsString)).help("Run this program and replicate over its stdin and stdout"))
             .after_help(epilogue("scuttleup-replicate", "scuttleup replicate --once -- ssh host scuttleup replicate"))
@@ -73,6 +95,8 @@ pub fn run(context: &Context, args: &ArgMatches) -> Result<Exit> {
 
 /// Runs the session. Without `command`, the id of the log becomes the `label` of messages.
 fn sync(context: &Context, args: &ArgMatches, command: Option<&[OsString]>, label: &mut String) -> Result<Exit> {
+    let globs = args.get_many::<String>("allow-peer").unwrap_or_default().map(String::as_str);
+    let allowed = PeerGlobs::new(globs).map_err(|err| Usage(err.to_string()))?;
     let stop = Stop::on_signal()?;
     stop.debounce();
     let log = match (args.get_flag("no-create"), &command) {
@@ -95,6 +119,10 @@ fn sync(context: &Context, args: &ArgMatches, command: Option<&[OsString]>, labe
         _ => None,
     };
     let once = args.get_flag("once");
+    let quota = Quota {
+        feeds: args.get_one("receive-feeds-max").copied().unwrap_or(Quota::default().feeds),
+        bytes: args.get_one("receive-bytes-max").copied().unwrap_or(Quota::default().bytes),
+    };
     let options = Options {
         mode,
         once,
@@ -103,6 +131,8 @@ fn sync(context: &Context, args: &ArgMatches, command: Option<&[OsString]>, labe
         // The user of this terminal may have to type a password for COMMAND.
         await_opening: io::stderr().is_terminal(),
         entry_bytes_max: entry_bytes(args),
+        allowed: Some(&allowed),
+        quota,
         stop: Some(stop.as_fd()),
         ..Options::default()
     };

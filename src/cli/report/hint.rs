@@ -26,6 +26,9 @@ pub fn hint(err: &Error) -> Option<&'static str> {
             Some("stdout of the remote must carry nothing else than the protocol: check COMMAND, and what .bashrc prints")
         }
         Error::PushOnly => Some("use --mode sync or pull"),
+        Error::FeedsRefused(..) => Some("if you trust the remote, run it again with a higher --receive-feeds-max"),
+        Error::BytesRefused(..) => Some("if you trust the remote, run it again with a higher --receive-bytes-max"),
+        Error::PeerRefused(_) => Some("see --allow-peer"),
         Error::NoNativeWire => Some("use --wire auto, or install a newer scuttleup on the remote"),
         _ => None,
     }

@@ -32,6 +32,10 @@ pub fn notice(notice: Notice) -> String {
             "entry {seq} of {peer} is longer than the remote accepts ({max} bytes), this feed is stopped: \
              raise --entry-bytes-max of the remote"
         ),
+        Notice::Refused(peer) => format!("the feed {peer} of the remote is refused: its id matches no --allow-peer"),
+        Notice::NotAccepted(peer) => {
+            format!("the remote does not accept the feed {peer}: such feeds are not sent, see --allow-peer of the remote")
+        }
         Notice::Behind(peer, seq) => {
             format!("this log is behind in its local feed: it receives the entries of {peer} up to {seq} from the remote")
         }
@@ -76,6 +80,9 @@ pub fn exit_of(outcome: &Outcome, failed: Option<&str>, serves: bool) -> Exit {
         Outcome { forks: 1.., .. } => Exit::Fork,
         outcome if outcome.complete() && outcome.refused() && !serves => Exit::Refused,
         outcome if outcome.complete() && failed.is_none() => Exit::Done,
+        Outcome { ending: Ending::RemoteRefused(_), .. } | Outcome { ending: Ending::Incomplete, not_allowed: 1.., .. } => {
+            Exit::Refused
+        }
         _ => Exit::Incomplete,
     }
 }
@@ -130,6 +137,12 @@ impl Report<'_> {
             (Some(peer), Ending::RemoteTimedOut(_)) => {
                 self.error(&format!("the remote timed out{}{why}: run it again", counts(outcome, peer)));
             }
+            (Some(peer), Ending::RemoteRefused(_)) => {
+                self.error(&format!(
+                    "the remote refused entries{}{why}: raise its limits, or run it again",
+                    counts(outcome, peer)
+                ));
+            }
             (Some(peer), _) => {
                 self.error(&format!("the remote ended early{}{why}: run it again", counts(outcome, peer)));
             }
@@ -154,6 +167,11 @@ impl Report<'_> {
             problems.push(format!(
                 "{missing} entries of the remote were not received: see the messages of the remote, and --entry-bytes-max"
             ));
+        }
+        match outcome.not_allowed {
+            0 => {}
+            1 => problems.push("1 entry of a feed that is not allowed was refused".to_owned()),
+            entries => problems.push(format!("{entries} entries of feeds that are not allowed were refused")),
         }
         match outcome.left_out {
             0 => {}
@@ -245,7 +263,7 @@ fn sent(outcome: &Outcome) -> String {
 /// The reason that the remote gave, and the failure of COMMAND, in parentheses; empty if there is none.
 fn reasons(outcome: &Outcome, failed: Option<&str>) -> String {
     let remote = match &outcome.ending {
-        Ending::RemoteError(why) if !why.is_empty() => Some(format!("it said: {why}")),
+        Ending::RemoteError(why) | Ending::RemoteRefused(why) if !why.is_empty() => Some(format!("it said: {why}")),
         _ => None,
     };
     let reasons: Vec<&str> = remote.as_deref().into_iter().chain(failed).collect();
@@ -265,12 +283,14 @@ fn json(outcome: &Outcome, exit: Exit) -> Vec<u8> {
     let Outcome { sent, received, missing, forks, gaps, bytes_sent, bytes_received, millis, .. } = outcome;
     let by_mode = |count: Option<u64>| count.map_or("null".to_owned(), |count| count.to_string());
     let [unsent_by_mode, missing_by_mode] = [outcome.unsent_by_mode, outcome.missing_by_mode].map(by_mode);
+    let not_allowed = outcome.not_allowed;
     let unsent = outcome.unsent + outcome.left_out;
     let rest = format!(
         ",\"wire\":{wire},\"complete\":{},\"exit\":{},\"sent\":{sent},\"durable\":{durable},\"unsent\":{unsent},\
          \"received\":{received},\"missing\":{missing},\"forks\":{forks},\"gaps\":{gaps},\
          \"bytes_sent\":{bytes_sent},\"bytes_received\":{bytes_received},\"seconds\":{}.{:03},\
-         \"remote_mode\":{mode},\"unsent_by_mode\":{unsent_by_mode},\"missing_by_mode\":{missing_by_mode}}}\n",
+         \"remote_mode\":{mode},\"unsent_by_mode\":{unsent_by_mode},\"missing_by_mode\":{missing_by_mode},\
+         \"refused\":{not_allowed}}}\n",
         exit == Exit::Done,
         exit.code(),
         millis / 1000,

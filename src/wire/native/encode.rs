@@ -28,6 +28,7 @@ pub fn put_hello(out: &mut Vec<u8>, hello: &Hello) {
         put_number(body, 6, hello.entry_bytes_max);
         put_fixed(body, 7, hello.nonce);
         put_number(body, 8, u64::from(hello.evidence));
+        hello.allowed.texts().for_each(|glob| put_bytes(body, 9, glob.as_bytes()));
     });
 }
 
@@ -153,9 +154,14 @@ pub fn put_synced(out: &mut Vec<u8>) {
     put_frame(out, kind::SYNCED, |_| ());
 }
 
-/// Adds an ERROR.
-pub fn put_error(out: &mut Vec<u8>, text: &str) {
-    put_frame(out, kind::ERROR, |body| put_bytes(body, 1, text.as_bytes()));
+/// Adds an ERROR. `refused`: the sender refuses what the receiver sent.
+pub fn put_error(out: &mut Vec<u8>, text: &str, refused: bool) {
+    put_frame(out, kind::ERROR, |body| {
+        put_bytes(body, 1, text.as_bytes());
+        if refused {
+            put_number(body, 2, 1);
+        }
+    });
 }
 
 /// Adds a FIN.

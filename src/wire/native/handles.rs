@@ -1,41 +1,44 @@
 //! Handles: the numbers by which the remote refers to feeds.
 
 use crate::model::{Error, Result};
-use crate::wire::FEEDS_MAX;
 use crate::wire::protobuf::unexpected;
 
-/// The maximum length of all ids together, in bytes.
-const IDS_BYTES_MAX: usize = 32 << 20;
-/// The number of bytes by which the memory for ids grows at once.
-const GROW_BYTES_MIN: usize = 1 << 10;
-const GROW_BYTES_MAX: usize = 4 << 20;
+/// The number of handles that a writer gives. Then it gives handles again.
+pub const HANDLES_MAX: usize = 1 << 16;
+/// The maximum memory for handles, in bytes: it has room for [`HANDLES_MAX`] ids of any length.
+const BYTES_MAX: usize = 32 << 20;
+/// The memory that an id takes besides its bytes.
+const ID_EXTRA_BYTES: usize = 48;
 
-/// Handle → id. Holds many ids in little memory.
+/// Handle → id.
 #[derive(Default)]
 pub struct Handles {
-    ids: String,
-    /// Where each id ends.
-    ends: Vec<u32>,
+    ids: Vec<Box<str>>,
+    bytes: usize,
 }
 
 impl Handles {
-    /// Adds the next handle, for the feed of `peer`.
+    /// Gives a handle to the feed of `peer`: the next handle, or a known one, which then no longer belongs to its feed before.
     ///
     /// # Errors
-    /// [`Error::Wire`] if `handle` is not the next one, or there are too many feeds.
+    /// [`Error::Wire`] if `handle` is above the next one, or there are too many feeds.
     pub fn add(&mut self, handle: u32, peer: &str) -> Result<()> {
-        if handle as usize != self.ends.len() {
-            return Err(unexpected(format!("feed number {handle} instead of {}", self.ends.len())));
-        }
-        if self.ends.len() == FEEDS_MAX || self.ids.len() + peer.len() > IDS_BYTES_MAX {
+        let bytes_of = |peer: &str| peer.len() + ID_EXTRA_BYTES;
+        let (at, next) = (handle as usize, self.ids.len());
+        let before = match self.ids.get(at) {
+            Some(before) => bytes_of(before),
+            None if at == next => 0,
+            None => return Err(unexpected(format!("feed number {handle} instead of {next}"))),
+        };
+        self.bytes = self.bytes - before + bytes_of(peer);
+        if self.bytes > BYTES_MAX {
             return Err(Error::Wire("the remote named more feeds than one session has room for: run it again".into()));
         }
-        if self.ids.capacity() - self.ids.len() < peer.len() {
-            // The memory doubles up to a limit, so that little of it is unused.
-            self.ids.reserve_exact(self.ids.len().clamp(GROW_BYTES_MIN, GROW_BYTES_MAX));
+        if at == next {
+            self.ids.push(peer.into());
+        } else {
+            self.ids[at] = peer.into();
         }
-        self.ids.push_str(peer);
-        self.ends.push(self.ids.len() as u32);
         Ok(())
     }
 
@@ -44,10 +47,8 @@ impl Handles {
     /// # Errors
     /// [`Error::Wire`] if the handle is unknown.
     pub fn get(&self, handle: u32) -> Result<&str> {
-        let at = handle as usize;
-        let end = self.ends.get(at).ok_or_else(|| unexpected(format!("the unknown feed number {handle}")))?;
-        let start = at.checked_sub(1).map_or(0, |before| self.ends[before]);
-        Ok(&self.ids[start as usize..*end as usize])
+        let peer = self.ids.get(handle as usize);
+        peer.map(|peer| &**peer).ok_or_else(|| unexpected(format!("the unknown feed number {handle}")))
     }
 }
 
@@ -58,14 +59,21 @@ mod tests {
     #[test]
     fn ids_come_back_by_their_handles() {
         let mut handles = Handles::default();
-        for (handle, peer) in ["a", "bc", "\u{e9}"].into_iter().enumerate() {
-            handles.add(handle as u32, peer).unwrap();
+        for (handle, peer) in [(0, "a"), (1, "bc"), (2, "\u{e9}"), (1, "again")] {
+            handles.add(handle, peer).unwrap();
         }
         let ids: Vec<_> = (0..3).map(|handle| handles.get(handle).unwrap().to_owned()).collect();
-        assert_eq!(ids, ["a", "bc", "\u{e9}"]);
-        assert!(handles.get(3).is_err() && handles.add(2, "d").is_err() && handles.add(4, "d").is_err());
-        let long = "i".repeat(255);
-        let named = (3..).take_while(|&handle| handles.add(handle, &long).is_ok()).count();
-        assert_eq!(named, (IDS_BYTES_MAX - 5) / 255);
+        assert_eq!(ids, ["a", "again", "\u{e9}"]);
+        assert!(handles.get(3).is_err() && handles.add(4, "d").is_err());
+    }
+
+    #[test]
+    fn there_is_room_for_all_handles_of_a_writer_and_not_for_any_number() {
+        let (mut handles, long) = (Handles::default(), "i".repeat(255));
+        let named = (0..).take_while(|&handle| handles.add(handle, &long).is_ok()).count();
+        assert!((HANDLES_MAX..HANDLES_MAX * 2).contains(&named), "{named}");
+        let mut handles = Handles::default();
+        (0..HANDLES_MAX as u32).for_each(|handle| handles.add(handle, "i").unwrap());
+        (0..HANDLES_MAX as u32).for_each(|handle| handles.add(handle, &long).unwrap());
     }
 }

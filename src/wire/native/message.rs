@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use crate::model::{Chain, Error, PeerId, Result, Seq, Tombstone};
+use crate::model::{Chain, Error, GLOBS_MAX, PeerGlobs, PeerId, Result, Seq, Tombstone};
 use crate::wire::protobuf::{Fields, Value, each_field, missing, number_u32, peer_str, truncated};
 use crate::wire::{Mode, Payload};
 
@@ -59,6 +59,8 @@ pub struct Hello {
     pub nonce: u64,
     /// The side shows its entry at a fork, unless it only receives, and it accepts heads with a withheld chain.
     pub evidence: bool,
+    /// The feeds that it accepts.
+    pub allowed: PeerGlobs,
 }
 
 /// The head of a feed, and the chain at it.
@@ -142,8 +144,8 @@ pub enum Message<'a> {
     Fork(Fork<'a>),
     /// The sender has sent all entries that it held at its HELLO and that the receiver lacked.
     Synced,
-    /// The reason why the sender ends the session.
-    Error(Cow<'a, str>),
+    /// The reason why the sender ends the session, and whether it refuses what the receiver sent.
+    Error(Cow<'a, str>, bool),
     /// The last message: the number of entries that the sender has sent, and the number that it has stored.
     Fin(u64, u64),
     /// The sender only receives. Its HELLO comes after that of its remote.
@@ -184,14 +186,16 @@ impl<'a> Message<'a> {
             kind::FORK => decode_fork(body).map(Self::Fork),
             kind::SYNCED => each_field(body, |_| Ok(())).map(|()| Self::Synced),
             kind::ERROR => {
-                let mut text = Cow::Borrowed("");
+                let (mut text, mut refused) = (Cow::Borrowed(""), false);
                 each_field(body, |field| {
-                    if let (1, Value::Bytes(bytes)) = field {
-                        text = String::from_utf8_lossy(&bytes[..bytes.len().min(TEXT_BYTES_MAX)]);
+                    match field {
+                        (1, Value::Bytes(bytes)) => text = String::from_utf8_lossy(&bytes[..bytes.len().min(TEXT_BYTES_MAX)]),
+                        (2, Value::Number(number)) => refused = number != 0,
+                        _ => {}
                     }
                     Ok(())
                 })?;
-                Ok(Self::Error(text))
+                Ok(Self::Error(text, refused))
             }
             kind::FIN => numbers(body).map(|[sent, stored]| Self::Fin(sent, stored)),
             kind::PULL => Ok(Self::Pull),
@@ -215,7 +219,7 @@ fn numbers(body: &[u8]) -> Result<[u64; 2]> {
 
 fn decode_hello(body: &[u8]) -> Result<Hello> {
     let (mut version, mut id, mut mode, mut live, mut root) = (0, None, Mode::Sync, false, None);
-    let (mut entry_bytes_max, mut nonce, mut evidence) = (u64::MAX, 0, false);
+    let (mut entry_bytes_max, mut nonce, mut evidence, mut allowed) = (u64::MAX, 0, false, Vec::new());
     each_field(body, |field| {
         match field {
             (1, Value::Number(number)) => version = number,
@@ -226,6 +230,10 @@ fn decode_hello(body: &[u8]) -> Result<Hello> {
             (6, Value::Number(number)) => entry_bytes_max = number,
             (7, Value::Fixed(number)) => nonce = number,
             (8, Value::Number(number)) => evidence = number != 0,
+            (9, Value::Bytes(_)) if allowed.len() == GLOBS_MAX => {
+                return Err(Error::Wire(format!("a HELLO with more than {GLOBS_MAX} patterns")));
+            }
+            (9, Value::Bytes(bytes)) => allowed.push(peer_str(bytes)?),
             _ => {}
         }
         Ok(())
@@ -234,7 +242,8 @@ fn decode_hello(body: &[u8]) -> Result<Hello> {
         return Err(missing("a version"));
     }
     let (id, root) = (id.ok_or_else(|| missing("an id"))?, root.ok_or_else(|| missing("a root"))?);
-    Ok(Hello { id, mode, live, root, entry_bytes_max, nonce, evidence })
+    let allowed = PeerGlobs::new(allowed).map_err(|err| Error::Wire(err.to_string()))?;
+    Ok(Hello { id, mode, live, root, entry_bytes_max, nonce, evidence, allowed })
 }
 
 fn decode_heads(body: &[u8]) -> Result<Message<'_>> {

@@ -9,6 +9,7 @@ mod message;
 mod runs;
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 pub use forks::{Difference, DifferenceKind};
 pub use message::{FRAME_EXTRA_BYTES_MAX, Fork, Head, Hello, Message, RUN_BYTES_MAX, Run, WITHHELD};
@@ -21,8 +22,8 @@ use handles::Handles;
 
 use super::protobuf::{sent_by_remote, unexpected};
 use super::session::{Body, Progress, ReceivedFeed, Remote};
-use super::{Entries, Event, FEEDS_MAX, LinkOf, Mode, News, Relation, RemoteHead, Stored};
-use crate::model::{Error, FeedKey, FeedMap, PeerId, Result};
+use super::{Entries, Event, LinkOf, Mode, NamedHead, News, Relation, RemoteHeads, Stored};
+use crate::model::{Error, FeedKey, PeerId, Result};
 
 /// The maximum length of the FORK answers that wait to be sent, in bytes: twice the length that the maximum number of forked
 /// feeds can cause.
@@ -38,9 +39,9 @@ pub(in crate::wire) struct IncomingHalf {
     /// No more HEADS may come: the roots are equal, or the last one came.
     heads_over: bool,
     /// The heads so far.
-    heads: Vec<(FeedKey, u32)>,
+    heads: RemoteHeads,
     /// Always empty: the heads for a remote with an equal root.
-    no_heads: FeedMap,
+    no_heads: Arc<RemoteHeads>,
     handles: Handles,
     forks: Forks,
     /// The last seq that was sent, by the local handle of the feed.
@@ -61,8 +62,8 @@ impl IncomingHalf {
             local,
             remote: None,
             heads_over: false,
-            heads: Vec::new(),
-            no_heads: FeedMap::default(),
+            heads: RemoteHeads::default(),
+            no_heads: Arc::default(),
             handles: Handles::default(),
             sent: HashMap::new(),
             entries_received: 0,
@@ -118,7 +119,7 @@ impl IncomingHalf {
                 self.progress.fin = true;
                 Event::Nothing
             }
-            Message::Error(text) => Event::Error(text.into_owned()),
+            Message::Error(text, refused) => Event::Error { text: text.into_owned(), refused },
             Message::Pull => {
                 // Neither side reveals anything, and nothing can move: both logs count as equal and empty.
                 self.choose_root(0, news);
@@ -132,11 +133,11 @@ impl IncomingHalf {
     fn check_order(&self, message: &Message<'_>) -> Result<()> {
         match (message, &self.remote) {
             (Message::Hello(_), Some(_)) => return Err(unexpected("a second HELLO")),
-            (Message::Hello(_) | Message::Error(_) | Message::Pull | Message::Unknown, _) | (_, Some(_)) => {}
+            (Message::Hello(_) | Message::Error(..) | Message::Pull | Message::Unknown, _) | (_, Some(_)) => {}
             _ => return Err(unexpected("a first frame that is not HELLO")),
         }
         if self.progress.fin
-            && !matches!(message, Message::Pull | Message::Unknown | Message::Fork(..) | Message::Ack(..) | Message::Error(_))
+            && !matches!(message, Message::Pull | Message::Unknown | Message::Fork(..) | Message::Ack(..) | Message::Error(..))
         {
             return Err(unexpected("a frame after FIN"));
         }
@@ -163,6 +164,7 @@ impl IncomingHalf {
             root: Some(hello.root),
             entry_bytes_max: hello.entry_bytes_max,
             evidence: hello.evidence,
+            allowed: hello.allowed.clone(),
         });
         self.remote = Some(hello);
         let receives = self.receives();
@@ -197,6 +199,10 @@ impl IncomingHalf {
         if self.forks.is_stopped(FeedKey::of(peer)) {
             return Ok(Event::Nothing);
         }
+        // The remote does not know the field `allow` of HELLO. It is not acknowledged, so it sends no FIN.
+        if !self.local.allowed.matches(peer) {
+            return Ok(Event::Refused(PeerId::new(peer)?, u64::from(run.count)));
+        }
         self.progress.runs_received += 1;
         let last = run.first.get() + (run.count - 1);
         let peer = received.raise(peer, last, news)?;
@@ -206,24 +212,23 @@ impl IncomingHalf {
     /// See [`Incoming::compared`](super::Incoming::compared).
     pub fn compared(
         &mut self,
-        heads: &[RemoteHead],
+        heads: &[NamedHead],
         compared: &[Relation],
         last: bool,
         news: &mut News,
         link_of: &mut LinkOf<'_>,
         found: &mut Vec<Difference>,
     ) -> Result<()> {
-        if self.heads.len() + heads.len() > FEEDS_MAX {
-            return Err(Error::Wire(format!("the remote has more than {FEEDS_MAX} feeds")));
-        }
         let remote_mode = self.remote.as_ref().map(|remote| remote.mode);
         // Between two sides that only receive, nothing moves, and neither helps the other to search.
         let compares = !(self.local.mode.is_private() && remote_mode.is_some_and(Mode::is_private));
         // An older remote takes a withheld chain for a fork. So it gets no head of a feed that it has not proved to hold.
         let needs_chains = self.local.mode.is_private() && self.remote.as_ref().is_some_and(|remote| !remote.evidence);
-        for (RemoteHead { peer, seq, chain }, &compared) in heads.iter().zip(compared) {
-            let is_named = !needs_chains || compared == Relation::Same;
-            self.heads.push((FeedKey::of(peer.as_str()), if is_named { *seq } else { 0 }));
+        for (NamedHead { peer, seq, chain }, &compared) in heads.iter().zip(compared) {
+            self.heads.add(peer.as_str(), *seq, &self.local.allowed)?;
+            if needs_chains && compared == Relation::Same {
+                self.heads.prove(peer.as_str(), *seq);
+            }
             if compares && compared == Relation::Differs && *chain != WITHHELD {
                 found.extend(self.forks.suspect(&mut news.frames, peer.as_str(), (*seq, *chain), link_of)?);
                 self.stop_if_forked(peer.as_str(), news);
@@ -231,7 +236,7 @@ impl IncomingHalf {
         }
         if last {
             self.heads_over = true;
-            news.heads = Some(FeedMap::from(std::mem::take(&mut self.heads)));
+            news.heads = Some(Arc::new(std::mem::take(&mut self.heads)));
         }
         Ok(())
     }
@@ -293,7 +298,7 @@ impl IncomingHalf {
     }
 }
 
-fn owned(heads: Vec<Head<'_>>) -> Result<Vec<RemoteHead>> {
-    let owned = |Head { peer, seq, chain }| Ok(RemoteHead { peer: PeerId::new(peer)?, seq, chain });
+fn owned(heads: Vec<Head<'_>>) -> Result<Vec<NamedHead>> {
+    let owned = |Head { peer, seq, chain }| Ok(NamedHead { peer: PeerId::new(peer)?, seq, chain });
     heads.into_iter().map(owned).collect()
 }

@@ -1,10 +1,10 @@
 //! The handshake. It names every feed of the remote, and can be very large. So it is read in pieces.
 
 use super::message::decode_digest;
-use crate::model::{Error, FeedKey, FeedMap, PeerId, Result};
+use crate::model::{Error, PeerGlobs, PeerId, Result};
 use crate::wire::frame::{FrameReader, read_varint};
 use crate::wire::protobuf::{check_field_number, missing, peer_str, truncated};
-use crate::wire::{FEEDS_MAX, Mode};
+use crate::wire::{Mode, RemoteHeads};
 
 /// The maximum length of an id or digest in bytes, including unknown fields in it. Other fields of any length are skipped.
 const FIELD_BYTES_MAX: u64 = 64 << 10;
@@ -15,7 +15,7 @@ pub struct Handshake {
     /// Its id.
     pub id: PeerId,
     /// Its heads.
-    pub heads: FeedMap,
+    pub heads: RemoteHeads,
     /// Its mode.
     pub mode: Mode,
 }
@@ -28,8 +28,10 @@ pub struct HandshakeReader {
     /// The number of bytes of an unknown field that must still be skipped.
     skip: u64,
     id: Option<PeerId>,
-    heads: Vec<(FeedKey, u32)>,
+    heads: RemoteHeads,
     mode: Mode,
+    /// The feeds that the local side accepts.
+    allowed: PeerGlobs,
 }
 
 /// The result of reading one field.
@@ -41,6 +43,11 @@ enum Field {
 }
 
 impl HandshakeReader {
+    /// A reader for a side that accepts only the feeds in `allowed`.
+    pub fn new(allowed: PeerGlobs) -> Self {
+        Self { allowed, ..Self::default() }
+    }
+
     /// Reads the length of the frame. Returns whether it is known.
     ///
     /// # Errors
@@ -95,7 +102,7 @@ impl HandshakeReader {
         }
         let this = std::mem::take(self);
         let id = this.id.ok_or_else(|| missing("an id"))?;
-        Ok(Some(Handshake { id, heads: FeedMap::from(this.heads), mode: this.mode }))
+        Ok(Some(Handshake { id, heads: this.heads, mode: this.mode }))
     }
 
     /// Reads the field at the start of `available`. `left` is the number of bytes of the frame that are not read yet.
@@ -138,10 +145,7 @@ impl HandshakeReader {
             self.id = Some(PeerId::new(peer_str(body)?)?);
         } else {
             let (peer, seq) = decode_digest(body)?;
-            if self.heads.len() == FEEDS_MAX {
-                return Err(Error::Wire(format!("a handshake of more than {FEEDS_MAX} feeds")));
-            }
-            self.heads.push((FeedKey::of(peer), seq));
+            self.heads.add(peer, seq, &self.allowed)?;
         }
         Ok(Field::Read(at + body.len(), 0))
     }
@@ -150,6 +154,7 @@ impl HandshakeReader {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::FeedKey;
 
     fn read(stream: &[u8], chunk: usize) -> Result<Option<Handshake>> {
         let (mut frames, mut reader) = (FrameReader::new(1), HandshakeReader::default());

@@ -36,21 +36,34 @@ pub fn decode_digest(body: &[u8]) -> Result<(&str, u32)> {
 
 /// Adds a digest as a field of a handshake.
 pub fn put_digest(out: &mut Vec<u8>, peer: &str, seq: u32) {
-    let (peer, seq) = (peer.as_bytes(), u64::from(seq));
-    let length = 2 + varint_bytes(peer.len() as u64) + peer.len() + varint_bytes(seq);
+    let (length, peer, seq) = (digest_body_bytes(peer, seq), peer.as_bytes(), u64::from(seq));
     out.push(2 << 3 | 2);
     put_varint(out, length as u64);
     put_bytes(out, 1, peer);
     put_number(out, 2, seq);
 }
 
-/// Adds the frame of a handshake. `digests` are its heads, made by [`put_digest`].
-pub fn put_handshake(out: &mut Vec<u8>, id: &PeerId, digests: &[u8], mode: Mode) {
+/// The number of bytes that [`put_digest`] adds.
+pub fn digest_bytes(peer: &str, seq: u32) -> usize {
+    let length = digest_body_bytes(peer, seq);
+    1 + varint_bytes(length as u64) + length
+}
+
+fn digest_body_bytes(peer: &str, seq: u32) -> usize {
+    2 + varint_bytes(peer.len() as u64) + peer.len() + varint_bytes(u64::from(seq))
+}
+
+/// Begins the frame of a handshake. Its digests, which have `digests_bytes` bytes together, must follow, then its mode with
+/// [`put_mode`].
+pub fn put_handshake(out: &mut Vec<u8>, id: &PeerId, digests_bytes: u64) {
     let id = id.as_str().as_bytes();
-    let length = 1 + varint_bytes(id.len() as u64) + id.len() + digests.len() + 2;
-    put_varint(out, length as u64);
+    let length = 1 + varint_bytes(id.len() as u64) + id.len() + 2;
+    put_varint(out, length as u64 + digests_bytes);
     put_bytes(out, 1, id);
-    out.extend_from_slice(digests);
+}
+
+/// Ends the frame of a handshake.
+pub fn put_mode(out: &mut Vec<u8>, mode: Mode) {
     put_number(out, 3, mode.number());
 }
 
@@ -102,9 +115,10 @@ mod tests {
 
     #[test]
     fn golden_bytes() {
-        let (mut out, mut digests) = (Vec::new(), Vec::new());
-        put_digest(&mut digests, "alice", 2);
-        put_handshake(&mut out, &alice(), &digests, Mode::Sync);
+        let mut out = Vec::new();
+        put_handshake(&mut out, &alice(), digest_bytes("alice", 2) as u64);
+        put_digest(&mut out, "alice", 2);
+        put_mode(&mut out, Mode::Sync);
         assert_eq!(out, HANDSHAKE);
         let mut out = Vec::new();
         put_change(&mut out, &alice(), Seq::new(1).unwrap(), b"a1");

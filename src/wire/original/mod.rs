@@ -5,7 +5,7 @@ mod handshake;
 mod message;
 
 pub use handshake::{Handshake, HandshakeReader};
-pub use message::{ChangeMessage, decode_digest, put_change, put_digest, put_handshake};
+pub use message::{ChangeMessage, decode_digest, digest_bytes, put_change, put_digest, put_handshake, put_mode};
 
 /// Whether the original can hold a feed with this id. The original uses ids as keys of a plain JavaScript object, so the names
 /// of inherited properties are impossible. It stores ids as Latin-1 with U+00FF as the end of a range, so only characters up

@@ -1,15 +1,16 @@
 //! The receiving half of a session.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
-use super::{Body, Entries, Event, Local, News, ReceivedFeed, Relation, Remote, RemoteHead, Stored};
-use crate::model::{Error, FeedKey, PEER_BYTES_MAX, PeerId, Result};
+use super::{Body, Entries, Event, Local, NamedHead, News, ReceivedFeed, Relation, Remote, Stored};
+use crate::model::{Error, FeedKey, PEER_BYTES_MAX, PeerGlobs, PeerId, Result};
 use crate::wire::frame::{FrameReader, move_part};
 use crate::wire::native::{self, Difference, DifferenceKind, FRAME_EXTRA_BYTES_MAX, RUN_BYTES_MAX};
 use crate::wire::negotiate::{Opening, PREAMBLE, Wire, not_a_handshake};
 use crate::wire::original::{ChangeMessage, Handshake, HandshakeReader};
 use crate::wire::protobuf::sent_by_remote;
-use crate::wire::{LinkOf, Mode};
+use crate::wire::{LinkOf, Mode, RemoteHeads};
 
 /// Tags, lengths and seq around the two strings of a change, in bytes.
 const CHANGE_EXTRA_BYTES_MAX: usize = 64;
@@ -32,7 +33,7 @@ enum Protocol {
     /// The remote has not shown yet which wire it speaks.
     Undecided,
     /// The reader of the handshake, which is used once.
-    Original(HandshakeReader),
+    Original(Box<HandshakeReader>),
     Native(Box<native::IncomingHalf>),
 }
 
@@ -103,7 +104,7 @@ impl Incoming {
                 self.news.wire = Some(Wire::Native);
                 self.protocol = Protocol::Native(Box::new(native::IncomingHalf::new(self.local.hello())));
             }
-            Some(false) => self.protocol = Protocol::Original(HandshakeReader::default()),
+            Some(false) => self.protocol = Protocol::Original(Box::new(HandshakeReader::new(self.local.allowed.clone()))),
             None => {}
         }
     }
@@ -126,8 +127,9 @@ impl Incoming {
         }
         let Some(Handshake { id, heads, mode }) = read else { return Ok(None) };
         self.remote = Some((id, mode));
-        self.news.remote = Some(Remote { mode, live: true, root: None, entry_bytes_max: u64::MAX, evidence: false });
-        Ok(Some(Event::AllHeads { heads: self.news.heads.insert(heads), receives: mode.sends_to(self.local.mode) }))
+        let allowed = PeerGlobs::default();
+        self.news.remote = Some(Remote { mode, live: true, root: None, entry_bytes_max: u64::MAX, evidence: false, allowed });
+        Ok(Some(Event::AllHeads { heads: self.news.heads.insert(Arc::new(heads)), receives: mode.sends_to(self.local.mode) }))
     }
 
     /// Reads a change of the original's wire.
@@ -140,6 +142,10 @@ impl Incoming {
         if self.local.mode == Mode::Push {
             return Err(Error::PushOnly);
         }
+        if !self.local.allowed.matches(peer) {
+            let peer = PeerId::new(peer).map_err(|err| Error::Wire(err.to_string()))?;
+            return Ok(Some(Event::Refused(peer, 1)));
+        }
         let peer = self.received.raise(peer, seq.get(), &mut self.news).map_err(|err| Error::Wire(err.to_string()))?;
         Ok(Some(Event::Entries(Entries { peer, first: seq, body: Body::One(entry) })))
     }
@@ -150,7 +156,7 @@ impl Incoming {
     /// [`Error::Wire`] when there are too many feeds, or too many differ.
     pub fn compared(
         &mut self,
-        heads: &[RemoteHead],
+        heads: &[NamedHead],
         compared: &[Relation],
         last: bool,
         link_of: &mut LinkOf<'_>,
@@ -160,6 +166,11 @@ impl Incoming {
             Protocol::Native(native) => native.compared(heads, compared, last, &mut self.news, link_of, found),
             _ => Ok(()),
         }
+    }
+
+    /// All heads of the remote, when [`Incoming::compared`] has been called for the last ones.
+    pub fn heads(&self) -> Option<&Arc<RemoteHeads>> {
+        self.news.heads.as_ref()
     }
 
     /// The driver has stored received entries durably. Adds the forks that are new to the session to `found`.
@@ -245,9 +256,14 @@ impl Incoming {
         matches!(self.protocol, Protocol::Native(_))
     }
 
-    /// The number of bytes of messages that were read. Empty frames before a handshake do not count: any program can send them.
+    /// The number of bytes that show that the remote is alive. Empty frames count on the native wire after the HELLO. Elsewhere
+    /// they do not count: any program can send them.
     pub fn consumed(&self) -> u64 {
-        if self.wire().is_some() { self.frames.consumed() } else { 0 }
+        match self.wire() {
+            Some(Wire::Native) if self.remote.is_some() => self.frames.consumed(),
+            Some(_) => self.frames.consumed_messages(),
+            None => 0,
+        }
     }
 
     /// Whether the remote has sent a part of its handshake. The preamble does not count: every scuttleup sends it at once.

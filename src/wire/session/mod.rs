@@ -13,14 +13,15 @@ mod incoming;
 mod outgoing;
 
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 
 pub use incoming::Incoming;
 pub use outgoing::{LeftOut, Outgoing, Task};
 
-use super::Mode;
 use super::native::{Difference, Hello, Run};
 use super::negotiate::Wire;
-use crate::model::{Chain, FeedKey, FeedMap, Offset, PeerId, Result, Seq, Tombstone};
+use super::{Mode, RemoteHeads};
+use crate::model::{Chain, FeedKey, FeedMap, Offset, PeerGlobs, PeerId, Result, Seq, Tombstone};
 
 /// The local side of a session: its log and its options.
 #[derive(Clone, Debug)]
@@ -37,6 +38,8 @@ pub struct Local {
     pub last_offset: Offset,
     /// The longest entry that is accepted, in bytes.
     pub entry_bytes_max: usize,
+    /// The feeds that are accepted from the remote.
+    pub allowed: PeerGlobs,
     /// The only wire that is allowed; `None`: the native wire if the remote offers it, else the original's.
     pub wire: Option<Wire>,
     /// A random number, by which a side detects that it is connected to itself. 0: none.
@@ -54,6 +57,7 @@ impl Local {
             entry_bytes_max: self.entry_bytes_max as u64,
             nonce: self.nonce,
             evidence: true,
+            allowed: self.allowed.clone(),
         }
     }
 }
@@ -84,7 +88,7 @@ pub enum Payload<'a> {
 
 /// A head of the remote log, and the chain at it.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct RemoteHead {
+pub struct NamedHead {
     /// The author of the feed.
     pub peer: PeerId,
     /// The head.
@@ -148,20 +152,27 @@ pub enum Event<'a> {
     /// No reaction.
     Nothing,
     /// Some heads of the remote, and whether they are the last ones. Compare them with the log and call [`Incoming::compared`].
-    Heads(Vec<RemoteHead>, bool),
+    Heads(Vec<NamedHead>, bool),
     /// All heads of the remote; empty if the roots are equal. A comparison is not needed.
     AllHeads {
-        /// Feed → head.
-        heads: &'a FeedMap,
+        /// The heads.
+        heads: &'a Arc<RemoteHeads>,
         /// Whether the modes allow the local side to receive entries.
         receives: bool,
     },
     /// Entries. Store them and call [`Incoming::stored`].
     Entries(Entries<'a>),
+    /// Entries of a feed that is not allowed, and their number. They must not be stored.
+    Refused(PeerId, u64),
     /// The first entry at which the two logs differ in a feed. Record it.
     Differs(Difference),
-    /// The remote ends the session, for this reason.
-    Error(String),
+    /// The remote ends the session, for this reason. `refused`: because it refuses what the local side sent.
+    Error {
+        /// The reason.
+        text: String,
+        /// Whether it refuses what the local side sent.
+        refused: bool,
+    },
 }
 
 /// The result of storing received entries, for [`Incoming::stored`].
@@ -179,6 +190,9 @@ pub struct Stored<'a> {
     pub mismatches: &'a [(PeerId, u32)],
 }
 
+/// The number of feeds in [`News::held`] that are not left to wait.
+const HELD_MAX: usize = 16 << 10;
+
 /// Information that the incoming half has learned and the outgoing half needs. Later news merges into earlier news, so that
 /// its size is limited by the number of feeds.
 #[derive(Default)]
@@ -188,9 +202,9 @@ pub struct News {
     pub(super) local_root: Option<u128>,
     pub(super) remote: Option<Remote>,
     /// The heads of the remote, once they are complete.
-    pub(super) heads: Option<FeedMap>,
+    pub(super) heads: Option<Arc<RemoteHeads>>,
     /// The highest seq of a feed that the remote sent, and so holds.
-    pub(super) held: HashMap<FeedKey, u32>,
+    pub(super) held: FeedMap,
     /// Feeds that are no longer sent.
     pub(super) stopped: HashSet<FeedKey>,
     /// The last local entry that is on the remote's disk, by the local handle of the feed.
@@ -206,7 +220,7 @@ pub struct News {
 }
 
 /// The description of the remote in its handshake.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 pub(super) struct Remote {
     pub mode: Mode,
     /// It wants the session to continue after both logs are equal. The original's wire does not tell.
@@ -217,6 +231,8 @@ pub(super) struct Remote {
     pub entry_bytes_max: u64,
     /// It accepts heads with a withheld chain (native wire).
     pub evidence: bool,
+    /// The feeds that it accepts.
+    pub allowed: PeerGlobs,
 }
 
 /// The progress of the incoming half of a native session.
@@ -235,9 +251,13 @@ impl News {
     pub fn merge(&mut self, later: Self) {
         self.wire = later.wire.or(self.wire);
         self.local_root = later.local_root.or(self.local_root);
-        self.remote = later.remote.or(self.remote);
+        self.remote = later.remote.or(self.remote.take());
         self.heads = later.heads.or(self.heads.take());
-        raise_all(&mut self.held, later.held);
+        if self.held.is_empty() {
+            self.held = later.held;
+        } else {
+            later.held.iter().for_each(|(feed, seq)| self.held.raise(feed, seq));
+        }
         raise_all(&mut self.acked, later.acked);
         raise_all(&mut self.acks, later.acks);
         self.stopped.extend(later.stopped);
@@ -252,10 +272,16 @@ impl News {
     }
 
     /// Whether the outgoing half may have something to do because of this news. Received entries alone need no reaction.
+    /// [`News::has_many_held`] is another reason.
     pub fn is_urgent(&self) -> bool {
         let starts = self.wire.is_some() || self.local_root.is_some() || self.remote.is_some() || self.heads.is_some();
         let answers = !self.acks.is_empty() || !self.frames.is_empty() || !self.acked.is_empty() || !self.stopped.is_empty();
         starts || answers || self.has_progressed || self.input_ended
+    }
+
+    /// Whether received entries wait for the outgoing half from so many feeds that it must take them, to limit the memory.
+    pub fn has_many_held(&self) -> bool {
+        self.held.len() >= HELD_MAX
     }
 
     /// The remote has ended its stream. A session on the original wire then sends the rest and ends.
@@ -301,8 +327,7 @@ impl ReceivedFeed {
         if let Some((_, feed, seq)) = &mut self.0
             && *seq > 0
         {
-            let held = news.held.entry(*feed).or_default();
-            *held = (*held).max(std::mem::take(seq));
+            news.held.raise(*feed, std::mem::take(seq));
         }
     }
 }
@@ -321,6 +346,7 @@ mod tests {
             root: 1,
             last_offset: Offset::ZERO,
             entry_bytes_max: 1,
+            allowed: PeerGlobs::default(),
             wire: None,
             nonce: 0,
         }

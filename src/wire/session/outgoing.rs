@@ -1,18 +1,21 @@
 //! The sending half of a session.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 
 use super::{Local, News, Progress, Remote, raise_all};
-use crate::model::{Chain, Change, Entry, FeedKey, FeedMap, Offset, PeerId, Result, Seq};
-use crate::wire::Mode;
+use crate::model::{Chain, Change, Entry, FeedKey, FeedMap, Offset, PeerGlobs, PeerId, Result, Seq};
 use crate::wire::native::{
     Head, Runs, WITHHELD, put_ack, put_error, put_fin, put_head, put_heads, put_hello, put_pull, put_synced,
 };
 use crate::wire::negotiate::{PREAMBLE, Wire};
-use crate::wire::original::{can_hold, put_change, put_digest, put_handshake};
+use crate::wire::original::{can_hold, digest_bytes, put_change, put_digest, put_handshake, put_mode};
+use crate::wire::{Mode, RemoteHeads};
 
 /// The number of heads in one HEADS of the native wire.
 const HEADS_MAX: usize = 256;
+/// The number of heads that are added to a handshake of the original wire at once.
+const DIGESTS_MAX: usize = 4096;
 
 /// The next task of the driver for the outgoing half.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -32,6 +35,8 @@ pub enum LeftOut {
     /// The entry is deleted, and the original wire cannot send deleted entries: the remote gets a gap. Reported once for each
     /// feed.
     Deleted(PeerId, Seq),
+    /// The remote does not accept this feed (native wire). Reported once for each session.
+    NotAllowed(PeerId),
     /// The original cannot hold a feed with this id. Reported once for each session.
     Id(PeerId),
     /// The entry is longer than the remote accepts, in bytes: the feed is stopped.
@@ -53,10 +58,8 @@ pub struct Outgoing {
     heads: Vec<u8>,
     head_count: usize,
     heads_after: Option<PeerId>,
-    /// The heads that were announced so far, where they are needed later: on the original wire, and if the modes let this side
+    /// The heads of the log at the announcement, where they are needed later: on the original wire, and if the modes let this side
     /// send nothing.
-    announcing: Vec<(FeedKey, u32)>,
-    /// The same, after all of them were announced.
     announced: FeedMap,
     /// No more heads are to be added.
     heads_sent: bool,
@@ -71,6 +74,7 @@ pub struct Outgoing {
     left_out: Vec<LeftOut>,
     /// How many feeds were stopped at a too long entry.
     too_long: u64,
+    is_refusal_reported: bool,
     /// Frames that are complete.
     frames: Vec<u8>,
     /// All changes were offered; see [`Outgoing::caught_up`].
@@ -88,6 +92,10 @@ enum Protocol {
 /// The state that only the original wire needs.
 #[derive(Default)]
 struct Original {
+    /// The heads were counted. The frame begins with its length, so that the heads are read twice: they are counted, then
+    /// written as they were.
+    has_counted: bool,
+    digests_bytes: u64,
     /// Feeds of which a deleted entry was left out, and how many entries were.
     gap_feeds: HashSet<PeerId>,
     deleted: u64,
@@ -141,7 +149,6 @@ impl Outgoing {
             heads: Vec::new(),
             head_count: 0,
             heads_after: None,
-            announcing: Vec::new(),
             announced: FeedMap::default(),
             heads_sent: false,
             announced_offset: local.last_offset,
@@ -151,6 +158,7 @@ impl Outgoing {
             withheld: HashMap::new(),
             left_out: Vec::new(),
             too_long: 0,
+            is_refusal_reported: false,
             frames: Vec::new(),
             caught_up: false,
             input_ended: false,
@@ -175,20 +183,22 @@ impl Outgoing {
             self.has_root = true;
         }
         if let Some(remote) = news.remote {
+            let mode = remote.mode;
+            self.held.allowed = remote.allowed.clone();
             self.remote = Some(remote);
             // Equal roots are equal logs: no heads are exchanged.
             self.heads_sent |= self.roots_are_equal();
             let local = self.local.mode;
-            let is_refused = local.sends() && !remote.mode.receives() || local.receives() && !remote.mode.sends();
+            let is_refused = local.sends() && !mode.receives() || local.receives() && !mode.sends();
             if is_refused && self.is_live() {
-                self.left_out.push(LeftOut::Direction(remote.mode));
+                self.left_out.push(LeftOut::Direction(mode));
             }
         }
         if let Some(heads) = news.heads {
-            self.held.set_heads(heads);
+            self.held.announced = heads;
             self.has_remote_heads = true;
         }
-        news.held.into_iter().for_each(|(feed, seq)| self.held.raise(feed, seq));
+        news.held.iter().for_each(|(feed, seq)| self.held.raise(feed, seq));
         self.frames.extend_from_slice(&news.frames);
         if news.input_ended {
             // Everything is offered once more.
@@ -205,7 +215,7 @@ impl Outgoing {
     }
 
     fn roots_are_equal(&self) -> bool {
-        self.remote.is_some_and(|remote| remote.root == Some(self.local.root))
+        self.remote.as_ref().is_some_and(|remote| remote.root == Some(self.local.root))
     }
 
     /// Whether the remote's heads are known, or equal the heads of this log.
@@ -219,11 +229,11 @@ impl Outgoing {
     }
 
     fn sends(&self) -> bool {
-        self.remote.is_some_and(|remote| self.local.mode.sends_to(remote.mode))
+        self.remote.as_ref().is_some_and(|remote| self.local.mode.sends_to(remote.mode))
     }
 
     fn receives(&self) -> bool {
-        self.remote.is_some_and(|remote| remote.mode.sends_to(self.local.mode))
+        self.remote.as_ref().is_some_and(|remote| remote.mode.sends_to(self.local.mode))
     }
 
     /// Adds the frames that are due, except frames of entries.
@@ -259,14 +269,19 @@ impl Outgoing {
         let may_add_heads = match &self.protocol {
             Protocol::Undecided => false,
             Protocol::Original(_) => !self.names_only_named() || self.has_remote_heads,
-            Protocol::Native(native) => self.remote.is_some_and(|remote| {
+            Protocol::Native(native) => self.remote.as_ref().is_some_and(|remote| {
                 let knows_names = self.has_remote_heads || remote.mode == Mode::Pull;
                 !native.fin_sent && (!self.names_only_named() || knows_names)
             }),
         };
         if may_add_heads && !self.heads_sent {
             Task::AddHeads
-        } else if !self.has_sent_fin() && self.may_offer() && self.sends() && (self.is_live() || !self.caught_up) {
+        } else if !self.has_sent_fin()
+            && self.may_offer()
+            && self.sends()
+            && self.has_room()
+            && (self.is_live() || !self.caught_up)
+        {
             Task::Offer
         } else {
             Task::Wait
@@ -281,24 +296,42 @@ impl Outgoing {
 
     /// The feed after which the next heads must begin, and the maximum number of heads to add.
     pub fn heads_wanted(&self) -> (Option<&PeerId>, usize) {
-        // The original's handshake names all feeds in one frame.
-        let max = if self.native().is_some() { HEADS_MAX } else { usize::MAX };
-        (self.heads_after.as_ref(), max)
+        (self.heads_after.as_ref(), if self.native().is_some() { HEADS_MAX } else { DIGESTS_MAX })
+    }
+
+    /// Whether the remote has described itself in its handshake.
+    pub fn knows_remote(&self) -> bool {
+        self.remote.is_some()
+    }
+
+    /// Whether it is decided which heads are announced, so that the log may change.
+    pub fn knows_heads(&self) -> bool {
+        !matches!(&self.protocol, Protocol::Original(original) if !original.has_counted)
     }
 
     /// Adds a head of the log, and the chain at it. Heads must be added in the order of the ids.
     pub fn add_head(&mut self, peer: &str, seq: u32, chain: Chain) {
-        if self.native().is_some() {
-            self.heads_after = PeerId::new(peer).ok();
-        }
+        self.heads_after = PeerId::new(peer).ok();
         // These heads are counted, also if they are not revealed.
-        if matches!(self.protocol, Protocol::Original(_)) && can_hold(peer) || self.native().is_some() && !self.sends() {
-            self.announcing.push((FeedKey::of(peer), seq));
+        let is_counted = match &self.protocol {
+            Protocol::Original(original) => !original.has_counted && can_hold(peer),
+            // Feeds that the remote does not accept would not be sent in another mode either.
+            _ => !self.sends() && self.held.allowed.matches(peer),
+        };
+        if is_counted {
+            self.announced.set(FeedKey::of(peer), seq);
         }
         let Some(chain) = self.revealed(peer, seq, chain) else { return };
         match &mut self.protocol {
+            Protocol::Original(original) if original.has_counted => {
+                // A later head, or a later feed, is not part of the length of the frame.
+                match self.announced.get(FeedKey::of(peer)) {
+                    0 => {}
+                    seq => put_digest(&mut self.heads, peer, seq),
+                }
+            }
             Protocol::Original(_) if !can_hold(peer) => self.leave_out_id(peer),
-            Protocol::Original(_) => put_digest(&mut self.heads, peer, seq),
+            Protocol::Original(original) => original.digests_bytes += digest_bytes(peer, seq) as u64,
             _ => {
                 put_head(&mut self.heads, Head { peer, seq, chain });
                 self.head_count += 1;
@@ -312,31 +345,45 @@ impl Outgoing {
             return Some(chain);
         }
         let feed = FeedKey::of(peer);
-        let named = Some(self.held.get(feed)).filter(|&named| named > 0)?;
-        if self.remote.is_some_and(|remote| remote.evidence) {
+        // Entries that come later name nothing: the handshake of the original wire has a fixed length.
+        if self.held.announced.get(feed) == 0 {
+            return None;
+        }
+        if self.remote.as_ref().is_some_and(|remote| remote.evidence) {
             return Some(WITHHELD);
         }
         // An older remote has proved its heads: see `IncomingHalf::compared`. The original wire has no chains.
-        (self.native().is_none() || named == seq && !self.stopped.contains(&feed)).then_some(chain)
+        let is_proved = || self.held.announced.proved(feed) == seq && !self.stopped.contains(&feed);
+        (self.native().is_none() || is_proved()).then_some(chain)
     }
 
     /// Ends these heads. `last`: the log has no more feeds. `last_offset`: of the snapshot that they are from. Later heads may
     /// be newer than earlier ones: then this side holds more than it says.
     pub fn end_heads(&mut self, last: bool, last_offset: Offset) {
         // The number of frames must not reveal the number of feeds.
-        if !last && self.names_only_named() && self.head_count < HEADS_MAX {
-            return;
-        }
-        self.head_count = 0;
-        let heads = std::mem::take(&mut self.heads);
+        let may_wait = self.names_only_named() && self.head_count < HEADS_MAX;
         match &mut self.protocol {
-            Protocol::Original(_) => put_handshake(&mut self.frames, &self.local.id, &heads, self.local.mode),
-            _ => put_heads(&mut self.frames, &heads, last),
+            Protocol::Original(original) if !original.has_counted => {
+                self.announced_offset = last_offset;
+                if last {
+                    (original.has_counted, self.heads_after) = (true, None);
+                    put_handshake(&mut self.frames, &self.local.id, original.digests_bytes);
+                }
+            }
+            Protocol::Original(_) => {
+                self.frames.append(&mut self.heads);
+                if last {
+                    put_mode(&mut self.frames, self.local.mode);
+                }
+                self.heads_sent = last;
+            }
+            _ if !last && may_wait => {}
+            _ => {
+                put_heads(&mut self.frames, &std::mem::take(&mut self.heads), last);
+                self.head_count = 0;
+                (self.heads_sent, self.announced_offset) = (last, last_offset);
+            }
         }
-        if last {
-            self.announced = FeedMap::from(std::mem::take(&mut self.announcing));
-        }
-        (self.heads_sent, self.announced_offset) = (last, last_offset);
     }
 
     /// After which offset the offers must begin, where that is known: a remote with an equal root lacks only what arrived
@@ -350,17 +397,23 @@ impl Outgoing {
         self.announced_offset
     }
 
+    /// Whether one more entry may be offered. If not, too many feeds wait for acknowledgements.
+    pub fn has_room(&self) -> bool {
+        self.native().is_none_or(|native| native.runs.has_room())
+    }
+
     /// Whether entries are offered as they arrive in the log; else only up to [`Outgoing::announced_offset`]. Both sides must
     /// want it, and entries must be allowed to move at all.
     pub fn is_live(&self) -> bool {
-        let remote_is = |remote: Remote| remote.live && (self.sends() || self.receives());
-        self.local.live && self.remote.is_none_or(remote_is)
+        let remote_is = |remote: &Remote| remote.live && (self.sends() || self.receives());
+        self.local.live && self.remote.as_ref().is_none_or(remote_is)
     }
 
     /// The highest seq of a feed that does not have to be offered: the remote is known to hold it, or the feed is not sent.
     pub fn held(&self, peer: &str) -> u32 {
         let feed = FeedKey::of(peer);
         let is_sent = !matches!(self.protocol, Protocol::Original(_)) || can_hold(peer);
+        let is_sent = is_sent && self.held.allowed.matches(peer);
         if is_sent && !self.stopped.contains(&feed) { self.held.get(feed) } else { u32::MAX }
     }
 
@@ -370,15 +423,22 @@ impl Outgoing {
     /// # Errors
     /// Those of `chain_before`.
     pub fn offer(&mut self, out: &mut Vec<u8>, change: &Change<'_>, chain_before: impl FnOnce() -> Result<Chain>) -> Result<()> {
-        let (feed, held) = self.held.of(change.peer);
-        let is_first = *held == 0;
+        let current = self.held.of(change.peer);
+        let (feed, is_allowed, is_first) = (current.feed, current.is_allowed, current.seq == 0);
+        let held = &mut current.seq;
+        if !is_allowed && *held < change.seq.get() {
+            if !std::mem::replace(&mut self.is_refusal_reported, true) {
+                self.left_out.push(LeftOut::NotAllowed(change.peer.clone()));
+            }
+            return Ok(());
+        }
         if *held >= change.seq.get()
             || self.withheld.get(&feed).is_some_and(|&seq| *held < seq)
             || (!self.stopped.is_empty() && self.stopped.contains(&feed))
         {
             return Ok(());
         }
-        if let (Entry::Bytes(bytes, _), Some(Remote { entry_bytes_max, .. })) = (change.entry.entry(), self.remote)
+        if let (Entry::Bytes(bytes, _), Some(&Remote { entry_bytes_max, .. })) = (change.entry.entry(), self.remote.as_ref())
             && bytes.len() as u64 > entry_bytes_max
         {
             self.withheld.insert(feed, change.seq.get());
@@ -436,13 +496,13 @@ impl Outgoing {
     }
 
     /// The local side ends the session early. Tells the remote why, where the wire can, unless both sides have said FIN. The
-    /// first reason counts.
-    pub fn fail(&mut self, why: &str) {
+    /// first reason counts. `refused`: the local side refuses what the remote sent.
+    pub fn fail(&mut self, why: &str, refused: bool) {
         if let Protocol::Native(native) = &mut self.protocol
             && !native.is_over()
             && !std::mem::replace(&mut native.failed, true)
         {
-            put_error(&mut native.error_frame, why);
+            put_error(&mut native.error_frame, why, refused);
         }
     }
 
@@ -528,7 +588,7 @@ impl Outgoing {
         if self.local.mode.is_private() && self.remote_is_silent() {
             return None;
         }
-        if self.sends() || !self.has_remote_heads {
+        if self.sends() || !self.has_remote_heads || !self.heads_sent {
             return Some(0);
         }
         let announced = self.announced.iter().filter(|(feed, _)| !self.stopped.contains(feed));
@@ -538,7 +598,7 @@ impl Outgoing {
     /// Whether the remote may hold feeds that it does not name: its mode is pull, and it has not said that its root is equal. Two
     /// such sides send no root.
     pub fn remote_is_silent(&self) -> bool {
-        let is_private = self.native().is_some() && self.remote.is_some_and(|remote| remote.mode.is_private());
+        let is_private = self.native().is_some() && self.remote.as_ref().is_some_and(|remote| remote.mode.is_private());
         is_private && (self.local.mode.is_private() || !self.roots_are_equal())
     }
 
@@ -559,45 +619,60 @@ impl Outgoing {
 /// The entries that the remote is known to hold: it announced them, sent them, or received them.
 #[derive(Default)]
 struct Held {
-    feeds: FeedMap,
+    announced: Arc<RemoteHeads>,
+    /// Feeds that the remote holds further than it announced.
+    raised: FeedMap,
+    /// The feeds that the remote accepts.
+    allowed: PeerGlobs,
     /// The current feed. Successive entries usually belong to the same feed, so that its head is looked up only once.
-    current: Option<(PeerId, FeedKey, u32)>,
+    current: Option<CurrentFeed>,
+}
+
+struct CurrentFeed {
+    peer: PeerId,
+    feed: FeedKey,
+    /// Whether the remote accepts it.
+    is_allowed: bool,
+    /// The highest seq that the remote holds.
+    seq: u32,
+    /// The value of `seq` in the maps.
+    stored: u32,
 }
 
 impl Held {
-    /// The remote holds these heads.
-    fn set_heads(&mut self, heads: FeedMap) {
-        (self.feeds, self.current) = (heads, None);
-    }
-
     /// The highest seq of a feed that the remote holds.
     fn get(&self, feed: FeedKey) -> u32 {
         match &self.current {
-            Some((_, current, seq)) if *current == feed => *seq,
-            _ => self.feeds.get(feed),
+            Some(current) if current.feed == feed => current.seq,
+            _ => self.stored(feed),
         }
+    }
+
+    fn stored(&self, feed: FeedKey) -> u32 {
+        self.announced.get(feed).max(self.raised.get(feed))
     }
 
     /// The remote holds a feed up to `seq`.
     fn raise(&mut self, feed: FeedKey, seq: u32) {
-        if seq > self.get(feed) {
-            if self.current.as_ref().is_some_and(|(_, current, _)| *current == feed) {
-                self.current = None;
-            }
-            self.feeds.set(feed, seq);
+        if let Some(current) = self.current.as_mut().filter(|current| current.feed == feed) {
+            current.seq = seq.max(current.seq);
+        } else if seq > self.stored(feed) {
+            self.raised.set(feed, seq);
         }
     }
 
-    /// Key and seq of `peer`, which becomes the current feed. The seq may be raised.
-    fn of(&mut self, peer: &PeerId) -> (FeedKey, &mut u32) {
-        if self.current.as_ref().is_none_or(|(current, ..)| current != peer) {
-            if let Some((_, feed, seq)) = self.current.take() {
-                self.feeds.set(feed, seq);
+    /// `peer` becomes the current feed. Its seq may be raised.
+    fn of(&mut self, peer: &PeerId) -> &mut CurrentFeed {
+        if self.current.as_ref().is_none_or(|current| current.peer != *peer) {
+            if let Some(CurrentFeed { feed, seq, stored, .. }) = self.current.take()
+                && seq > stored
+            {
+                self.raised.set(feed, seq);
             }
             let feed = FeedKey::of(peer.as_str());
-            self.current = Some((peer.clone(), feed, self.feeds.get(feed)));
+            let (is_allowed, seq) = (self.allowed.matches(peer.as_str()), self.stored(feed));
+            self.current = Some(CurrentFeed { peer: peer.clone(), feed, is_allowed, seq, stored: seq });
         }
-        let (_, feed, seq) = self.current.as_mut().expect("set above");
-        (*feed, seq)
+        self.current.as_mut().expect("set above")
     }
 }
