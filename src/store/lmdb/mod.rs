@@ -151,7 +151,10 @@ impl Env {
     /// The error for tables of the commit `stored` in a data file whose newest commit is `number`.
     fn mixed(&self, number: u64, stored: Option<u64>) -> Error {
         let (dir, stored) = (self.dir.display(), stored.unwrap_or_default());
-        Error::Corrupt(format!("data.mdb in {dir} mixes pages of the transactions {stored} and {number}"))
+        Error::Corrupt(format!(
+            "data.mdb in {dir} mixes pages of the transactions {stored} and {number}, \
+             or an earlier build of this program has written to the log and can still read it"
+        ))
     }
 
     /// The number of the newest transaction in the data file.
