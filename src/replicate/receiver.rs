@@ -383,12 +383,14 @@ impl Receiver<'_, '_, '_> {
             // On the native wire, entries come only after the local heads.
             self.coordination.allow_storing();
         }
+        let seems_complete = self.ledger.seems_complete(self.context.log);
+        // This must come before the news: with the news, the sender may report that everything is transferred.
+        if let (Some(peer), &Ok(has_all)) = (self.incoming.remote_id(), &seems_complete) {
+            self.coordination.set_remote(peer, has_all);
+        }
         let backlog = self.coordination.publish(self.incoming.take_news());
         self.incoming.set_backlog(backlog);
-        if let Some(peer) = self.incoming.remote_id() {
-            self.coordination.set_remote(peer, self.ledger.seems_complete(self.context.log)?);
-        }
-        Ok(())
+        seems_complete.map(|_| ())
     }
 
     /// Handles the results of stored batches.
