@@ -240,3 +240,19 @@ fn heads_without_end_take_little_memory() {
     let bounded = shell("ulimit -d 65536; exec \"$scuttleup\" --log \"$log\" replicate").env("log", &log);
     bounded.stdin(stream).stderr_has("the remote names more than 2097152 feeds").status(7);
 }
+
+/// Another mode would not move the entries of feeds that are not allowed.
+#[test]
+fn the_modes_keep_back_only_what_is_allowed() {
+    for wire in WIRES {
+        let place = Place::new();
+        let (log, remote) = (place.log("x"), log_with(&place, "r", &["anna", "eve"], &["1", "2"]));
+        let ended = sync(&log, &remote, wire, &["--mode", "push", "--allow-peer", "anna"]);
+        assert_eq!(ended.printed.json()[0]["missing_by_mode"], 2, "{wire}: {}", ended.printed.stderr);
+    }
+    let place = Place::new();
+    let (log, remote) = (log_with(&place, "x", &["anna", "eve"], &["1", "2"]), place.log("r"));
+    let remote = [SCUTTLEUP, "--log", remote.to_str().expect("UTF-8"), "replicate", "--allow-peer", "anna"];
+    let ended = Run::new(&log).args(["replicate", "--once", "--json", "--mode", "pull", "--"]).args(remote).end();
+    assert_eq!(ended.printed.json()[0]["unsent_by_mode"], 2, "{}", ended.printed.stderr);
+}
