@@ -28,9 +28,23 @@ pub fn check_json(text: &str) -> Result<(), String> {
     })
 }
 
+/// The most digits of a number that all common readers accept: Python refuses longer ones.
+const DIGITS_MAX: usize = 4300;
+
+/// Whether some common JSON readers refuse `json`: a string has a lone surrogate, or there are more than 4300 digits in a row. It
+/// must be one JSON value ([`is_json`]).
+pub(crate) fn is_refused_by_some(json: &[u8]) -> bool {
+    has_lone_surrogate(json) || has_many_digits(json)
+}
+
+/// Digits in a string are found too: then the value is not embedded, although it could be.
+fn has_many_digits(json: &[u8]) -> bool {
+    json.len() > DIGITS_MAX && json.split(|byte| !byte.is_ascii_digit()).any(|digits| digits.len() > DIGITS_MAX)
+}
+
 /// Whether a string in `json` has a lone surrogate: an escape from `\ud800` to `\udfff` that is not part of a pair. RFC 8259
 /// allows it, but some readers refuse it. `json` must be one JSON value ([`is_json`]).
-pub(crate) fn has_lone_surrogate(json: &[u8]) -> bool {
+fn has_lone_surrogate(json: &[u8]) -> bool {
     // Most values have no backslash, and most of the others only have escapes of other characters.
     if memchr::memchr(b'\\', json).is_none() || !has_surrogate_digits(json) {
         return false;
@@ -320,6 +334,15 @@ mod tests {
                 assert_eq!(has_lone_surrogate(json.as_bytes()), expected, "{json}");
                 assert_eq!(serde_json::from_str::<String>(&format!("\"{text}\"")).is_err(), expected, "{json}");
             }
+        }
+    }
+
+    #[test]
+    fn a_number_of_more_than_4300_digits_is_refused_by_some() {
+        for (digits, expected) in [(4300, false), (4301, true)] {
+            let json = format!("[1,-{}]", "9".repeat(digits));
+            assert!(is_json(&json));
+            assert_eq!(is_refused_by_some(json.as_bytes()), expected, "{digits}");
         }
     }
 

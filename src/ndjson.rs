@@ -9,7 +9,7 @@ use serde::de::{Deserialize, Deserializer, Error as _, IgnoredAny, MapAccess, Vi
 use serde_json::Number;
 use serde_json::value::RawValue;
 
-use crate::json::{has_lone_surrogate, json_reason};
+use crate::json::{is_refused_by_some, json_reason};
 use crate::model::{Change, Entry, Error, HashedEntry, Kind, Offset, PeerId, Result, Seq, Tombstone};
 
 /// The key that holds the payload of an entry.
@@ -74,8 +74,8 @@ fn put_payload(out: &mut Vec<u8>, keys: PayloadKeys, entry: HashedEntry<'_>) {
             put_number(out, u64::from(bytes));
             return;
         }
-        // A log can hold entries with a lone surrogate that an earlier program stored as JSON.
-        Entry::Bytes(bytes, Kind::Json) if keys == PayloadKeys::Auto && !has_lone_surrogate(bytes) => {
+        // An earlier program may have stored the entry as JSON.
+        Entry::Bytes(bytes, Kind::Json) if keys == PayloadKeys::Auto && !is_refused_by_some(bytes) => {
             out.extend_from_slice(b",\"entry\":");
             out.extend_from_slice(bytes);
         }

@@ -7,7 +7,7 @@ use xxhash_rust::xxh3::xxh3_64;
 pub use buffer::EntryBuffer;
 
 use super::{Offset, PeerId, Seq};
-use crate::json::{has_lone_surrogate, is_json};
+use crate::json::{is_json, is_refused_by_some};
 
 /// The default for the maximum length of an entry, in bytes.
 pub const ENTRY_BYTES_MAX: usize = 64 << 20;
@@ -16,8 +16,8 @@ pub const ENTRY_BYTES_MAX: usize = 64 << 20;
 /// stored.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Kind {
-    /// One JSON value: UTF-8, at most [`JSON_DEPTH_MAX`](crate::JSON_DEPTH_MAX) levels, no C0 control or DEL, no lone
-    /// surrogate (an escape from `\ud800` to `\udfff` that is not part of a pair), no white space around it.
+    /// One JSON value: UTF-8, at most [`JSON_DEPTH_MAX`](crate::JSON_DEPTH_MAX) levels, no C0 control or DEL, at most
+    /// 4300 digits in a row, no lone surrogate (an escape from `\ud800` to `\udfff` that is not part of a pair), no white space around it.
     Json,
     /// Other UTF-8 of at least one byte.
     Text,
@@ -37,7 +37,7 @@ impl Kind {
 
     /// Classifies a `text` that is known to be one JSON value ([`is_json`]) without white space around it.
     fn of_json(text: &str) -> Self {
-        if has_control(text.as_bytes()) || has_lone_surrogate(text.as_bytes()) { Self::Text } else { Self::Json }
+        if has_control(text.as_bytes()) || is_refused_by_some(text.as_bytes()) { Self::Text } else { Self::Json }
     }
 }
 
@@ -50,7 +50,7 @@ fn is_json_entry(text: &str) -> bool {
         && last != b' '
         && !has_control(bytes)
         && is_json(text)
-        && !has_lone_surrogate(bytes)
+        && !is_refused_by_some(bytes)
 }
 
 fn has_control(bytes: &[u8]) -> bool {

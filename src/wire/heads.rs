@@ -18,7 +18,7 @@ impl RemoteHeads {
     /// Adds a head. If a feed occurs twice, the last head counts.
     ///
     /// # Errors
-    /// [`Error::Wire`] when there are more than [`FEEDS_MAX`] heads.
+    /// [`Error::Wire`] when there are more heads than a log may have feeds.
     pub fn add(&mut self, peer: &str, seq: u32, allowed: &PeerGlobs) -> Result<()> {
         if self.count == FEEDS_MAX {
             return Err(Error::Wire(format!("the remote names more than {FEEDS_MAX} feeds")));
