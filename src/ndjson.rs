@@ -91,11 +91,8 @@ fn put_payload(out: &mut Vec<u8>, keys: PayloadKeys, entry: HashedEntry<'_>) {
                     put_string(out, text);
                 }
                 _ => {
-                    out.extend_from_slice(b",\"base64\":\"");
-                    let at = out.len();
-                    out.resize(at + BASE64.encode_len(bytes.len()), 0);
-                    BASE64.encode_mut(bytes, &mut out[at..]);
-                    out.push(b'"');
+                    out.extend_from_slice(b",\"base64\":");
+                    put_base64(out, bytes);
                 }
             }
         }
@@ -121,6 +118,15 @@ fn hex_digits(number: u32) -> [u8; 8] {
     // The sum is 16 or more if the digit is a letter.
     let letters = (digits + 6 * EACH) >> 4 & EACH;
     (digits + u64::from(b'0') * EACH + letters * u64::from(b'a' - b'9' - 1)).to_be_bytes()
+}
+
+/// Adds `bytes` as a JSON string of base64.
+pub fn put_base64(out: &mut Vec<u8>, bytes: &[u8]) {
+    out.push(b'"');
+    let at = out.len();
+    out.resize(at + BASE64.encode_len(bytes.len()), 0);
+    BASE64.encode_mut(bytes, &mut out[at..]);
+    out.push(b'"');
 }
 
 /// Adds `number` in decimal.

@@ -265,7 +265,7 @@ fn apply_run(
     }
     if chain != run.chain {
         return match head {
-            0 => Err(damaged(peer)),
+            0 => Err(Error::damaged_in_transit(peer.as_str())),
             head => Ok(Some(stop_at(peer, first, StopCause::ChainMismatch(head)))),
         };
     }
@@ -277,11 +277,6 @@ fn apply_run(
         head = writer.push(peer, entry)?.get();
     }
     Ok(None)
-}
-
-/// The error for received entries that differ from the entries of the remote.
-pub(crate) fn damaged(peer: &PeerId) -> Error {
-    Error::Wire(format!("entries of {peer} were damaged in transit: run it again"))
 }
 
 fn stop_at(peer: &PeerId, target: Target, cause: StopCause) -> StoppedFeed {

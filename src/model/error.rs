@@ -8,7 +8,7 @@ use std::path::PathBuf;
 
 use nix::errno::Errno;
 
-use super::{Offset, PeerId, Seq};
+use super::{Offset, PeerId, Printable, Seq};
 
 /// An error of the library.
 #[derive(Debug)]
@@ -123,6 +123,11 @@ impl Error {
     /// Whether a limit or a rule of this side refuses what the remote sent.
     pub fn is_refusal(&self) -> bool {
         matches!(self, Self::PushOnly | Self::FeedsRefused(..) | Self::BytesRefused(..) | Self::PeerRefused(_))
+    }
+
+    /// The error for received entries of `peer` that differ from the entries of the remote.
+    pub(crate) fn damaged_in_transit(peer: &str) -> Self {
+        Self::Wire(format!("entries of {} were damaged in transit: run it again", Printable(peer)))
     }
 
     /// The error for text that is not UTF-8.

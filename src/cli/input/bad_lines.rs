@@ -7,7 +7,6 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use anyhow::Result;
-use data_encoding::BASE64;
 use scuttleup::{Error, ndjson};
 
 use crate::cli::exit::{OutputClosed, OutputFull};
@@ -143,11 +142,8 @@ fn put_line(out: &mut Vec<u8>, unit: &str, line: &BadLine, bytes: &[u8]) {
             ndjson::put_string(out, text);
         }
         _ => {
-            out.extend_from_slice(b",\"base64\":\"");
-            let at = out.len();
-            out.resize(at + BASE64.encode_len(bytes.len()), 0);
-            BASE64.encode_mut(bytes, &mut out[at..]);
-            out.push(b'"');
+            out.extend_from_slice(b",\"base64\":");
+            ndjson::put_base64(out, bytes);
         }
     }
     out.extend_from_slice(b"}\n");

@@ -73,7 +73,7 @@ pub fn conclude_parsing(answer: &clap::Error, parser: Command) -> ExitCode {
     if answer.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
         diagnostics::print_verbatim(text.as_bytes());
     } else {
-        let advice = hint::parsing_hint(answer).map_or(String::new(), |hint| format!(": {hint}"));
+        let advice = hint::parsing_hint(answer, command_name(&text)).map_or(String::new(), |hint| format!(": {hint}"));
         let text = one_line(&text, suggestion(answer, parser));
         diagnostics::error(&format!("{text}{advice}; see scuttleup --help"));
     }
@@ -123,7 +123,10 @@ fn suggestion(answer: &clap::Error, mut parser: Command) -> Option<String> {
 
 /// The command to which the error belongs. Only its usage names it.
 fn named_command<'p>(answer: &clap::Error, parser: &'p Command) -> &'p Command {
-    let text = answer.to_string();
-    let usage = text.lines().find_map(|line| line.trim().strip_prefix("Usage: "));
-    usage.and_then(|usage| parser.find_subcommand(usage.split(' ').nth(1)?)).unwrap_or(parser)
+    command_name(&answer.to_string()).and_then(|name| parser.find_subcommand(name)).unwrap_or(parser)
+}
+
+/// The name of the command in the usage, which follows the name of the program.
+fn command_name(text: &str) -> Option<&str> {
+    text.lines().find_map(|line| line.trim().strip_prefix("Usage: "))?.split(' ').nth(1)
 }

@@ -63,15 +63,13 @@ pub fn json_hint(line: &[u8], can_continue: bool) -> Option<&'static str> {
     }
 }
 
-/// The hint for a command line that the parser refuses, if there is one.
-pub fn parsing_hint(answer: &clap::Error) -> Option<&'static str> {
+/// The hint for a command line that the parser refuses, if there is one. `command` is the name of the command.
+pub fn parsing_hint(answer: &clap::Error, command: Option<&str>) -> Option<&'static str> {
     if answer.kind() != ErrorKind::UnknownArgument {
         return None;
     }
     let is_option = matches!(answer.get(ContextKind::InvalidArg), Some(ContextValue::String(arg)) if arg.starts_with('-'));
-    let text = answer.to_string();
-    let command = text.lines().find_map(|line| line.strip_prefix("Usage: scuttleup "))?.split(' ').next()?;
-    match command {
+    match command? {
         "append" if !is_option => {
             Some("entries come from stdin, such as `echo '{\"a\":1}' | scuttleup append` or `scuttleup append < FILE`")
         }

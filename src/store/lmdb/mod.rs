@@ -56,6 +56,7 @@ impl Env {
     /// Opens the environment in `dir`. Without `write`, data.mdb is neither created nor written. lock.mdb is created in any case,
     /// where the mount permits it.
     pub fn open(dir: &Path, write: bool) -> Result<Self> {
+        let fail = |err| open_error(dir, err);
         let locks = Locks::open(dir, write)?;
         let mut opening = locks.usable().map(LockFile::wait_to_open).transpose()?;
         locks.check_snapshot()?;
@@ -63,24 +64,24 @@ impl Env {
         locks.usable().map_or(Ok(()), |file| file.reserve_blocks(write))?;
         let (env, map_bytes) = open_environment(dir, write)?;
         let files = OpenFiles::new(dir, &locks, &data)?;
-        let env = UnsharedEnv::new(env).map_err(|err| open_error(dir, err))?;
+        let env = UnsharedEnv::new(env).map_err(fail)?;
         // LMDB opens the files by their names.
         if !files.are_unchanged() || !files.is_data_file(env.data_file()) {
             return Err(Error::Replaced);
         }
-        let mut tables = open_tables(&env).map_err(|err| open_error(dir, err))?;
+        let mut tables = open_tables(&env).map_err(fail)?;
         if tables.is_none()
             && let Some(file) = locks.usable()
-            && env.newest_txn().map_err(|err| open_error(dir, err))? > 0
+            && env.newest_txn().map_err(fail)? > 0
         {
             // A commit writes its meta page, and then its number to the lock file. In between, a snapshot is of the commit before,
             // which has no tables if this is the creation of the log. So wait until the creator has ended its commit.
             opening = None;
             drop(file.wait_to_write()?);
             opening.replace(file.wait_to_open()?);
-            tables = open_tables(&env).map_err(|err| open_error(dir, err))?;
+            tables = open_tables(&env).map_err(fail)?;
         }
-        if tables.is_none() && !data::was_created(dir)? && holds_other_tables(&env).map_err(|err| open_error(dir, err))? {
+        if tables.is_none() && !data::was_created(dir)? && holds_other_tables(&env).map_err(fail)? {
             return Err(Error::NotEmpty(dir.to_path_buf(), data::FILE_NAME.into()));
         }
         drop(opening);

@@ -14,7 +14,7 @@ use std::collections::HashMap;
 
 use super::encode::put_fork;
 use super::message::{Fork, Hello, Point, WITHHELD};
-use crate::model::{Chain, Error, FeedKey, PeerId, Printable, Result, Seq, Tombstone};
+use crate::model::{Chain, Error, FeedKey, PeerId, Result, Seq, Tombstone};
 use crate::wire::protobuf::unexpected;
 use crate::wire::{Link, LinkOf, Mode};
 
@@ -36,7 +36,7 @@ pub struct Forks {
     unfinished: usize,
 }
 
-/// How far the search in a stopped feed is.
+/// The progress of the search in a stopped feed.
 enum Stage {
     /// The feeds are equal at `lo`, and differ at `hi` if no entry was damaged in transit. Only a side that only receives keeps
     /// these bounds up to date. `is_reported`: the fork was found by an entry of the remote.
@@ -57,11 +57,11 @@ pub struct Difference {
     pub peer: PeerId,
     /// The entry.
     pub seq: Seq,
-    /// What is known of it.
+    /// The evidence of it.
     pub kind: DifferenceKind,
 }
 
-/// What is known of a difference.
+/// The evidence of a difference.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum DifferenceKind {
     /// A fork. The remote has sent or shown its entry.
@@ -75,15 +75,20 @@ pub enum DifferenceKind {
 impl Forks {
     /// For a side with this mode, before the HELLO of the remote.
     pub fn new(local: Mode) -> Self {
-        let is_private = local == Mode::Pull;
-        Self { is_private, shows_entries: false, awaits_entries: false, stopped: HashMap::new(), unfinished: 0 }
+        Self {
+            is_private: local.is_private(),
+            shows_entries: false,
+            awaits_entries: false,
+            stopped: HashMap::new(),
+            unfinished: 0,
+        }
     }
 
     /// The remote has sent its HELLO.
     pub fn meet(&mut self, local: Mode, remote: &Hello) {
         self.shows_entries = remote.evidence && !self.is_private;
         // A side that only sends changes nothing in its log, so it needs no evidence.
-        self.awaits_entries = remote.evidence && remote.mode != Mode::Pull && local != Mode::Push;
+        self.awaits_entries = remote.evidence && remote.mode.sends() && local.receives();
     }
 
     /// Whether the feed is stopped.
@@ -170,7 +175,7 @@ impl Forks {
             let above = same.iter().map(|&(seq, _)| seq).filter(|&seq| lowest.is_none_or(|lowest| seq < lowest)).max();
             let bounds = (lo.max(above.unwrap_or(0)), hi.min(lowest.unwrap_or(hi)));
             if bounds.0 >= bounds.1 {
-                return Err(damaged(peer));
+                return Err(Error::damaged_in_transit(peer));
             }
             if bounds == (lo, hi) && hi - lo > 1 {
                 return Err(unexpected("a FORK that does not narrow the search"));
@@ -182,7 +187,7 @@ impl Forks {
         let Some(hi) = lowest else {
             // A search has begun, but nothing differs: entries were damaged in transit.
             if searching.is_some() {
-                return Err(damaged(peer));
+                return Err(Error::damaged_in_transit(peer));
             }
             put_fork(out, &Fork { peer, points: same, entry: None });
             return Ok(None);
@@ -339,9 +344,4 @@ fn chain_at(fork: &Fork<'_>, seq: u32) -> Option<Chain> {
 fn difference(peer: &str, seq: u32, kind: DifferenceKind) -> Result<Option<Difference>> {
     let Some(seq) = Seq::new(u64::from(seq)) else { return Ok(None) };
     Ok(Some(Difference { peer: PeerId::new(peer)?, seq, kind }))
-}
-
-fn damaged(peer: &str) -> Error {
-    let peer = Printable(peer);
-    Error::Wire(format!("entries of {peer} were damaged in transit: run it again"))
 }

@@ -270,7 +270,7 @@ impl Outgoing {
             Protocol::Undecided => false,
             Protocol::Original(_) => !self.names_only_named() || self.has_remote_heads,
             Protocol::Native(native) => self.remote.as_ref().is_some_and(|remote| {
-                let knows_names = self.has_remote_heads || remote.mode == Mode::Pull;
+                let knows_names = self.has_remote_heads || remote.mode.is_private();
                 !native.fin_sent && (!self.names_only_named() || knows_names)
             }),
         };
