@@ -288,7 +288,7 @@ fn a_new_log_has_the_space_for_its_bell() {
     assert!(bell.len() == 8 && bell.blocks() > 0, "no space is allocated for the number");
 }
 
-/// What `read` prints, if it succeeds, and the head that `heads` prints, if it succeeds.
+/// The number of lines of `read` and the head of `heads`; `None` for a command that fails.
 fn count_and_head(log: &Path) -> (Option<u64>, Option<u64>) {
     let [reading, heads] = ["read", "heads"].map(|command| Run::new(log).args([command]).end());
     let head =

@@ -1,4 +1,4 @@
-//! What a session says about itself for all pairs of modes: the table of scuttleup-replicate(1), MODES.
+//! The reports of a session for all pairs of modes: the table of scuttleup-replicate(1), MODES.
 
 use std::path::{Path, PathBuf};
 

@@ -1,4 +1,4 @@
-//! What a remote may store: `--allow-peer`, `--receive-feeds-max`, `--receive-bytes-max`.
+//! Limits for what a remote stores: `--allow-peer`, `--receive-feeds-max`, `--receive-bytes-max`.
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};

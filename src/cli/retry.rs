@@ -14,7 +14,7 @@ const TRIES_MAX: u32 = 20;
 const REFUSALS_MAX: u32 = 4;
 const PAUSE_SECONDS_MAX: u64 = 60;
 
-/// What follows a session.
+/// The step after a session.
 #[derive(PartialEq, Eq, Debug)]
 pub enum Next {
     /// The session is final: it is complete, or another session would end in the same way.
@@ -40,7 +40,7 @@ pub struct Retries {
 }
 
 impl Retries {
-    /// What follows this session, which lasted for this time.
+    /// Decides the step after this session, which lasted for this time.
     pub fn next(&mut self, outcome: &Outcome, failed: Option<&Failed>, exit: Exit, once: bool, lasted: Duration) -> Next {
         let is_worth_a_retry = match exit {
             // Both sides ended in order: another session at once would stop at the same entries. A live session can still
@@ -90,7 +90,7 @@ impl Retries {
     }
 }
 
-/// Why the remote refused to continue; `None` if the session ended for another reason, such as a lost network.
+/// The reason for which the remote refused to continue; `None` if the session ended for another reason, such as a lost network.
 fn refusal(outcome: &Outcome, failed: Option<&Failed>) -> Option<String> {
     outcome.peer.as_ref()?;
     // ssh passes on the exit code of the remote: errors of scuttleup that come again. If the network fails, it is 255.

@@ -1,4 +1,4 @@
-//! How much one session may store, so that a remote cannot fill the log.
+//! A limit for what one session stores, so that a remote cannot fill the log.
 
 use crate::model::{Entry, Error, HashedEntry, PeerId, Result, Seq};
 
@@ -6,7 +6,7 @@ use crate::model::{Entry, Error, HashedEntry, PeerId, Result, Seq};
 /// sessions to fill a log, and each of them ends with an error.
 pub const NEW_FEEDS_MAX: u64 = 100_000;
 
-/// How much one session may store.
+/// A limit for what one session stores.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Quota {
     /// The number of new feeds.

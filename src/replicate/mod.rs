@@ -51,7 +51,7 @@ pub struct Options<'a> {
     pub entry_bytes_max: usize,
     /// Only feeds with an id that matches are accepted from the remote; `None`: all feeds.
     pub allowed: Option<&'a PeerGlobs>,
-    /// What one session may store.
+    /// The limit for what this session stores.
     pub quota: Quota,
     /// On the native wire an idle side sends a heartbeat after this time.
     pub heartbeat_millis: u16,

@@ -1,4 +1,4 @@
-//! What a remote with a restricted key can do: `--mode push` (it only fetches) and `--mode pull` (it only delivers). It may lie.
+//! Attacks of a remote with a restricted key: `--mode push` (it only fetches) and `--mode pull` (it only delivers). It may lie.
 
 use std::path::{Path, PathBuf};
 
@@ -32,7 +32,7 @@ fn state(log: &Path) -> (Vec<u8>, String, Vec<String>) {
     (std::fs::read(log.join("data.mdb")).expect("a log"), id(log), forked(log))
 }
 
-/// How a session of this log with a remote that sends `stream` and ends.
+/// The end of a session of this log with a remote that sends `stream` and ends.
 fn heard(log: &Path, mode: &str, stream: &[u8]) -> Ended {
     Run::new(log).args(["replicate", "--once", "--mode", mode]).stdin(stream).end()
 }

@@ -1,4 +1,4 @@
-//! The messages of one side and their order. The test is the other side.
+//! The messages of one side and their order. The test acts as the remote.
 
 use std::io::{self, ErrorKind, PipeReader, PipeWriter, Read, Write, pipe};
 use std::os::fd::{AsFd, BorrowedFd};

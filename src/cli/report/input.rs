@@ -13,7 +13,7 @@ use crate::cli::report::errors;
 /// The advice of many errors. If a part of stdin is stored, it is wrong: this part would be stored twice.
 const RUN_AGAIN: &str = "run it again";
 
-/// How much of stdin is stored.
+/// The part of stdin that is stored.
 pub struct Tally {
     /// The unit of `next`: "line" or "entry".
     pub unit: &'static str,
@@ -95,7 +95,7 @@ impl Report<'_> {
         format!("{text}; {}", self.state(tally))
     }
 
-    /// How much is stored, and with which line to continue.
+    /// The text that says how much is stored, and with which line to continue.
     fn state(&self, tally: &Tally) -> String {
         match tally {
             Tally { is_complete: true, .. } => format!("{}, up to its end", self.stored(tally)),

@@ -20,7 +20,7 @@ impl fmt::Display for LmdbError {
 
 impl std::error::Error for LmdbError {}
 
-/// What the error means for a log, or `None` if LMDB's own text is enough.
+/// The meaning of the error for a log, or `None` if LMDB's own text is enough.
 fn explain(err: lmdb::Error) -> Option<&'static str> {
     Some(match err {
         lmdb::Error::KeyExist => "a new row does not follow the last row of its table",
