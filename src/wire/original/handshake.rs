@@ -100,8 +100,9 @@ impl HandshakeReader {
             self.left = Some(left);
             frames.take(taken);
         }
+        // An error leaves the reader as it is: the caller may want more of the stream before it reports the error, and reads again.
+        let id = self.id.take().ok_or_else(|| missing("an id"))?;
         let this = std::mem::take(self);
-        let id = this.id.ok_or_else(|| missing("an id"))?;
         Ok(Some(Handshake { id, heads: this.heads, mode: this.mode }))
     }
 
@@ -198,6 +199,17 @@ mod tests {
         for bad in cases {
             assert!(read(bad, 1).is_err(), "{bad:?}");
             assert!(read(bad, bad.len()).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn an_error_comes_again() {
+        for bad in [b"\x02\x18\x01", b"\x02\x0a\x00", b"\x02\x08\x01"] {
+            let (mut frames, mut reader) = (FrameReader::new(1), HandshakeReader::default());
+            frames.push(bad);
+            let first = reader.read(&mut frames).unwrap_err().to_string();
+            frames.push(b"\0");
+            assert_eq!(reader.read(&mut frames).unwrap_err().to_string(), first, "{bad:?}");
         }
     }
 }
