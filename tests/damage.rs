@@ -128,7 +128,7 @@ fn the_first_writer_adds_the_missing_files() {
     let place = Place::new();
     let log = log_of(&place, 3);
     let created = || fs::read_to_string(log.join("created")).expect("the file");
-    let written = |text: &str| text.strip_prefix("format 1\nwritten ")?.strip_suffix("\nid own\n")?.parse::<u64>().ok();
+    let written = |text: &str| text.strip_prefix("format 2\nwritten ")?.strip_suffix("\nid own\n")?.parse::<u64>().ok();
     let first = created();
     assert!(written(&first).is_some(), "{first}");
     append(&log, "4\n");

@@ -150,14 +150,14 @@ fn a_newer_format_is_refused_and_not_changed() {
     let place = Place::new();
     let log = place.log("a");
     append(&log, "1\n");
-    let found = places(&log, b"format\x01\0\0\0");
+    let found = places(&log, b"format\x02\0\0\0");
     assert!(!found.is_empty());
     for at in found {
-        patch(&log, at + b"format".len(), &[2]);
+        patch(&log, at + b"format".len(), &[3]);
     }
     let before = fs::read(log.join("data.mdb")).expect("the data file");
     for args in [&["append"][..], &["read"], &["watch"], &["write"], &["heads"], &["info"], &["init"], &["del", "a", "1"]] {
-        let run = Run::new(&log).args(args).stdin("2\n").stdout("").stderr_has("has format 2, which is newer than this program");
+        let run = Run::new(&log).args(args).stdin("2\n").stdout("").stderr_has("has format 3, which is newer than this program");
         one_line(&run.stderr_has("install a newer scuttleup").status(1));
     }
     assert!(fs::read(log.join("data.mdb")).expect("the data file") == before);

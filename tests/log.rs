@@ -293,10 +293,10 @@ fn a_log_is_created_on_a_new_file_system_and_over_the_files_of_a_killed_creator(
 fn no_log_is_created_in_the_database_of_another_program() {
     let place = Place::new();
     let log = place.log("a");
-    // With other names, the six tables of a log are those of another program.
+    // With other names, the tables of a log are those of another program.
     let path = log.join("data.mdb");
     let mut data = std::fs::read(&path).expect("a file");
-    for name in ["meta", "peers", "numbers", "entries", "runs", "times"] {
+    for name in ["meta", "peers", "numbers", "entries", "runs", "times", "packs", "deleted"] {
         let at: Vec<_> = (0..data.len() - name.len()).filter(|&at| data[at..].starts_with(name.as_bytes())).collect();
         assert!(!at.is_empty(), "the name of a table");
         at.iter().for_each(|at| data[at + name.len() - 1] = b'z');

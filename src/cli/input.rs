@@ -6,6 +6,7 @@ use std::fs::{self, File};
 use std::io::{self, IsTerminal, Seek};
 use std::ops::Range;
 use std::os::fd::AsFd;
+use std::thread::Builder;
 
 use anyhow::Result;
 use nix::errno::Errno;
@@ -13,7 +14,7 @@ use nix::fcntl::{FcntlArg, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::read;
 use scuttleup::ingest::pipeline::{Pipeline, WorkerEnded};
-use scuttleup::ingest::{Applied, Applier, Batch};
+use scuttleup::ingest::{Applied, Applier, Batch, Failure, Sealing};
 use scuttleup::{Error, Log};
 
 use self::bad_lines::BadLine;
@@ -22,7 +23,7 @@ use crate::cli::exit::BadInput;
 use crate::cli::io::poll::wait_for;
 use crate::cli::io::signals::Stop;
 use crate::cli::report::diagnostics::Diagnostics;
-use crate::cli::report::hint::with_hint;
+use crate::cli::report::hint::{not_sealed, with_hint};
 use crate::cli::report::input::Tally;
 use crate::cli::report::progress::{Progress, Total};
 
@@ -123,27 +124,40 @@ pub fn store_stdin(
     fcntl(&stdin, FcntlArg::F_SETPIPE_SZ(PIPE_BYTES)).ok();
     let mut source = Source::new(form, bad_lines.is_some(), check, progress);
     tally.next = 1;
-    let mut applier = Applier::new(log, false);
-    let (read, outcome) = std::thread::scope(|threads| {
-        let mut pipeline = Pipeline::new(threads, |part: &mut Part| {
+    let (read, outcome, failure) = std::thread::scope(|threads| {
+        let sealing = Sealing::new(log, |run| Builder::new().spawn_scoped(threads, run).map(drop));
+        let failure = sealing.failure();
+        let failure_at_end = failure.clone();
+        let mut applier = Applier::new(log, false).with_sealing(sealing);
+        let (bad_lines, tally) = (&mut bad_lines, &mut *tally);
+        let mut pipeline = Pipeline::new(threads, move |part: &mut Part| {
             tally.next = part.first();
-            if let Some(bad_lines) = &mut bad_lines {
+            if let Some(bad_lines) = bad_lines {
                 part.leave_out(bad_lines, tally)?;
             }
             part.store(&mut applier, tally, progress, &mut stored)?;
+            report_not_sealed(&failure, progress);
             part.clear();
             Ok(())
         });
         let read = source.read_all(stop, &mut pipeline);
         // If both fail, the error of the log is returned, because it happened first.
         let (_, outcome) = pipeline.finish(source.last_part());
-        (read, outcome)
+        (read, outcome, failure_at_end)
     });
+    report_not_sealed(&failure, progress);
     if outcome.is_ok() {
         tally.next = source.number + 1;
     }
     tally.is_complete = source.has_ended && tally.next > source.number;
     outcome.and(read)
+}
+
+/// Reports that old entries could not be sealed. It is not an error of the command: they are in the log.
+fn report_not_sealed(failure: &Failure, progress: &Progress<'_>) {
+    if let Some(err) = failure.take() {
+        progress.error(&not_sealed(&err.to_string()));
+    }
 }
 
 /// A part of stdin that becomes durable in one commit.

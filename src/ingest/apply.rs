@@ -13,6 +13,7 @@ use std::collections::HashSet;
 
 use super::batch::{Batch, Run, Target};
 use super::quota::{Quota, Used};
+use super::sealing::Sealing;
 use crate::model::{Error, FeedKey, HashedEntry, PeerId, Result, Seq, Tombstone};
 use crate::store::{Log, Writer};
 
@@ -26,6 +27,7 @@ pub struct Applier<'l> {
     accept_gaps: bool,
     stopped: HashSet<FeedKey>,
     used: Used,
+    sealing: Option<Sealing<'l>>,
     /// A run has broken the protocol, or an entry exceeds the quota. Nothing later is stored.
     is_broken: bool,
 }
@@ -90,13 +92,19 @@ impl<'l> Applier<'l> {
     /// An applier for `log`. With `accept_gaps`, it fills a gap of up to [`GAP_ENTRIES_MAX`] entries with unknown tombstones. It
     /// does not stop the feed then.
     pub fn new(log: &'l Log, accept_gaps: bool) -> Self {
-        Self { log, accept_gaps, stopped: HashSet::new(), used: Used::new(Quota::NONE), is_broken: false }
+        Self { log, accept_gaps, stopped: HashSet::new(), used: Used::new(Quota::NONE), sealing: None, is_broken: false }
     }
 
     /// Limits what it stores: after an entry that exceeds `quota`, it stores nothing more.
     #[must_use]
     pub fn with_quota(self, quota: Quota) -> Self {
         Self { used: Used::new(quota), ..self }
+    }
+
+    /// Seals old entries meanwhile.
+    #[must_use]
+    pub fn with_sealing(self, sealing: Sealing<'l>) -> Self {
+        Self { sealing: Some(sealing), ..self }
     }
 
     /// Stores a batch in one commit. When this returns, the stored entries are on the disk.
@@ -108,6 +116,7 @@ impl<'l> Applier<'l> {
         if self.is_broken {
             return Ok(Applied::default());
         }
+        self.sealing.as_mut().map_or(Ok(()), Sealing::wait_for_room)?;
         let mut writer = self.log.writer()?;
         let (entries, runs) = (batch.entries.len() as u64, batch.runs().len() as u64);
         let mut applied = Applied { entries, runs, ..Applied::default() };
@@ -121,6 +130,9 @@ impl<'l> Applier<'l> {
         let forks = applied.stops.iter().filter(|stop| stop.cause == StopCause::Fork);
         applied.new_id = mark_forks(&mut writer, forks.map(|fork| (&fork.peer, fork.seq)))?;
         applied.new = writer.commit()?.new;
+        // The batch is stored: an error here must not look as if it were not.
+        let bytes = batch.entries.input().len() as u64;
+        self.sealing.as_mut().map(|sealing| sealing.start_if_needed(bytes).ok());
         Ok(applied)
     }
 

@@ -5,7 +5,9 @@ mod apply;
 mod batch;
 pub mod pipeline;
 mod quota;
+mod sealing;
 
 pub use apply::{Applied, Applier, GAP_ENTRIES_MAX, StopCause, StoppedFeed, record_forks};
 pub use batch::Batch;
 pub use quota::{NEW_FEEDS_MAX, Quota};
+pub use sealing::{Failure, Sealing};

@@ -115,10 +115,14 @@ impl<'a> HashedEntry<'a> {
         Self { entry: Entry::new(bytes), tombstone: Tombstone::of(bytes) }
     }
 
+    /// An entry that was classified before. Hashes `bytes`.
+    pub(crate) fn of_kind(bytes: &'a [u8], kind: Kind) -> Self {
+        Self { entry: Entry::Bytes(bytes, kind), tombstone: Tombstone::of(bytes) }
+    }
+
     /// An entry that was stored with this kind and hash. Returns `None` if `bytes` have another hash.
     pub(crate) fn stored(bytes: &'a [u8], kind: Kind, hash: u64) -> Option<Self> {
-        let tombstone = Tombstone::of(bytes);
-        (tombstone.hash == hash).then_some(Self { entry: Entry::Bytes(bytes, kind), tombstone })
+        Some(Self::of_kind(bytes, kind)).filter(|entry| entry.tombstone.hash == hash)
     }
 
     /// An entry that was deleted in another log, with the hash and length that the other log gives.

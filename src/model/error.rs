@@ -42,6 +42,8 @@ pub enum Error {
     CommitsLost(PathBuf),
     /// Data on the disk is damaged: what is wrong.
     Corrupt(String),
+    /// This pack is missing.
+    PackMissing(PathBuf),
     /// The record at this offset does not match its checksum.
     Checksum(Offset),
     /// A position after which a reader wants to continue is above the last offset of the log.
@@ -201,6 +203,7 @@ impl fmt::Display for Error {
             Self::Corrupt(what) => {
                 write!(f, "{what}: the log is damaged, or was copied while a writer ran: {RESTORE}")
             }
+            Self::PackMissing(path) => write!(f, "{} is missing: {RESTORE}", path.display()),
             Self::Checksum(offset) => write!(
                 f,
                 "the entry at offset {offset} does not match its checksum, data.mdb is damaged, \

@@ -147,6 +147,8 @@ pub enum Notice {
     OneWay(Mode),
     /// This limit of inotify is exhausted: the session looks for new entries of this log every second.
     Polling(InotifyLimit),
+    /// Old entries could not be sealed, for this reason. They are in the log nevertheless.
+    NotSealed(String),
 }
 
 /// Replicates `log` with the remote at the other end of `input` and `output`.

@@ -4,6 +4,7 @@
 use std::io::{ErrorKind, PipeReader, Read};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
+use std::thread::Builder;
 use std::time::{Duration, Instant};
 
 use nix::fcntl::{FcntlArg, fcntl};
@@ -15,7 +16,7 @@ use super::outcome::{INPUT_ENDED, Reached, ReceiverEnd, STOPPED, TIMED_OUT};
 use super::{Context, Notice, PROGRESS_BYTES, Step};
 use crate::follow::{poll_until, wait_for};
 use crate::ingest::pipeline::{Pipeline, WorkerEnded};
-use crate::ingest::{Applied, Applier, Batch, StopCause, record_forks};
+use crate::ingest::{Applied, Applier, Batch, Sealing, StopCause, record_forks};
 use crate::model::{Chain, Error, FeedKey, PeerId, Result, Seq};
 use crate::wire::{
     Difference, DifferenceKind, Entries, Event, Incoming, Mode, NamedHead, Payload, Relation, RemoteHeads, Stored, Wire,
@@ -80,12 +81,18 @@ pub fn run<'a>(
     // This fails if the input is not a pipe, or above the limit of the user. The pipe then keeps its size.
     fcntl(input.as_fd(), FcntlArg::F_SETPIPE_SZ(PIPE_BYTES)).ok();
     let _guard = AbandonOnPanic(coordination);
-    let mut applier = Applier::new(context.log, context.options.accept_gaps).with_quota(context.options.quota);
     std::thread::scope(|threads| {
+        let sealing = Sealing::new(context.log, |run| Builder::new().spawn_scoped(threads, run).map(drop));
+        let failure = sealing.failure();
+        let mut applier =
+            Applier::new(context.log, context.options.accept_gaps).with_quota(context.options.quota).with_sealing(sealing);
         let store = move |batch: &mut Batch| {
             let (entries, bytes) = (batch.entries.len() as u64, batch.entries.input().len() as u64);
             coordination.wait_for_heads();
             let applied = applier.apply(batch)?;
+            if let Some(err) = failure.take() {
+                (context.notify)(Notice::NotSealed(err.to_string()));
+            }
             batch.clear();
             context.step(Step::Moved { entries, bytes });
             Ok(applied)

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
 use super::lmdb::ReadTxn;
-use super::records::check_record;
+use super::records::Records;
 use super::rows::FeedRow;
 use super::{Log, Reader};
 use crate::model::{Chain, Error, Heads, Offset, PeerId, Printable, Result, Seq};
@@ -170,11 +170,10 @@ impl Reader<'_> {
     /// # Errors
     /// [`Error::Checksum`] if a record of this run is damaged.
     pub fn chain_at(&self, peer: &str, seq: u32) -> Result<Option<Chain>> {
-        let txn = self.log.env.read()?;
-        match txn.feed(peer)? {
-            Some(row) if seq > 0 => compute_chain(&txn, peer, row, seq),
+        self.log.in_snapshot(|txn| match txn.feed(peer)? {
+            Some(row) if seq > 0 => compute_chain(txn, &mut self.records.borrow_mut(), peer, row, seq),
             _ => Ok(PeerId::new(peer).ok().filter(|_| seq == 0).map(|peer| Chain::start(&peer))),
-        }
+        })
     }
 
     /// Compares feeds with those of another log, in one snapshot. Each of `feeds` is id, head and chain in the other log.
@@ -183,13 +182,14 @@ impl Reader<'_> {
     /// # Errors
     /// As [`Reader::chain_at`].
     pub fn compare(&self, feeds: &[(&str, u32, Chain)]) -> Result<Vec<Compared>> {
-        let txn = self.log.env.read()?;
-        let compare = |&(peer, seq, chain): &(&str, u32, Chain)| {
-            let Some(row) = txn.feed(peer)? else { return Ok(Compared { head: 0, differs: false }) };
-            let local = if seq == 0 { None } else { compute_chain(&txn, peer, row, seq)? };
-            Ok(Compared { head: row.head, differs: local.is_some_and(|local| local != chain) })
-        };
-        feeds.iter().map(compare).collect()
+        self.log.in_snapshot(|txn| {
+            let compare = |&(peer, seq, chain): &(&str, u32, Chain)| {
+                let Some(row) = txn.feed(peer)? else { return Ok(Compared { head: 0, differs: false }) };
+                let local = if seq == 0 { None } else { compute_chain(txn, &mut self.records.borrow_mut(), peer, row, seq)? };
+                Ok(Compared { head: row.head, differs: local.is_some_and(|local| local != chain) })
+            };
+            feeds.iter().map(compare).collect()
+        })
     }
 }
 
@@ -210,29 +210,34 @@ fn each_feed(txn: &ReadTxn<'_>, mut each: impl FnMut(&str, FeedRow) -> Result<()
 }
 
 /// The chain after the entry `seq` of the feed `row`, or `None` if the feed ends before it. `seq` must not be 0.
-fn compute_chain(txn: &ReadTxn<'_>, peer: &str, row: FeedRow, seq: u32) -> Result<Option<Chain>> {
+fn compute_chain(txn: &ReadTxn<'_>, records: &mut Records, peer: &str, row: FeedRow, seq: u32) -> Result<Option<Chain>> {
     if seq >= row.head {
         return Ok((seq == row.head).then_some(row.chain));
     }
+    chain_before(txn, records, peer, row.number, seq + 1).map(Some)
+}
+
+/// The chain of a feed before its entry `seq`, which the log must hold. `number` is its peer number. Reads at most one run.
+pub fn chain_before(txn: &ReadTxn<'_>, records: &mut Records, peer: &str, number: u32, seq: u32) -> Result<Chain> {
     let bad_index = || Error::Corrupt(format!("the index of {} is wrong at entry {seq}", Printable(peer)));
-    let run = txn.run(row.number, seq)?.filter(|run| run.offset_of(seq).is_some()).ok_or_else(bad_index)?;
+    let run = txn.run(number, seq)?.filter(|run| run.offset_of(seq).is_some()).ok_or_else(bad_index)?;
     let (mut chain, mut next) = (run.chain_before, run.first_seq);
-    txn.records(Offset(run.first_offset), |offset, record| {
+    if next == seq {
+        return Ok(chain);
+    }
+    records.scan(txn, Offset(run.first_offset), |offset, record| {
         let expected = Offset(run.first_offset + u64::from(next - run.first_seq));
         if offset != expected {
             return Err(Error::Checksum(expected));
         }
-        let record = check_record(offset, record)?;
-        if (record.number, record.seq.get()) != (row.number, next) {
+        if (record.number, record.seq.get()) != (number, next) {
             return Err(bad_index());
         }
         chain = chain.next(record.entry.tombstone());
-        let is_last = next == seq;
-        // No overflow: `next` is at most `seq`, which is below the head.
         next += 1;
-        Ok(if is_last { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+        Ok(if next == seq { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
     })?;
-    if next > seq { Ok(Some(chain)) } else { Err(bad_index()) }
+    if next == seq { Ok(chain) } else { Err(bad_index()) }
 }
 
 #[cfg(test)]
@@ -354,20 +359,19 @@ mod tests {
         let mut record = txn.record(Offset(1030)).unwrap().unwrap().to_vec();
         *record.last_mut().unwrap() ^= 1;
         txn.replace_record(Offset(1030), &record).unwrap();
-        // A record of "b" at the offset of one of "a".
+        // A record of "b" at the offset of the entry 1580 of "long".
         let other = txn.record(Offset(1502)).unwrap().unwrap().to_vec();
-        txn.replace_record(Offset(1501), &other).unwrap();
+        txn.replace_record(Offset(1700), &other).unwrap();
         txn.commit().unwrap();
         let reader = log.reader();
-        for seq in [1, 1024, 1025, 1029, 1501, 2500, 4000] {
+        for seq in [1, 1024, 1025, 1029, 1501, 1579, 2525, 4000] {
             assert!(reader.chain_at("long", seq).unwrap().is_some());
         }
-        for seq in [1030, 1031, 1500] {
+        for seq in [1030, 1031, 1499] {
             assert!(matches!(reader.chain_at("long", seq), Err(Error::Checksum(Offset(1030)))), "{seq}");
             assert!(reader.compare(&[("long", seq, Chain(7))]).is_err());
         }
-        assert!(matches!(reader.chain_at("a", 1), Err(Error::Checksum(Offset(1501)))));
-        assert!(reader.chain_at("a", 2).unwrap().is_some());
+        assert!(matches!(reader.chain_at("long", 1580), Err(Error::Checksum(Offset(1700)))));
     }
 
     #[test]

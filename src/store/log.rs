@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::files::open_once::OpenOnce;
 use super::files::{created, data, directory, identity, space};
-use super::lmdb::Env;
+use super::lmdb::{Env, ReadTxn};
 use super::notify::{self, InotifyLimit, Notifier, Watcher};
 use super::rows::FORMAT;
 use crate::model::{Error, HashedEntry, Offset, PeerId, Result, Seq, Tombstone};
@@ -81,6 +81,7 @@ impl Log {
         if !env.has_tables() {
             return Err(without_tables(dir));
         }
+        let env = if write && !env.is_newest() { upgrade(dir, env)? } else { env };
         Self::with_env(dir, env, if write { Access::Write } else { Access::Read }, open_once)
     }
 
@@ -161,6 +162,20 @@ impl Log {
             Some(Notifier::open(dir)?)
         };
         Ok(Self { dir: dir.to_path_buf(), env, id, notifier, is_new: access == Access::Create, _open_once: open_once })
+    }
+
+    /// Calls `read` with a snapshot, and again with a new one if a pack of the snapshot was replaced or removed meanwhile.
+    ///
+    /// # Errors
+    /// [`Error::PackMissing`] if a pack of the new snapshot is missing too; every error of `read`.
+    pub(super) fn in_snapshot<T>(&self, mut read: impl FnMut(&ReadTxn<'_>) -> Result<T>) -> Result<T> {
+        let mut missing = None;
+        loop {
+            match read(&self.env.read()?) {
+                Err(Error::PackMissing(path)) if missing.as_ref() != Some(&path) => missing = Some(path),
+                result => return result,
+            }
+        }
     }
 
     /// The directory.
@@ -290,6 +305,17 @@ impl Log {
     pub(crate) fn watcher(&self) -> Result<Result<Watcher, InotifyLimit>> {
         Watcher::new(&self.dir)
     }
+}
+
+/// Gives a log of format 1 the tables of the newest format. A program that knows only format 1 refuses the log from then on.
+fn upgrade(dir: &Path, env: Env) -> Result<Env> {
+    let format = env.read()?.format()?;
+    // Other formats are refused later.
+    if format != Some(1) {
+        return Ok(env);
+    }
+    let upgraded = env.create_tables(|txn| txn.set_format(FORMAT));
+    upgraded.map_err(|err| space::explain_failed_write(dir, err, 0))
 }
 
 /// The error for a log that was created, and whose tables cannot be found: a new log in its place would hide the loss.

@@ -8,6 +8,8 @@
 //! | `records`, `rows` | entries and other rows as bytes |
 //! | `notify` | notifications, by which a commit wakes live readers |
 //! | `lmdb` | tables and transactions; no other module imports lmdb |
+//! | `seal` | moves old entries into packs |
+//! | `pack` | sealed entries in compressed files |
 //! | `files` | the directory and the files of a log |
 
 mod feeds;
@@ -15,12 +17,15 @@ mod files;
 mod lmdb;
 mod log;
 mod notify;
+mod pack;
 mod reader;
 mod records;
 mod rows;
+mod seal;
 mod writer;
 
 pub use feeds::Compared;
+pub use lmdb::{Shrunk, shrink};
 pub use log::{Info, Log};
 pub use notify::InotifyLimit;
 pub(crate) use notify::Watcher;

@@ -1,10 +1,11 @@
 //! Reads in short snapshots, and checks each record.
 
+use std::cell::RefCell;
 use std::ops::ControlFlow;
 
 use super::Log;
 use super::lmdb::ReadTxn;
-use super::records::{Record, check_record};
+use super::records::{Record, Records};
 use crate::model::{Change, Error, Offset, PeerId, Printable, Result, Seq};
 
 /// Limits for one snapshot, so that it stays short.
@@ -28,13 +29,14 @@ const CACHED_PEERS_MAX: u32 = 1 << 16;
 /// Reads a log. Each call sees one snapshot, which ends with the call.
 pub struct Reader<'l> {
     pub(super) log: &'l Log,
+    pub(super) records: RefCell<Records>,
     peers: PeerCache,
 }
 
 impl Log {
     /// A reader of this log.
     pub fn reader(&self) -> Reader<'_> {
-        Reader { log: self, peers: PeerCache::default() }
+        Reader { log: self, records: RefCell::new(Records::new(self.dir())), peers: PeerCache::default() }
     }
 }
 
@@ -78,16 +80,16 @@ impl Reader<'_> {
         bounds: Bounds,
         mut each: impl FnMut(Change<'_>) -> Result<ControlFlow<()>>,
     ) -> Result<Offset> {
-        let txn = self.log.env.read()?;
         let (mut last, mut entries, mut bytes) = (after, 0, 0);
-        let peers = &mut self.peers;
-        txn.records(after.next(), |offset, record| {
-            let Record { number, seq, entry } = check_record(offset, record)?;
-            let peer = peers.get(number, &txn)?;
-            let flow = each(Change { offset, peer, seq, entry })?;
-            (last, entries, bytes) = (offset, entries + 1, bytes + record.len());
-            let full = entries >= bounds.entries_max || bytes >= bounds.bytes_max;
-            Ok(if full { ControlFlow::Break(()) } else { flow })
+        let (peers, records) = (&mut self.peers, self.records.get_mut());
+        self.log.in_snapshot(|txn| {
+            records.scan(txn, last.next(), |offset, Record { number, seq, entry }| {
+                let peer = peers.get(number, txn)?;
+                let flow = each(Change { offset, peer, seq, entry })?;
+                (last, entries, bytes) = (offset, entries + 1, bytes + entry.tombstone().bytes as usize);
+                let full = entries >= bounds.entries_max || bytes >= bounds.bytes_max;
+                Ok(if full { ControlFlow::Break(()) } else { flow })
+            })
         })?;
         Ok(last)
     }
@@ -96,17 +98,21 @@ impl Reader<'_> {
     ///
     /// # Errors
     /// As [`Reader::scan`].
-    pub fn entry<T>(&mut self, peer: &str, seq: Seq, each: impl FnOnce(Change<'_>) -> T) -> Result<Option<T>> {
-        let txn = self.log.env.read()?;
-        let Some(feed) = txn.feed(peer)? else { return Ok(None) };
-        let Some(offset) = txn.offset_of(peer, feed, seq)? else { return Ok(None) };
-        let record = check_record(offset, txn.record(offset)?.ok_or(Error::Checksum(offset))?)?;
-        if (record.number, record.seq) != (feed.number, seq) {
-            let peer = Printable(peer);
-            return Err(Error::Corrupt(format!("the index of {peer} points to another entry at offset {offset}")));
-        }
-        let peer = self.peers.get(record.number, &txn)?;
-        Ok(Some(each(Change { offset, peer, seq, entry: record.entry })))
+    pub fn entry<T>(&mut self, peer: &str, seq: Seq, mut each: impl FnMut(Change<'_>) -> T) -> Result<Option<T>> {
+        let (peers, records) = (&mut self.peers, self.records.get_mut());
+        self.log.in_snapshot(|txn| {
+            let Some(feed) = txn.feed(peer)? else { return Ok(None) };
+            let Some(offset) = txn.offset_of(peer, feed, seq)? else { return Ok(None) };
+            let given = records.get(txn, offset, |record| {
+                if (record.number, record.seq) != (feed.number, seq) {
+                    let peer = Printable(peer);
+                    return Err(Error::Corrupt(format!("the index of {peer} points to another entry at offset {offset}")));
+                }
+                let peer = peers.get(record.number, txn)?;
+                Ok(each(Change { offset, peer, seq, entry: record.entry }))
+            });
+            given.map(Some)
+        })
     }
 }
 

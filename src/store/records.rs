@@ -2,17 +2,88 @@
 //!
 //! A record is a header of 16 bytes and the payload. Its checksum covers the payload, the header and the offset.
 
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::rows::{NUMBERS_MAX, u32_at, u64_at};
+use super::lmdb::{Transaction, Txn};
+use super::pack::{self, Pack};
+use super::rows::{NUMBERS_MAX, PackRow, TOMBSTONE_BYTES, decode_tombstone, encode_tombstone, u32_at, u64_at};
 use crate::model::{Error, HashedEntry, Kind, Offset, Result, Seq, Tombstone};
 
 /// The length of the header in bytes.
 pub const HEADER_BYTES: usize = 16;
-/// The payload of a deleted entry: its hash (8 bytes) and length (4 bytes).
-const TOMBSTONE_BYTES: usize = 12;
+
+/// Reads records by their offsets: from a pack, or from data.mdb. Keeps one pack open.
+pub struct Records {
+    /// The directory of the packs.
+    dir: PathBuf,
+    pack: Option<Pack>,
+}
+
+impl Records {
+    /// For the log in `log_dir`.
+    pub fn new(log_dir: &Path) -> Self {
+        Self { dir: log_dir.join(pack::DIR_NAME), pack: None }
+    }
+
+    /// Gives each record from the offset `from` to `each`, until `each` breaks.
+    ///
+    /// # Errors
+    /// [`Error::Checksum`] or [`Error::Corrupt`] if a record is damaged or missing; every error of `each`.
+    pub fn scan<T: Transaction>(
+        &mut self,
+        txn: &Txn<'_, T>,
+        from: Offset,
+        mut each: impl FnMut(Offset, Record<'_>) -> Result<ControlFlow<()>>,
+    ) -> Result<()> {
+        let mut next = from;
+        while let Some(row) = txn.pack_of(next)? {
+            // Entries that were deleted after they were sealed.
+            let mut deleted = txn.deleted_from(next)?;
+            let flow = self.open(row)?.records(next, |offset, mut record| {
+                if let Some((_, tombstone)) = deleted.filter(|&(at, _)| at == offset) {
+                    record.entry = HashedEntry::deleted(tombstone);
+                    deleted = txn.deleted_from(offset.next())?;
+                }
+                each(offset, record)
+            })?;
+            if flow.is_break() {
+                return Ok(());
+            }
+            next = row.last().next();
+        }
+        txn.records(next, |offset, record| each(offset, check_record(offset, record)?))
+    }
+
+    /// Gives the record at `offset` to `each`.
+    ///
+    /// # Errors
+    /// As [`Records::scan`].
+    pub fn get<T: Transaction, R>(
+        &mut self,
+        txn: &Txn<'_, T>,
+        offset: Offset,
+        each: impl FnOnce(Record<'_>) -> Result<R>,
+    ) -> Result<R> {
+        let (mut each, mut result) = (Some(each), None);
+        self.scan(txn, offset, |_, record| {
+            result = each.take().map(|each| each(record)).transpose()?;
+            Ok(ControlFlow::Break(()))
+        })?;
+        result.ok_or(Error::Checksum(offset))
+    }
+
+    fn open(&mut self, row: PackRow) -> Result<&mut Pack> {
+        let open = self.pack.take().filter(|pack| pack.row() == row);
+        let open = open.map_or_else(|| Pack::open(&self.dir, row), Ok)?;
+        Ok(self.pack.insert(open))
+    }
+}
 
 /// A record with a valid checksum.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Record<'a> {
     /// The peer number of the feed.
     pub number: u32,
@@ -47,16 +118,31 @@ pub struct Header {
     pub kind: Option<Kind>,
 }
 
+/// The kind and the peer number in one field. `kind` is `None` if the entry is deleted.
+pub fn encode_tag(kind: Option<Kind>, number: u32) -> u32 {
+    let kind = match kind {
+        Some(Kind::Json) => 0,
+        Some(Kind::Text) => 1,
+        Some(Kind::Binary) => 2,
+        None => 3,
+    };
+    kind << 30 | number
+}
+
+/// Returns the kind and the peer number.
+pub fn decode_tag(tag: u32) -> (Option<Kind>, u32) {
+    let kind = match tag >> 30 {
+        0 => Some(Kind::Json),
+        1 => Some(Kind::Text),
+        2 => Some(Kind::Binary),
+        _ => None,
+    };
+    (kind, tag & (NUMBERS_MAX - 1))
+}
+
 impl Header {
-    /// The kind and the peer number.
     fn tag(self) -> u32 {
-        let kind = match self.kind {
-            Some(Kind::Json) => 0,
-            Some(Kind::Text) => 1,
-            Some(Kind::Binary) => 2,
-            None => 3,
-        };
-        kind << 30 | self.number
+        encode_tag(self.kind, self.number)
     }
 
     /// The header of the record at `offset` whose payload has the xxh3-64 `payload_hash`.
@@ -73,14 +159,8 @@ impl Header {
         let Some((header, payload)) = record.split_at_checked(HEADER_BYTES) else {
             return Err(Error::Checksum(offset));
         };
-        let tag = u32_at(header, 0);
-        let kind = match tag >> 30 {
-            0 => Some(Kind::Json),
-            1 => Some(Kind::Text),
-            2 => Some(Kind::Binary),
-            _ => None,
-        };
-        let this = Self { number: tag & (NUMBERS_MAX - 1), seq: u32_at(header, 4), kind };
+        let (kind, number) = decode_tag(u32_at(header, 0));
+        let this = Self { number, seq: u32_at(header, 4), kind };
         Ok((this, payload, u64_at(header, 8) ^ this.mask(offset)))
     }
 
@@ -96,15 +176,9 @@ impl Header {
 pub fn encode_deleted(offset: Offset, number: u32, seq: Seq, tombstone: Tombstone) -> [u8; HEADER_BYTES + TOMBSTONE_BYTES] {
     let mut record = [0; HEADER_BYTES + TOMBSTONE_BYTES];
     let (header, payload) = record.split_at_mut(HEADER_BYTES);
-    payload[..8].copy_from_slice(&tombstone.hash.to_le_bytes());
-    payload[8..].copy_from_slice(&tombstone.bytes.to_le_bytes());
+    payload.copy_from_slice(&encode_tombstone(tombstone));
     header.copy_from_slice(&Header { number, seq: seq.get(), kind: None }.encode(offset, xxh3_64(payload)));
     record
-}
-
-/// Returns `None` if `payload` has the wrong size.
-fn decode_tombstone(payload: &[u8]) -> Option<Tombstone> {
-    (payload.len() == TOMBSTONE_BYTES).then(|| Tombstone { hash: u64_at(payload, 0), bytes: u32_at(payload, 8) })
 }
 
 #[cfg(test)]

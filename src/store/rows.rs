@@ -4,10 +4,10 @@
 //! bytes is the order of the numbers.
 //! Offsets are INTEGERKEY keys in the byte order of the machine.
 
-use crate::model::{Chain, Error, Offset, Result};
+use crate::model::{Chain, Error, Offset, Result, Tombstone};
 
-/// The format that this program reads and writes.
-pub const FORMAT: u32 = 1;
+/// The format that this program writes. It also reads format 1.
+pub const FORMAT: u32 = 2;
 /// The maximum number of entries of one run. It limits the work to compute the chain at an entry from the chain before its
 /// run.
 pub const RUN_ENTRIES_MAX: u32 = 1024;
@@ -91,6 +91,64 @@ impl RunRow {
     }
 }
 
+/// A row of `packs`: a pack that belongs to the log.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct PackRow {
+    /// The offset of the first entry. It is the key.
+    pub first: Offset,
+    /// The number of entries, at least 1.
+    pub entries: u64,
+    /// The length of the file.
+    pub file_bytes: u64,
+    /// The number of times that the pack was written again. It is part of the file name.
+    pub generation: u32,
+}
+
+impl PackRow {
+    pub fn encode(&self) -> [u8; 20] {
+        let mut row = [0; 20];
+        row[..8].copy_from_slice(&self.entries.to_le_bytes());
+        row[8..16].copy_from_slice(&self.file_bytes.to_le_bytes());
+        row[16..].copy_from_slice(&self.generation.to_le_bytes());
+        row
+    }
+
+    pub fn decode(first: Offset, row: &[u8]) -> Result<Self> {
+        if row.len() != 20 || u64_at(row, 0) == 0 {
+            return Err(bad_row("packs"));
+        }
+        Ok(Self { first, entries: u64_at(row, 0), file_bytes: u64_at(row, 8), generation: u32_at(row, 16) })
+    }
+
+    /// The name of the file.
+    pub fn file_name(&self) -> String {
+        match self.generation {
+            0 => format!("{:020}.pack", self.first.0),
+            generation => format!("{:020}-{generation}.pack", self.first.0),
+        }
+    }
+
+    /// The offset of the last entry.
+    pub fn last(&self) -> Offset {
+        Offset(self.first.0.saturating_add(self.entries - 1))
+    }
+}
+
+/// A tombstone as bytes: its hash (8 bytes) and length (4 bytes).
+pub const TOMBSTONE_BYTES: usize = 12;
+
+pub fn encode_tombstone(tombstone: Tombstone) -> [u8; TOMBSTONE_BYTES] {
+    let mut row = [0; TOMBSTONE_BYTES];
+    row[..8].copy_from_slice(&tombstone.hash.to_le_bytes());
+    row[8..].copy_from_slice(&tombstone.bytes.to_le_bytes());
+    row
+}
+
+/// Returns `None` if `row` has the wrong size.
+pub fn decode_tombstone(row: &[u8]) -> Option<Tombstone> {
+    (row.len() == TOMBSTONE_BYTES).then(|| Tombstone { hash: u64_at(row, 0), bytes: u32_at(row, 8) })
+}
+
 /// The error for a key or value that has the wrong size.
 pub fn bad_row(table: &str) -> Error {
     Error::Corrupt(format!("a row of the table {table} has the wrong size"))
@@ -104,6 +162,6 @@ pub fn u64_at(bytes: &[u8], at: usize) -> u64 {
     u64::from_le_bytes(bytes[at..at + 8].try_into().expect("8 bytes"))
 }
 
-fn u128_at(bytes: &[u8], at: usize) -> u128 {
+pub fn u128_at(bytes: &[u8], at: usize) -> u128 {
     u128::from_le_bytes(bytes[at..at + 16].try_into().expect("16 bytes"))
 }

@@ -6,7 +6,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use super::Log;
 use super::files::{identity, space};
 use super::lmdb::WriteTxn;
-use super::records::{HEADER_BYTES, Header, check_record, encode_deleted};
+use super::records::{HEADER_BYTES, Header, Record, Records, encode_deleted};
 use super::rows::{FeedRow, RUN_ENTRIES_MAX, RunRow};
 use crate::model::{Chain, Entry, Error, FEEDS_MAX, HashedEntry, Offset, PeerId, Result, Seq, Tombstone};
 
@@ -23,6 +23,7 @@ pub struct Committed {
 pub struct Writer<'l> {
     log: &'l Log,
     txn: WriteTxn<'l>,
+    records: Records,
     /// The feeds that this transaction has used.
     feeds: Vec<UsedFeed>,
     index_of: HashMap<PeerId, usize>,
@@ -70,6 +71,7 @@ impl Log {
         Ok(Writer {
             log: self,
             txn,
+            records: Records::new(self.dir()),
             feeds: Vec::new(),
             index_of: HashMap::new(),
             local: None,
@@ -145,7 +147,7 @@ impl Writer<'_> {
         self.save_runs()?;
         let offset = self.txn.offset_of(peer.as_str(), row, seq)?;
         let offset = offset.ok_or_else(|| Error::Corrupt(format!("the log has no entry {seq} of {peer}")))?;
-        Ok(self.entry_at(offset)?.tombstone())
+        self.records.get(&self.txn, offset, |record| Ok(record.entry.tombstone()))
     }
 
     /// Deletes the bytes of one entry and returns its hash and length. Returns `None` if the log does not hold the entry.
@@ -157,12 +159,16 @@ impl Writer<'_> {
         let Some(feed) = PeerId::new(peer).ok().map(|peer| self.find_feed(&peer)).transpose()?.flatten() else { return Ok(None) };
         let row = self.feeds[feed].row;
         let Some(offset) = self.txn.offset_of(peer, row, seq)? else { return Ok(None) };
-        let entry = self.entry_at(offset)?;
-        let tombstone = entry.tombstone();
-        if let Entry::Deleted(_) = entry.entry() {
+        let entry = |record: Record<'_>| Ok((record.entry.tombstone(), matches!(record.entry.entry(), Entry::Deleted(_))));
+        let (tombstone, is_deleted) = self.records.get(&self.txn, offset, entry)?;
+        if is_deleted {
             return Ok(Some(tombstone));
         }
-        self.txn.replace_record(offset, &encode_deleted(offset, row.number, seq, tombstone))?;
+        if offset <= self.txn.sealed_end()? {
+            self.txn.set_deleted(offset, tombstone)?;
+        } else {
+            self.txn.replace_record(offset, &encode_deleted(offset, row.number, seq, tombstone))?;
+        }
         self.changed = true;
         Ok(Some(tombstone))
     }
@@ -239,7 +245,9 @@ impl Writer<'_> {
             let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
             self.txn.append_time(self.first_offset, u64::try_from(now).unwrap_or(u64::MAX))?;
         }
-        self.txn.commit()
+        // At most two pages for the bytes of one, and four changed pages for each feed.
+        let pages_bytes = 2 * self.entry_bytes + self.feeds.len() as u64 * (16 << 10);
+        self.log.env.commit(self.txn, pages_bytes)
     }
 
     /// The index of a feed, or `None` if it is unknown.
@@ -325,11 +333,6 @@ impl Writer<'_> {
             }
         }
         Ok(())
-    }
-
-    fn entry_at(&self, offset: Offset) -> Result<HashedEntry<'_>> {
-        let record = self.txn.record(offset)?.ok_or(Error::Checksum(offset))?;
-        check_record(offset, record).map(|record| record.entry)
     }
 }
 

@@ -1,6 +1,7 @@
 //! One file for each command: its help, its arguments and its run.
 
 mod append;
+mod compact;
 mod del;
 mod entry;
 mod heads;
@@ -27,7 +28,7 @@ struct Subcommand {
 }
 
 /// All commands, in the order of the help.
-const SUBCOMMANDS: [Subcommand; 11] = [
+const SUBCOMMANDS: [Subcommand; 12] = [
     Subcommand { name: "init", command: init::command, run: init::run },
     Subcommand { name: "append", command: append::command, run: append::run },
     Subcommand { name: "read", command: read::command, run: read::run },
@@ -37,6 +38,7 @@ const SUBCOMMANDS: [Subcommand; 11] = [
     Subcommand { name: "write", command: write::command, run: write::run },
     Subcommand { name: "heads", command: heads::command, run: heads::run },
     Subcommand { name: "replicate", command: replicate::command, run: replicate::run },
+    Subcommand { name: "compact", command: compact::command, run: compact::run },
     Subcommand { name: "id", command: id::command, run: id::run },
     Subcommand { name: "info", command: info::command, run: info::run },
 ];

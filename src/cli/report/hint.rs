@@ -78,6 +78,11 @@ pub fn parsing_hint(answer: &clap::Error, command: Option<&str>) -> Option<&'sta
     }
 }
 
+/// The text if old entries could not be sealed, because of `err`. They are in the log nevertheless.
+pub fn not_sealed(err: &str) -> String {
+    format!("old entries cannot be sealed into packs, so data.mdb grows: {err}")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -65,6 +65,7 @@ pub fn notice(notice: Notice) -> String {
                 .into()
         }
         Notice::Polling(limit) => hint::polling(limit),
+        Notice::NotSealed(err) => hint::not_sealed(&err),
     }
 }
 

@@ -1,22 +1,29 @@
 //! The data file of LMDB: whether it is complete, and its size on the disk.
 //!
-//! Rows are added and replaced, never removed. LMDB then writes every page that its meta page counts, so a shorter data file
-//! was truncated.
+//! A data file that is shorter than its meta page says was truncated. LMDB writes every page that its meta page counts as long as
+//! no rows are removed. After the first removal it may count pages at the end that it has not written, so every commit makes
+//! the file long enough before ([`lengthen`]).
 
-use std::fs::File;
+use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-use super::{created, file};
-use crate::model::{Error, Result};
+use nix::errno::Errno;
+
+use super::{created, directory, file};
+use crate::model::{Error, Result, is_full};
 use crate::store::notify;
 
 /// The file in the directory of a log.
 pub const FILE_NAME: &str = "data.mdb";
+/// A new data file that is not complete yet.
+pub const NEW_FILE_NAME: &str = "data.mdb.new";
 
 /// The number of bytes that are read of a meta page.
 const META_BYTES: usize = 152;
+/// The position of the transaction number in a meta page.
+const META_TXN_AT: u64 = 144;
 /// LMDB writes its two meta pages first. This is their length with the smallest page size.
 const BYTES_MIN: u64 = 8192;
 const LMDB_MAGIC: u32 = 0xbeef_c0de;
@@ -138,7 +145,53 @@ fn read_meta_page(file: &File, at: u64) -> io::Result<Option<(u64, MetaPage)>> {
     if u32_at(16) != LMDB_MAGIC {
         return Ok(None);
     }
-    Ok(Some((u64::from(u32_at(40)), MetaPage { last_page: u64_at(136), txn: u64_at(144) })))
+    Ok(Some((u64::from(u32_at(40)), MetaPage { last_page: u64_at(136), txn: u64_at(META_TXN_AT as usize) })))
+}
+
+/// Makes the data file at least `bytes` long, without using space. The caller must hold the lock for writing.
+///
+/// # Errors
+/// [`Error::DiskFull`] if the file may not be so long.
+pub fn lengthen(dir: &Path, bytes: u64) -> Result<()> {
+    let path = dir.join(FILE_NAME);
+    let fail = |err| Error::io(format!("{} cannot be made longer", path.display()), err);
+    if path.metadata().map_err(fail)?.len() >= bytes {
+        return Ok(());
+    }
+    match OpenOptions::new().write(true).open(&path).and_then(|file| file.set_len(bytes)) {
+        Err(err) if err.raw_os_error().is_some_and(|code| is_full(Errno::from_raw(code))) => Err(Error::DiskFull(err)),
+        lengthened => lengthened.map_err(fail),
+    }
+}
+
+/// Replaces the data file by the file that `write` writes. No process may have the log open.
+///
+/// `write` receives the path of the new file, which is empty and has the right owner, and must make it durable. If the power
+/// fails before the new file has its name, the old file is unchanged, and the next call empties the new file.
+pub fn replace(dir: &Path, write: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+    let new = dir.join(NEW_FILE_NAME);
+    let fail = |err| Error::io(format!("{} cannot be written", new.display()), err);
+    let file = file::open_or_create(dir, NEW_FILE_NAME)?;
+    let written = file.set_len(0).map_err(fail).and_then(|()| write(&new));
+    let replaced = written.and_then(|()| fs::rename(&new, dir.join(FILE_NAME)).map_err(fail));
+    if replaced.is_err() {
+        fs::remove_file(&new).ok();
+    }
+    replaced.and_then(|()| directory::sync_names(dir))
+}
+
+/// Adds `count` to the numbers of the two last transactions in the data file `path`, which no process may have open, and
+/// makes the file durable.
+pub fn raise_numbers(path: &Path, count: u64) -> Result<()> {
+    let fail = |err| Error::io(format!("{} cannot be written", path.display()), err);
+    let file = OpenOptions::new().read(true).write(true).open(path).map_err(fail)?;
+    let (mut at, missing) = (0, || Error::Corrupt(format!("{} has no meta page", path.display())));
+    for _ in 0..2 {
+        let (page_bytes, meta) = read_meta_page(&file, at).map_err(fail)?.ok_or_else(missing)?;
+        file.write_all_at(&(meta.txn + count).to_ne_bytes(), at + META_TXN_AT).map_err(fail)?;
+        at = page_bytes;
+    }
+    file.sync_all().map_err(fail)
 }
 
 /// The disk space of the data file, in bytes.

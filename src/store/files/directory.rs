@@ -7,10 +7,11 @@ use std::path::{Path, PathBuf};
 
 use super::{created, data, lock};
 use crate::model::{Error, Result};
-use crate::store::notify;
+use crate::store::{notify, pack};
 
 /// All names in the directory of a log.
-const LOG_NAMES: [&str; 4] = [data::FILE_NAME, lock::FILE_NAME, notify::FILE_NAME, created::FILE_NAME];
+const LOG_NAMES: [&str; 6] =
+    [data::FILE_NAME, data::NEW_FILE_NAME, lock::FILE_NAME, notify::FILE_NAME, created::FILE_NAME, pack::DIR_NAME];
 
 /// A directory that a new file system has.
 const LOST_AND_FOUND: &str = "lost+found";
@@ -67,10 +68,11 @@ pub fn sync(dir: &Path, created: &[PathBuf]) -> Result<()> {
         .map(PathBuf::as_path)
         .chain([dir])
         .filter_map(|dir| fs::canonicalize(dir).ok()?.parent().map(Path::to_path_buf));
-    for dir in parents.chain([dir.to_path_buf()]) {
-        File::open(&dir)
-            .and_then(|dir| dir.sync_all())
-            .map_err(|err| Error::io(format!("{} cannot be synced", dir.display()), err))?;
-    }
-    Ok(())
+    parents.chain([dir.to_path_buf()]).try_for_each(|dir| sync_names(&dir))
+}
+
+/// Makes the names in `dir` durable.
+pub fn sync_names(dir: &Path) -> Result<()> {
+    let synced = File::open(dir).and_then(|dir| dir.sync_all());
+    synced.map_err(|err| Error::io(format!("{} cannot be synced", dir.display()), err))
 }

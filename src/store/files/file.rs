@@ -1,12 +1,12 @@
-//! Opens one file of a log.
+//! Opens one file of a log, and creates the directory of its packs.
 //!
 //! Other users may be allowed to write in the directory. A symbolic link there could lead to any file that this user may
 //! write, and the open of a FIFO waits. So only regular files are opened, and only files of users that the owner of the
 //! directory trusts.
 
-use std::fs::{self, File, Metadata, OpenOptions};
+use std::fs::{self, DirBuilder, File, Metadata, OpenOptions};
 use std::io::ErrorKind;
-use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::Path;
 
 use nix::fcntl::OFlag;
@@ -18,6 +18,10 @@ use crate::model::{Error, Result};
 const MODE: u32 = 0o600;
 /// The mode of a new file that a group shares.
 const SHARED_MODE: u32 = 0o660;
+/// The mode of a new directory.
+const DIR_MODE: u32 = 0o700;
+/// The mode of a new directory that a group shares: new files in it get its group.
+const SHARED_DIR_MODE: u32 = 0o2770;
 /// The group may write.
 const GROUP_WRITE: u32 = 0o020;
 
@@ -44,7 +48,7 @@ pub fn open_or_create(dir: &Path, name: &str) -> Result<File> {
         }
         match options.clone().create_new(true).open(&path) {
             Ok(file) => {
-                share(&file, &about_dir(dir)?).map_err(|err| fail("shared with the group of the directory", err))?;
+                share(&file, &about_dir(dir)?, SHARED_MODE).map_err(|err| fail("shared with the group of the directory", err))?;
                 return Ok(file);
             }
             // Another process has created it.
@@ -52,6 +56,33 @@ pub fn open_or_create(dir: &Path, name: &str) -> Result<File> {
             Err(err) => return Err(fail("created", err)),
         }
     }
+}
+
+/// Creates the directory `name` in `dir` if it does not exist. Returns whether it was created.
+///
+/// # Errors
+/// [`Error::NotADirectory`] if the name belongs to something else, or to another user's directory.
+pub fn create_dir(dir: &Path, name: &str) -> Result<bool> {
+    let path = dir.join(name);
+    let fail = |doing: &str, err| Error::io(format!("{} cannot be {doing}", path.display()), err);
+    let is_new = match DirBuilder::new().mode(DIR_MODE).create(&path) {
+        Ok(()) => true,
+        Err(err) if err.kind() == ErrorKind::AlreadyExists => false,
+        Err(err) => return Err(fail("created", err)),
+    };
+    let about = fs::symlink_metadata(&path).map_err(|err| fail("opened", err))?;
+    let about_dir = about_dir(dir)?;
+    if !about.is_dir() {
+        return Err(Error::NotADirectory(path));
+    }
+    if !is_trusted(&about, &about_dir, geteuid().as_raw()) {
+        return Err(Error::UntrustedOwner(path, about.uid()));
+    }
+    if is_new {
+        let opened = File::open(&path).and_then(|new| share(&new, &about_dir, SHARED_DIR_MODE));
+        opened.map_err(|err| fail("shared with the group of the directory", err))?;
+    }
+    Ok(is_new)
 }
 
 /// Between the check and the open, a file may be replaced by a symbolic link or a FIFO.
@@ -111,15 +142,15 @@ fn is_trusted(file: &Metadata, dir: &Metadata, user: u32) -> bool {
     [0, user, dir.uid()].contains(&file.uid()) || by_group
 }
 
-/// Gives a new file the owner and the mode with which the users of the directory can use it. The directory decides, and not
+/// Gives a new file the owner, and `shared_mode` if a group shares the directory. With them the users of the directory can use it. The directory decides, and not
 /// the umask of the user who happens to create the file.
-fn share(file: &File, dir: &Metadata) -> std::io::Result<()> {
+fn share(file: &File, dir: &Metadata, shared_mode: u32) -> std::io::Result<()> {
     if geteuid().is_root() && dir.uid() != 0 {
         // A container may lack the permission. Then the file stays with root.
         fchown(file, Some(dir.uid()), Some(dir.gid())).ok();
     }
     if dir.mode() & GROUP_WRITE != 0 && file.metadata()?.gid() == dir.gid() {
-        file.set_permissions(fs::Permissions::from_mode(SHARED_MODE))?;
+        file.set_permissions(fs::Permissions::from_mode(shared_mode))?;
     }
     Ok(())
 }

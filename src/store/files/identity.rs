@@ -55,11 +55,19 @@ impl From<&Metadata> for FileId {
     }
 }
 
+/// Gives the clone marker of the data file `new`, which will replace that of the log in `dir`, to `set`.
+pub fn move_marker(_dir: &Path, new: &Path, set: impl FnOnce([u8; 16]) -> Result<()>) -> Result<()> {
+    set(marker_of(new)?)
+}
+
 /// The clone marker of the log in `dir`: device and inode of its data file, 8 bytes each. If the data file later has a
 /// different marker, the log was copied or restored.
 pub fn clone_marker(dir: &Path) -> Result<[u8; 16]> {
-    let path = dir.join(data::FILE_NAME);
-    let file = FileId::of(&path).map_err(|err| Error::io(format!("{} cannot be read", path.display()), err))?;
+    marker_of(&dir.join(data::FILE_NAME))
+}
+
+fn marker_of(path: &Path) -> Result<[u8; 16]> {
+    let file = FileId::of(path).map_err(|err| Error::io(format!("{} cannot be read", path.display()), err))?;
     let mut marker = [0; 16];
     marker[..8].copy_from_slice(&file.device.to_le_bytes());
     marker[8..].copy_from_slice(&file.inode.to_le_bytes());

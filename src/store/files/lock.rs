@@ -32,6 +32,7 @@ const OPEN: i64 = 0;
 /// The bytes that this program locks. They are above the bytes that LMDB locks: one for each process number.
 const OPENING: i64 = 1 << 30;
 const WRITING: i64 = OPENING + 1;
+const SEALING: i64 = OPENING + 2;
 
 /// The lock file of a log, open. Drop this after LMDB has closed the log: a close of any descriptor of the file releases all
 /// locks that LMDB holds for this process.
@@ -42,6 +43,7 @@ pub struct LockFile {
     file: File,
     opening: Mutex<()>,
     writing: Mutex<()>,
+    sealing: Mutex<()>,
 }
 
 /// A lock that is held until this value is dropped. Other processes and other threads of this process wait.
@@ -61,7 +63,7 @@ impl LockFile {
     /// Opens the file, and creates it if it is missing.
     pub fn open(dir: &Path) -> Result<Self> {
         let file = file::open_or_create(dir, FILE_NAME)?;
-        Ok(Self { file, opening: Mutex::new(()), writing: Mutex::new(()) })
+        Ok(Self { file, opening: Mutex::new(()), writing: Mutex::new(()), sealing: Mutex::new(()) })
     }
 
     /// Waits until no other process opens the log.
@@ -75,9 +77,24 @@ impl LockFile {
 
     /// As [`LockFile::wait_to_open`], but returns `None` instead of waiting.
     pub fn try_to_open(&self) -> Option<Turn<'_>> {
-        let thread = self.opening.try_lock().ok()?;
-        fcntl(&self.file, FcntlArg::F_OFD_SETLK(&range(OPENING, libc::F_WRLCK))).ok()?;
-        Some(Turn { file: &self.file, byte: OPENING, _thread: thread })
+        self.try_lock(OPENING, &self.opening)
+    }
+
+    /// The lock for sealing. Returns `None` instead of waiting if another process or thread seals.
+    pub fn try_to_seal(&self) -> Option<Turn<'_>> {
+        self.try_lock(SEALING, &self.sealing)
+    }
+
+    /// Whether no process has the log open. The caller must hold the lock for opening, and must not have the log open: as long
+    /// as it holds the lock, no process opens the log.
+    pub fn is_unused(&self) -> bool {
+        is_unlocked(&self.file, OPEN)
+    }
+
+    fn try_lock<'a>(&'a self, byte: i64, thread: &'a Mutex<()>) -> Option<Turn<'a>> {
+        let thread = thread.try_lock().ok()?;
+        fcntl(&self.file, FcntlArg::F_OFD_SETLK(&range(byte, libc::F_WRLCK))).ok()?;
+        Some(Turn { file: &self.file, byte, _thread: thread })
     }
 
     /// Waits until no other process writes.
@@ -134,9 +151,8 @@ impl UnusableLockFile {
     /// # Errors
     /// [`Error::InUseElsewhere`] if a process has it open.
     pub fn check_unused(&self) -> Result<()> {
-        let mut lock = range(OPEN, libc::F_WRLCK);
         let is_unused = match &self.file {
-            Some(file) => fcntl(file, FcntlArg::F_OFD_GETLK(&mut lock)).is_ok() && i32::from(lock.l_type) == libc::F_UNLCK,
+            Some(file) => is_unlocked(file, OPEN),
             None => !file::check(&self.dir, FILE_NAME)?,
         };
         if is_unused { Ok(()) } else { Err(Error::InUseElsewhere(self.dir.clone())) }
@@ -211,6 +227,12 @@ impl OpenFiles {
     pub fn are_unchanged(&self) -> bool {
         self.0.iter().all(|(path, id)| FileId::of_name(path).ok() == *id)
     }
+}
+
+/// Whether no other open file has a lock on this byte.
+fn is_unlocked(file: &File, byte: i64) -> bool {
+    let mut lock = range(byte, libc::F_WRLCK);
+    fcntl(file, FcntlArg::F_OFD_GETLK(&mut lock)).is_ok() && i32::from(lock.l_type) == libc::F_UNLCK
 }
 
 /// One byte of the lock file, for fcntl(2).

@@ -76,6 +76,11 @@ impl SharedEnv {
         self.env.info().map(|info| info.last_txnid() as u64)
     }
 
+    /// The length of all pages of the data file, in bytes.
+    pub fn pages_bytes(&self) -> lmdb::Result<u64> {
+        Ok((self.env.info()?.last_pgno() as u64 + 1) * u64::from(self.env.stat()?.page_size()))
+    }
+
     /// Begins a write transaction. Waits until other writers have ended their transactions.
     pub fn begin_write(&self) -> lmdb::Result<RwTransaction<'_>> {
         self.env.begin_rw_txn()
@@ -226,6 +231,12 @@ impl UnsharedEnv {
         self.0.newest_txn()
     }
 
+    /// The number of pages in the data file, the number of free ones among them, and the length of a page in bytes.
+    pub fn pages(&self) -> lmdb::Result<(u64, u64, u64)> {
+        let (pages, free) = (self.0.env.info()?.last_pgno() + 1, self.0.env.freelist()?);
+        Ok((pages as u64, free as u64, u64::from(self.0.env.stat()?.page_size())))
+    }
+
     /// The names of the first `max` tables, read in their order in the file: names that LMDB does not find are among them too.
     pub fn table_names(&self, max: usize) -> lmdb::Result<Vec<Vec<u8>>> {
         let txn: RoTransaction<'_> = self.0.env.begin_ro_txn()?;
@@ -240,6 +251,16 @@ impl UnsharedEnv {
             op = sys::MDB_NEXT;
         }
         Ok(names)
+    }
+
+    /// Begins a read transaction.
+    pub fn begin_read(&self) -> lmdb::Result<RoTransaction<'_>> {
+        self.0.env.begin_ro_txn()
+    }
+
+    /// Begins a write transaction.
+    pub fn begin_write(&self) -> lmdb::Result<RwTransaction<'_>> {
+        self.0.begin_write()
     }
 
     /// Opens tables, and creates the missing ones, in one write transaction. The handles are valid after it is committed.
@@ -317,6 +338,11 @@ impl<'e> AppendTxn<'e> {
     /// Adds or replaces a row of any table.
     pub fn set(&mut self, table: Database, key: &[u8], value: &[u8], flags: WriteFlags) -> lmdb::Result<()> {
         self.txn.put(table, &key, &value, flags)
+    }
+
+    /// Removes a row of any table.
+    pub fn remove(&mut self, table: Database, key: &[u8]) -> lmdb::Result<()> {
+        self.txn.del(table, &key, None)
     }
 
     /// Appends a row after the last one. Its value is `header` and then `payload`.

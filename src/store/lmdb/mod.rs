@@ -3,18 +3,20 @@
 //! Values that leave this module are copied, or borrowed from the transaction that read them. So no reference can dangle.
 //! No lmdb-rkv iterator is used, because it may outlive its cursor. No slice of a write cursor leaves its function.
 //!
-//! Rows are added and replaced, never removed: `files::data` relies on it to detect a truncated data file.
+//! Rows are removed only from logs that have packs or a floor: see [`Env::commit`].
 //!
 //! | file | content |
 //! |---|---|
-//! | `tables` | transactions, and the rows of the six tables |
+//! | `tables` | transactions, and the rows of the tables |
 //! | `error` | LMDB's errors, with explanations |
 //! | `ffi` | every call of LMDB that needs `unsafe` |
+//! | `rewrite` | writes the data file again without its free pages |
 //! | `prefetch` | a hint to the processor, which needs `unsafe` too |
 
 mod error;
 mod ffi;
 mod prefetch;
+mod rewrite;
 mod tables;
 
 use std::path::{Path, PathBuf};
@@ -28,12 +30,17 @@ use super::files::{data, space};
 use crate::model::{Error, Result};
 use error::{lmdb_error, read_error, write_error};
 use ffi::{SAME_PROCESS_ID, SharedEnv, Snapshot, UnsharedEnv, continues_newest_commit, sees_newest_commit};
+pub use lmdb::Transaction;
+pub use rewrite::{Shrunk, shrink};
 use tables::Tables;
-pub use tables::{ReadTxn, WriteTxn};
+pub use tables::{ReadTxn, Txn, WriteTxn};
 
 /// The maximum size of the memory map, in bytes: 1 TiB of address space. Less if the address space is limited.
 const MAP_BYTES_MAX: usize = 1 << 40;
 const MAP_BYTES_MIN: usize = 1 << 20;
+
+/// The data file is this much longer than its pages, in bytes: more than a transaction adds, apart from what its caller counts.
+const TAIL_BYTES: u64 = 32 << 20;
 
 /// Free the slots of dead readers in every N-th write transaction.
 const WRITES_PER_READER_CHECK: u32 = 64;
@@ -189,6 +196,29 @@ impl Env {
         let txn = WriteTxn::new(txn, self.tables()?, &self.dir, self.map_bytes, turn)?;
         let (last, stored) = (txn.number() - 1, txn.stored_number()?);
         if stored.is_none_or(|stored| stored == last) { Ok(txn) } else { Err(self.mixed(last, stored)) }
+    }
+
+    /// Makes a transaction durable and visible. `bytes`: at least the length of the pages that it may have added. Returns its
+    /// number.
+    ///
+    /// If rows were ever removed, LMDB may count pages at the end of the file that it does not write. Then the file would look
+    /// truncated. So it is made longer before, without using space.
+    pub fn commit(&self, txn: WriteTxn<'_>, bytes: u64) -> Result<u64> {
+        if txn.has_removed_rows()? {
+            let used = self.env.pages_bytes().map_err(|err| write_error(&self.dir, err, self.map_bytes))?;
+            data::lengthen(&self.dir, used + bytes + TAIL_BYTES)?;
+        }
+        txn.commit()
+    }
+
+    /// Whether the tables are those of the newest format.
+    pub fn is_newest(&self) -> bool {
+        self.tables.is_some_and(|tables| tables.are_newest())
+    }
+
+    /// The lock for sealing; `None` if another process or thread has it. The log must be open for writing.
+    pub fn try_to_seal(&self) -> Option<Turn<'_>> {
+        self.locks.usable()?.try_to_seal()
     }
 }
 

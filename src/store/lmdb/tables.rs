@@ -1,4 +1,4 @@
-//! Transactions, and the rows of the six tables. The format is described in scuttleup-store(5).
+//! Transactions, and the rows of the tables. The format is described in scuttleup-store(5).
 
 use std::ops::{ControlFlow, Deref};
 use std::path::Path;
@@ -9,9 +9,9 @@ use lmdb_sys as sys;
 use super::error::{read_error, write_error};
 use super::ffi::{self, AppendTxn, Snapshot};
 use super::prefetch::prefetch_next;
-use crate::model::{Error, Offset, PeerId, Printable, Result, Seq};
+use crate::model::{Error, Offset, PeerId, Printable, Result, Seq, Tombstone};
 use crate::store::files::lock::Turn;
-use crate::store::rows::{FeedRow, RunRow, bad_row};
+use crate::store::rows::{FeedRow, PackRow, RunRow, bad_row, decode_tombstone, encode_tombstone};
 
 /// The handles of the tables.
 #[derive(Clone, Copy)]
@@ -22,10 +22,19 @@ pub struct Tables {
     entries: Database,
     runs: Database,
     times: Database,
+    /// `None`: the log has format 1.
+    sealed: Option<SealedTables>,
+}
+
+/// The tables that format 2 has added.
+#[derive(Clone, Copy)]
+struct SealedTables {
+    packs: Database,
+    deleted: Database,
 }
 
 /// The names of the tables.
-pub const NAMES: [&str; 6] = ["meta", "peers", "numbers", "entries", "runs", "times"];
+pub const NAMES: [&str; 8] = ["meta", "peers", "numbers", "entries", "runs", "times", "packs", "deleted"];
 /// The number of tables.
 pub const COUNT: u32 = NAMES.len() as u32;
 
@@ -36,18 +45,51 @@ mod key {
     pub const ROOT: &str = "root";
     pub const CLONE: &str = "clone";
     pub const TXN: &str = "txn";
+    pub const DELETIONS: &str = "deletions";
     /// A peer id follows, so the key has at most 260 bytes. LMDB allows 511.
     pub const FORK: &str = "fork ";
 }
 
+/// The keys of the two rows that belong to the data file and not to the log.
+pub use key::{CLONE as CLONE_KEY, TXN as TXN_KEY};
+
 impl Tables {
+    /// Opens the tables of a log of any known format.
     pub fn open(open: &dyn Fn(&str) -> lmdb::Result<Database>) -> lmdb::Result<Self> {
-        Self::create(&|name, _| open(name))
+        let sealed = match (open("packs"), open("deleted")) {
+            (Ok(packs), Ok(deleted)) => Some(SealedTables { packs, deleted }),
+            (Err(lmdb::Error::NotFound), Err(lmdb::Error::NotFound)) => None,
+            (Err(err), _) | (_, Err(err)) => return Err(err),
+        };
+        Ok(Self { sealed, ..Self::of_format_1(&|name, _| open(name))? })
     }
 
     pub fn create(create: &dyn Fn(&str, DatabaseFlags) -> lmdb::Result<Database>) -> lmdb::Result<Self> {
+        let packs = create("packs", DatabaseFlags::INTEGER_KEY)?;
+        let deleted = create("deleted", DatabaseFlags::INTEGER_KEY)?;
+        Ok(Self { sealed: Some(SealedTables { packs, deleted }), ..Self::of_format_1(create)? })
+    }
+
+    /// All tables, in the same order for each log of the newest format.
+    pub fn all(&self) -> Vec<Database> {
+        let sealed = self.sealed.map(|tables| [tables.packs, tables.deleted]);
+        let tables = [self.meta, self.peers, self.numbers, self.entries, self.runs, self.times];
+        tables.into_iter().chain(sealed.into_iter().flatten()).collect()
+    }
+
+    pub fn meta(&self) -> Database {
+        self.meta
+    }
+
+    /// Whether the tables are those of the newest format.
+    pub fn are_newest(&self) -> bool {
+        self.sealed.is_some()
+    }
+
+    fn of_format_1(create: &dyn Fn(&str, DatabaseFlags) -> lmdb::Result<Database>) -> lmdb::Result<Self> {
         let (plain, by_integer) = (DatabaseFlags::empty(), DatabaseFlags::INTEGER_KEY);
         Ok(Self {
+            sealed: None,
             meta: create("meta", plain)?,
             peers: create("peers", plain)?,
             numbers: create("numbers", plain)?,
@@ -234,7 +276,8 @@ impl<T: Transaction> Txn<'_, T> {
         Ok(false)
     }
 
-    /// The record at `offset`. Does not verify its checksum.
+    /// The record at `offset`, for tests.
+    #[cfg(test)]
     pub fn record(&self, offset: Offset) -> Result<Option<&[u8]>> {
         self.found(self.txn.get(self.tables.entries, &offset.0.to_ne_bytes()))
     }
@@ -266,14 +309,89 @@ impl<T: Transaction> Txn<'_, T> {
     /// entries.
     ///
     /// # Errors
-    /// [`Error::Corrupt`] if it differs from the number of rows: then pages of different commits are mixed.
+    /// [`Error::Corrupt`] if the table of entries has not one row for each offset: then pages of different commits are mixed.
     pub fn last_offset(&self) -> Result<Offset> {
-        let last = self.found(self.cursor(self.tables.entries)?.get(None, None, sys::MDB_LAST))?;
-        let last = last.map_or(Ok(Offset::ZERO), |(key, _)| decode_offset(key))?;
+        let (first, last) = (self.first_row()?, self.end_row(self.tables.entries, sys::MDB_LAST)?.unwrap_or_default());
+        let expected = first.map_or(0, |first| (last.0 + 1).saturating_sub(first.0));
         match self.row_count(self.tables.entries)? {
-            count if count == last.0 => Ok(last),
-            count => Err(Error::Corrupt(format!("the log should hold {count} entries, but its last offset is {last}"))),
+            count if count == expected => Ok(last),
+            count => Err(Error::Corrupt(format!(
+                "data.mdb should hold {count} entries, but the last one has the offset {last} and the first one {}",
+                first.unwrap_or_default()
+            ))),
         }
+    }
+
+    /// The offset of the first row of the table of entries. Rows up to [`Txn::sealed_end`] are no longer used.
+    pub fn first_row(&self) -> Result<Option<Offset>> {
+        self.end_row(self.tables.entries, sys::MDB_FIRST)
+    }
+
+    fn end_row(&self, table: Database, end: u32) -> Result<Option<Offset>> {
+        self.found(self.cursor(table)?.get(None, None, end))?.map(|(key, _)| decode_offset(key)).transpose()
+    }
+
+    /// The bytes of the pages that hold the rows of the table of entries.
+    pub fn entries_bytes(&self) -> Result<u64> {
+        let stat = self.found(self.txn.stat(self.tables.entries))?;
+        Ok(stat.map_or(0, |stat| (stat.leaf_pages() + stat.overflow_pages()) as u64 * u64::from(stat.page_size())))
+    }
+
+    /// Whether rows were ever removed from a table.
+    pub fn has_removed_rows(&self) -> Result<bool> {
+        Ok(self.sealed_end()? > Offset::ZERO)
+    }
+
+    /// The offset of the last entry that is in a pack, [`Offset::ZERO`] if there is none.
+    pub fn sealed_end(&self) -> Result<Offset> {
+        let Some(tables) = self.tables.sealed else { return Ok(Offset::ZERO) };
+        let last = self.found(self.cursor(tables.packs)?.get(None, None, sys::MDB_LAST))?;
+        last.map_or(Ok(Offset::ZERO), |(key, row)| Ok(PackRow::decode(decode_offset(key)?, row)?.last()))
+    }
+
+    /// The pack that contains the entry at `offset`. `None` if data.mdb contains it.
+    pub fn pack_of(&self, offset: Offset) -> Result<Option<PackRow>> {
+        let Some(tables) = self.tables.sealed else { return Ok(None) };
+        if offset > self.sealed_end()? {
+            return Ok(None);
+        }
+        let cursor = self.cursor(tables.packs)?;
+        let sought = offset.0.to_ne_bytes();
+        let mut row = self.found(cursor.get(Some(&sought), None, sys::MDB_SET_RANGE))?;
+        if row.is_none_or(|(key, _)| key != Some(&sought[..])) {
+            let back = if row.is_some() { sys::MDB_PREV } else { sys::MDB_LAST };
+            row = self.found(cursor.get(None, None, back))?;
+        }
+        let pack = row.map(|(key, row)| PackRow::decode(decode_offset(key)?, row)).transpose()?;
+        let pack = pack.filter(|pack| (pack.first..=pack.last()).contains(&offset));
+        pack.ok_or_else(|| missing_record(offset)).map(Some)
+    }
+
+    /// Gives each pack to `each`, in the order of the offsets.
+    pub fn packs(&self, mut each: impl FnMut(PackRow)) -> Result<()> {
+        let Some(tables) = self.tables.sealed else { return Ok(()) };
+        let cursor = self.cursor(tables.packs)?;
+        let mut next = self.found(cursor.get(None, None, sys::MDB_FIRST))?;
+        while let Some((key, row)) = next {
+            each(PackRow::decode(decode_offset(key)?, row)?);
+            next = self.found(cursor.get(None, None, sys::MDB_NEXT))?;
+        }
+        Ok(())
+    }
+
+    /// The first entry from `from` on that was deleted after it was sealed.
+    pub fn deleted_from(&self, from: Offset) -> Result<Option<(Offset, Tombstone)>> {
+        let Some(tables) = self.tables.sealed else { return Ok(None) };
+        let row = self.cursor(tables.deleted)?.get(Some(&from.0.to_ne_bytes()), None, sys::MDB_SET_RANGE);
+        let decode = |(key, row): (Option<&[u8]>, &[u8])| {
+            Ok((decode_offset(key)?, decode_tombstone(row).ok_or_else(|| bad_row("deleted"))?))
+        };
+        self.found(row)?.map(decode).transpose()
+    }
+
+    /// The number of deletions so far.
+    pub fn deletions(&self) -> Result<u64> {
+        Ok(self.meta(key::DELETIONS)?.map_or(Some(0), |value| value.try_into().ok().map(u64::from_le_bytes)).unwrap_or(0))
     }
 
     /// The offset of an entry of the feed `row` of `peer`. `None` if the feed ends before it.
@@ -394,9 +512,60 @@ impl<'e> WriteTxn<'e> {
         appended.map_err(|err| write_error(self.txn.dir, err, self.map_bytes))
     }
 
-    /// Replaces the record at `offset`.
+    /// Replaces the record at `offset`, because the entry was deleted.
     pub fn replace_record(&mut self, offset: Offset, record: &[u8]) -> Result<()> {
-        self.set(self.tables.entries, &offset.0.to_ne_bytes(), record)
+        self.set(self.tables.entries, &offset.0.to_ne_bytes(), record)?;
+        self.count_deletion()
+    }
+
+    /// Deletes the entry at `offset`, which is in a pack.
+    pub fn set_deleted(&mut self, offset: Offset, tombstone: Tombstone) -> Result<()> {
+        let deleted = self.sealed_tables()?.deleted;
+        self.set(deleted, &offset.0.to_ne_bytes(), &encode_tombstone(tombstone))?;
+        self.count_deletion()
+    }
+
+    fn count_deletion(&mut self) -> Result<()> {
+        let deletions = self.deletions()? + 1;
+        self.set_meta(key::DELETIONS, &deletions.to_le_bytes())
+    }
+
+    /// Removes a pack.
+    pub fn remove_pack(&mut self, first: Offset) -> Result<()> {
+        let packs = self.sealed_tables()?.packs;
+        self.remove(packs, first)
+    }
+
+    /// Adds a pack, or replaces that with the same first entry.
+    pub fn set_pack(&mut self, pack: &PackRow) -> Result<()> {
+        let packs = self.sealed_tables()?.packs;
+        self.set(packs, &pack.first.0.to_ne_bytes(), &pack.encode())
+    }
+
+    fn sealed_tables(&self) -> Result<SealedTables> {
+        self.tables.sealed.ok_or_else(|| Error::Corrupt("the log has no table of packs".into()))
+    }
+
+    /// Removes the mark of [`WriteTxn::set_deleted`]: the pack contains the tombstone now.
+    pub fn clear_deleted(&mut self, offset: Offset) -> Result<()> {
+        let deleted = self.sealed_tables()?.deleted;
+        self.remove(deleted, offset)
+    }
+
+    fn remove(&mut self, table: Database, offset: Offset) -> Result<()> {
+        let removed = self.txn.txn.remove(table, &offset.0.to_ne_bytes());
+        removed.map_err(|err| write_error(self.txn.dir, err, self.map_bytes))
+    }
+
+    /// Removes up to `rows_max` rows of the table of entries, from the first one to that of `last`. Returns whether there are
+    /// more of them.
+    pub fn remove_records(&mut self, last: Offset, rows_max: u64) -> Result<bool> {
+        let Some(first) = self.first_row()? else { return Ok(false) };
+        let end = last.0.min(first.0.saturating_add(rows_max - 1));
+        for offset in first.0..=end {
+            self.remove(self.tables.entries, Offset(offset))?;
+        }
+        Ok(end < last.0)
     }
 
     /// Makes the transaction durable and visible. Returns its number, which it also stores.
