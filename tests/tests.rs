@@ -26,6 +26,7 @@ mod native_frames;
 mod native_refused;
 mod negotiation;
 mod opening;
+mod packs;
 mod pipes;
 mod progress;
 mod protocol;

@@ -30,8 +30,16 @@ pub struct Info {
     pub feeds: u64,
     /// The number of entries, including deleted entries.
     pub entries: u64,
-    /// The disk space of the data file, in bytes.
+    /// The disk space of the data file and the packs, in bytes.
     pub bytes_on_disk: u64,
+    /// The disk space of the data file, in bytes.
+    pub data_bytes: u64,
+    /// The length of all packs, in bytes.
+    pub packs_bytes: u64,
+    /// The number of packs.
+    pub packs: u64,
+    /// The number of entries in packs.
+    pub packed_entries: u64,
     /// The offset of the last entry.
     pub last_offset: Offset,
     /// The root. Logs with equal roots hold the same feeds.
@@ -227,12 +235,23 @@ impl Log {
     pub fn info(&self) -> Result<Info> {
         let txn = self.env.read()?;
         let last_offset = txn.last_offset()?;
+        let (mut packs, mut packed_entries, mut packs_bytes) = (0, 0, 0);
+        txn.packs(|row| {
+            packs += 1;
+            packed_entries += row.entries;
+            packs_bytes += row.file_bytes;
+        })?;
+        let data_bytes = data::disk_bytes(&self.dir)?;
         Ok(Info {
             forks: txn.fork_count()?,
             id: txn.local_id()?,
             feeds: txn.feed_count()?,
             entries: last_offset.0,
-            bytes_on_disk: data::disk_bytes(&self.dir)?,
+            bytes_on_disk: data_bytes + packs_bytes,
+            data_bytes,
+            packs_bytes,
+            packs,
+            packed_entries,
             last_offset,
             root: txn.root()?,
         })

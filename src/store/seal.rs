@@ -443,6 +443,29 @@ mod tests {
     }
 
     #[test]
+    fn a_pack_that_is_replaced_under_a_snapshot_is_read_in_its_new_place() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = log(dir.path());
+        log.seal_in_packs(PACK_BYTES, 0, &|| true).unwrap();
+        let (mut reader, mut offsets) = (log.reader(), Vec::new());
+        let bounds = Bounds { entries_max: usize::MAX, bytes_max: usize::MAX };
+        let last = reader.scan(Offset::ZERO, bounds, |change| {
+            if offsets.is_empty() {
+                // The snapshot is open. Only the first pack is open too.
+                assert!(log.rewrite_packs(&|| true).unwrap().unwrap() > 0);
+            }
+            offsets.push(change.offset.0);
+            Ok(ControlFlow::Continue(()))
+        });
+        assert_eq!(last.unwrap(), Offset(1000));
+        assert_eq!(offsets, (1..=1000).collect::<Vec<_>>());
+        let gone = log.dir().join(pack::DIR_NAME).join(&files(&log)[0]);
+        fs::remove_file(&gone).unwrap();
+        let missing = log.reader().scan(Offset::ZERO, bounds, |_| Ok(ControlFlow::Continue(())));
+        assert!(matches!(missing, Err(Error::PackMissing(path)) if path == gone));
+    }
+
+    #[test]
     fn only_one_process_seals() {
         let dir = tempfile::tempdir().unwrap();
         let log = log(dir.path());

@@ -22,8 +22,18 @@ pub fn run(context: &Context, _args: &ArgMatches) -> Result<Exit> {
     let mut line = b"{\"id\":".to_vec();
     ndjson::put_string(&mut line, info.id.as_str());
     let rest = format!(
-        ",\"feeds\":{},\"entries\":{},\"bytes_on_disk\":{},\"last_offset\":{},\"root\":\"{:032x}\",\"forks\":{}}}\n",
-        info.feeds, info.entries, info.bytes_on_disk, info.last_offset, info.root, info.forks
+        ",\"feeds\":{},\"entries\":{},\"bytes_on_disk\":{},\"last_offset\":{},\"root\":\"{:032x}\",\"forks\":{},\
+         \"data_bytes\":{},\"packs_bytes\":{},\"packs\":{},\"packed_entries\":{}}}\n",
+        info.feeds,
+        info.entries,
+        info.bytes_on_disk,
+        info.last_offset,
+        info.root,
+        info.forks,
+        info.data_bytes,
+        info.packs_bytes,
+        info.packs,
+        info.packed_entries
     );
     line.extend_from_slice(rest.as_bytes());
     Output::new().write(&line)?;
