@@ -205,7 +205,7 @@ fn an_older_data_file_that_is_put_back_is_refused() {
     assert_refused(&log, LOST);
     // The complete backup is a log.
     assert_eq!(read(&backup).lines().count(), 3);
-    append(&backup, "4\n");
+    Run::new(&backup).args(["-q", "append"]).stdin("4\n").stderr_has("feed of the new id own~").success();
 }
 
 #[test]
@@ -319,7 +319,9 @@ fn a_copy_under_load_is_complete_or_refused_at_every_seam() {
             assert!(count.is_none() || count == head, "seam {seam}: {count:?} entries, head {head:?}");
             assert!(count.is_none_or(|count| count >= 1200), "seam {seam}: {count:?} entries");
             refused += u64::from(count.is_none());
-            let appending = Run::new(&copy).args(["append", "--ack"]).stdin("\"new\"\n").end();
+            // The copy keeps its id, so that the append must continue its local feed.
+            let line = "$scuttleup --log \"$COPY\" id --keep >/dev/null && $scuttleup --log \"$COPY\" append --ack";
+            let appending = shell(line).env("COPY", &copy).stdin("\"new\"\n").end();
             if appending.status.success() {
                 assert_eq!(appending.printed.json()[0]["seq"].as_u64(), head.map(|head| head + 1), "seam {seam}");
             } else {

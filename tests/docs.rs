@@ -44,9 +44,11 @@ fn flags_of_help(help: &str) -> BTreeSet<String> {
     let mut flags = BTreeSet::new();
     for line in help.lines().map(str::trim_start).filter(|line| line.starts_with('-')) {
         let (shown, _) = line.split_once("  ").unwrap_or((line, ""));
+        // A value that may be missing.
+        let shown = shown.replace("[<", "<").replace(">]", ">");
         let (shown, value) = shown
             .split_once(" <")
-            .map_or((shown, String::new()), |(shown, value)| (shown, format!(" {}", value.trim_end_matches('>'))));
+            .map_or((&*shown, String::new()), |(shown, value)| (shown, format!(" {}", value.trim_end_matches('>'))));
         flags.extend(shown.split(", ").map(|flag| format!("{flag}{value}")));
     }
     flags

@@ -84,7 +84,8 @@ pub fn order(log: &Path) -> Vec<String> {
 
 /// A copy of the directory of a log.
 fn copy(from: &Path, to: &Path) {
-    shell("cp -r \"$FROM\" \"$TO\"").env("FROM", from).env("TO", to).success();
+    let line = "cp -r \"$FROM\" \"$TO\"; $scuttleup --log \"$TO\" id --keep";
+    shell(line).env("FROM", from).env("TO", to).success();
 }
 
 /// The peers whose feeds are marked as forked.

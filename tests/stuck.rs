@@ -98,7 +98,7 @@ fn a_session_with_a_copy_of_the_log_prints_a_warning() {
     let place = Place::new();
     let log = place.log("a");
     Run::new(&log).args(["append"]).stdin("1\n").success();
-    shell("cp -r \"$A\" \"$B\"").env("A", &log).env("B", place.path("b")).success();
+    shell("cp -r \"$A\" \"$B\"; $scuttleup --log \"$B\" id --keep").env("A", &log).env("B", place.path("b")).success();
     let other = place.path("b");
     let run = Run::new(&log).args(["replicate", "--once", "--", SCUTTLEUP, "-q", "--log"]).args([&other]).args(["replicate"]);
     run.stderr_has("the remote has the same id, a").success();

@@ -15,6 +15,7 @@ mod frames;
 mod harness;
 mod hostile;
 mod hostile_native;
+mod identity;
 mod input;
 mod interop;
 mod live_push;

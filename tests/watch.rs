@@ -315,7 +315,8 @@ fn a_live_reader_ends_when_overlayfs_copies_its_log_up() {
                   exec < lines; for _ in 1 2 3; do read -r line; echo \"$line\"; done; \
                   seq 4 5 | $SCUTTLEUP --log merged/log append; wait $pid || echo $?; $SCUTTLEUP --log merged/log read | wc -l";
     let run = Run::program("unshare").args(["--mount", "bash", "-ec", script]).env("SCUTTLEUP", SCUTTLEUP);
-    let printed = run.env("DISK", place.path("disk")).stderr(&format!("scuttleup: {REPLACED}\n")).success();
+    let run = run.env("DISK", place.path("disk")).stderr_has(&format!("scuttleup: {REPLACED}\n"));
+    let printed = run.stderr_has("new entries go to the feed of the new id a~").success();
     assert_eq!(printed.lines()[3..], ["1", "5"]);
 }
 

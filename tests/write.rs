@@ -231,7 +231,7 @@ fn a_fork_of_the_local_feed_gives_the_log_a_new_id() {
         let place = Place::new();
         let log = place.log("carol");
         append(&log, "1\n2\n");
-        let copy = "cp -r \"$LOG\" \"$LOG.copy\"; echo '\"left\"' | $scuttleup --log \"$LOG\" append; \
+        let copy = "cp -r \"$LOG\" \"$LOG.copy\"; $scuttleup --log \"$LOG.copy\" id --keep >&2; echo '\"left\"' | $scuttleup --log \"$LOG\" append; \
                     echo '\"right\"' | $scuttleup --log \"$LOG.copy\" append; ";
         let printed = shell(&[copy, way].concat()).env("LOG", &log).stderr_has("fork: entry 3 of carol").status(4);
         let id = Run::new(&log).args(["id"]).success().text().trim().to_owned();

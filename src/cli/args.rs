@@ -5,7 +5,7 @@ use std::num::{IntErrorKind, ParseIntError};
 use anyhow::Result;
 use clap::{Arg, ArgAction, ArgMatches};
 use scuttleup::ndjson::PayloadKeys;
-use scuttleup::{ENTRY_BYTES_MAX, Error, Seq};
+use scuttleup::{ENTRY_BYTES_MAX, Error, PeerId, Seq, is_invisible};
 
 use crate::cli::exit::Usage;
 
@@ -102,6 +102,15 @@ pub fn payload(args: &ArgMatches) -> PayloadKeys {
         (_, _, true) => PayloadKeys::Base64,
         _ => PayloadKeys::Auto,
     }
+}
+
+/// The peer id that a user gives to a log. Ids of other logs may also hold invisible characters.
+pub fn new_peer_id(id: &str) -> Result<PeerId> {
+    let id = PeerId::new(id).map_err(|err| invalid_peer_id(&err))?;
+    if id.as_str().contains(is_invisible) {
+        return Err(Usage("invalid peer id: it contains a control character or an invisible format control".into()).into());
+    }
+    Ok(id)
 }
 
 /// The error for a peer id of the command line that the library rejects.

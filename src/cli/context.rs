@@ -10,7 +10,7 @@ use clap::{Arg, ArgAction, ArgMatches, value_parser};
 use scuttleup::{Log, Offset};
 
 use crate::cli::exit::Usage;
-use crate::cli::report::diagnostics::Diagnostics;
+use crate::cli::report::diagnostics::{self, Diagnostics};
 
 /// The position of these options in the help: after the options of the command.
 const LAST: usize = 100;
@@ -37,6 +37,18 @@ impl Context {
         Ok(Self { dir: log_dir(args.get_one("log"))?, diagnostics: Diagnostics::new(args.get_flag("quiet")) })
     }
 
+    /// Opens the log for writing. If it is a copy and takes a new id, reports this.
+    pub fn open(&self) -> Result<Log> {
+        self.open_with_label("")
+    }
+
+    /// As [`Context::open`]. The report has a label, see [`diagnostics::labelled_error`].
+    pub fn open_with_label(&self, label: &str) -> Result<Log> {
+        let log = Log::open(&self.dir)?;
+        report_if_copy(label, &log);
+        Ok(log)
+    }
+
     /// Opens the log. If it does not exist, creates it and reports this.
     pub fn open_or_create(&self) -> Result<Log> {
         self.open_or_create_with_label("")
@@ -45,6 +57,7 @@ impl Context {
     /// As [`Context::open_or_create`]. The report has a label, see [`diagnostics::labelled_error`].
     pub fn open_or_create_with_label(&self, label: &str) -> Result<Log> {
         let log = Log::open_or_create(&self.dir)?;
+        report_if_copy(label, &log);
         if log.is_new() {
             // A relative path does not say where the log is, and a mistyped one is only seen in full.
             let dir = std::path::absolute(log.dir()).unwrap_or_else(|_| log.dir().to_path_buf());
@@ -59,6 +72,18 @@ impl Context {
             self.diagnostics.note(&format!("the log in {} is empty", log.dir().display()));
         }
         Ok(())
+    }
+}
+
+/// Reports a copy that has taken a new id, also with -q: this happens once, and the user may have to act.
+fn report_if_copy(label: &str, log: &Log) {
+    if let Some(old) = log.copy_of() {
+        let text = format!(
+            "this log was copied, restored from a backup, or moved from another file system: new entries go to the feed of the \
+             new id {}, and the feed of {old} stays as it is",
+            log.id()
+        );
+        diagnostics::labelled_error(label, &text);
     }
 }
 

@@ -18,6 +18,8 @@ pub enum Error {
     NoLog(PathBuf),
     /// The directory already holds a log, with this id.
     LogExists(PathBuf, PeerId),
+    /// The log holds a feed of this peer, so that the log cannot take its id.
+    KnownPeer(PeerId),
     /// The directory holds no log, but other files, so that no log is created in it. The name of one of them.
     NotEmpty(PathBuf, OsString),
     /// This process has already opened the log.
@@ -151,6 +153,10 @@ impl fmt::Display for Error {
         match self {
             Self::NoLog(dir) => write!(f, "no log in {}", dir.display()),
             Self::LogExists(dir, id) => write!(f, "{} already holds a log with id {id}", dir.display()),
+            Self::KnownPeer(id) => write!(
+                f,
+                "this log already holds a feed of {id}, and another log may append to it: choose an id that no log has had"
+            ),
             Self::NotEmpty(dir, name) => write!(
                 f,
                 "{} holds no log, but other files, such as {}: a log is only created in a new or an empty directory",

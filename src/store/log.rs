@@ -17,6 +17,8 @@ pub struct Log {
     /// `None`: the log is open for reading only.
     pub(super) notifier: Option<Notifier>,
     is_new: bool,
+    /// The id of the log before it was opened, if this process has found that the log is a copy.
+    copy_of: Option<PeerId>,
     /// Dropped last, after the environment is closed.
     _open_once: OpenOnce,
 }
@@ -49,7 +51,8 @@ pub struct Info {
 }
 
 impl Log {
-    /// Opens the log in `dir` for reading and writing.
+    /// Opens the log in `dir` for reading and writing. If it was copied or restored from a backup, it takes a new id: see
+    /// [`Log::copy_of`].
     ///
     /// ```
     /// use scuttleup::{Error, Log, PeerId};
@@ -68,7 +71,16 @@ impl Log {
     /// [`Error::NoLog`] if `dir` holds no log; [`Error::NewerFormat`], [`Error::Truncated`], [`Error::CommitsLost`] or
     /// [`Error::Corrupt`] if the log cannot be used; [`Error::Io`] if the operating system reports an error.
     pub fn open(dir: impl AsRef<Path>) -> Result<Self> {
-        Self::open_as(dir.as_ref(), true)
+        Self::open_as(dir.as_ref(), Access::Write)
+    }
+
+    /// As [`Log::open`], but the log keeps its id, because the user knows that it was moved to `dir` and that no other copy of
+    /// it is used. From now on, the log lives in `dir`.
+    ///
+    /// # Errors
+    /// As [`Log::open`].
+    pub fn open_moved(dir: impl AsRef<Path>) -> Result<Self> {
+        Self::open_as(dir.as_ref(), Access::WriteMoved)
     }
 
     /// Opens the log in `dir` for reading.
@@ -76,21 +88,21 @@ impl Log {
     /// # Errors
     /// As [`Log::open`].
     pub fn open_read_only(dir: impl AsRef<Path>) -> Result<Self> {
-        Self::open_as(dir.as_ref(), false)
+        Self::open_as(dir.as_ref(), Access::Read)
     }
 
-    fn open_as(dir: &Path, write: bool) -> Result<Self> {
+    fn open_as(dir: &Path, access: Access) -> Result<Self> {
         directory::check(dir)?;
         if !data::check(dir)? {
             return Err(Error::NoLog(dir.to_path_buf()));
         }
         let open_once = OpenOnce::new(dir)?;
-        let env = Env::open(dir, write)?;
+        let env = Env::open(dir, access != Access::Read)?;
         if !env.has_tables() {
             return Err(without_tables(dir));
         }
-        let env = if write && !env.is_newest() { upgrade(dir, env)? } else { env };
-        Self::with_env(dir, env, if write { Access::Write } else { Access::Read }, open_once)
+        let env = if access != Access::Read && !env.is_newest() { upgrade(dir, env)? } else { env };
+        Self::with_env(dir, env, access, open_once)
     }
 
     /// Opens the log in `dir`, and creates it with a random id if it does not exist: see [`Log::is_new`].
@@ -99,7 +111,7 @@ impl Log {
     /// As [`Log::open`]; [`Error::NotEmpty`] if `dir` holds no log, but other files.
     pub fn open_or_create(dir: impl AsRef<Path>) -> Result<Self> {
         match Self::open(&dir) {
-            Err(Error::NoLog(_)) => Self::create_or_open(dir.as_ref(), None),
+            Err(Error::NoLog(_)) => Self::create_or_open(dir.as_ref(), None, Access::Write),
             opened => opened,
         }
     }
@@ -109,11 +121,13 @@ impl Log {
     /// # Errors
     /// [`Error::LogExists`] if `dir` already holds a log; else as [`Log::open_or_create`].
     pub fn create(dir: impl AsRef<Path>, id: Option<PeerId>) -> Result<Self> {
-        let log = Self::create_or_open(dir.as_ref(), id)?;
+        // A log that exists stays as it is, also if it is a copy.
+        let log = Self::create_or_open(dir.as_ref(), id, Access::Read)?;
         if log.is_new { Ok(log) } else { Err(Error::LogExists(log.dir, log.id)) }
     }
 
-    fn create_or_open(dir: &Path, id: Option<PeerId>) -> Result<Self> {
+    /// Creates the log. `existing` is the access to a log that exists.
+    fn create_or_open(dir: &Path, id: Option<PeerId>, existing: Access) -> Result<Self> {
         let created_dirs = directory::create(dir)?;
         let was_created = data::check(dir)?;
         if !was_created {
@@ -128,7 +142,7 @@ impl Log {
         }
         if !env.has_tables() {
             let id = id.map_or_else(identity::random_id, Ok)?;
-            let clone_marker = identity::clone_marker(dir)?;
+            let place = env.place();
             // The names must be durable before other processes can see the log: they may acknowledge entries, which must not
             // be lost.
             directory::sync(dir, &created_dirs)?;
@@ -140,13 +154,13 @@ impl Log {
                         txn.set_format(FORMAT)?;
                         txn.set_local_id(&id)?;
                         txn.set_root(0)?;
-                        txn.set_clone_marker(&clone_marker)?;
+                        txn.set_place(place)?;
                     }
                     Ok(())
                 })
                 .map_err(|err| space::explain_failed_write(dir, err, 0))?;
         }
-        let access = if is_new { Access::Create } else { Access::Write };
+        let access = if is_new { Access::Create } else { existing };
         Self::with_env(dir, env, access, open_once)
     }
 
@@ -169,7 +183,47 @@ impl Log {
             }
             Some(Notifier::open(dir)?)
         };
-        Ok(Self { dir: dir.to_path_buf(), env, id, notifier, is_new: access == Access::Create, _open_once: open_once })
+        let is_new = access == Access::Create;
+        let mut log = Self { dir: dir.to_path_buf(), env, id, notifier, is_new, copy_of: None, _open_once: open_once };
+        if matches!(access, Access::Write | Access::WriteMoved) {
+            log.settle(access == Access::WriteMoved)?;
+        }
+        Ok(log)
+    }
+
+    /// Stores the place of the data file, if another one is stored. Then the log was copied or restored, and it takes a new id
+    /// in the same commit, unless it `keeps_id`.
+    fn settle(&mut self, keeps_id: bool) -> Result<()> {
+        let place = self.env.place();
+        if self.env.read()?.place()?.is_some_and(|stored| stored.is(place) && !stored.is_old()) {
+            return Ok(());
+        }
+        let mut writer = self.writer()?;
+        // Another process may have opened the copy first, so the row is read again.
+        let is_copy = writer.stored_place()?.is_none_or(|stored| !stored.is(place));
+        let old = writer.local_id()?;
+        let new = if is_copy && !keeps_id { Some(writer.renew_id()?) } else { None };
+        writer.set_place(place)?;
+        writer.commit()?;
+        self.copy_of = new.is_some().then(|| old.clone());
+        self.id = new.unwrap_or(old);
+        Ok(())
+    }
+
+    /// Whether the log is not at the place where it lived: it was copied, restored, or moved to another file system. The next
+    /// process that opens it for writing gives it a new id.
+    ///
+    /// # Errors
+    /// When the log cannot be read.
+    pub fn is_displaced(&self) -> Result<bool> {
+        let stored = self.env.read()?.place()?;
+        Ok(stored.is_none_or(|stored| !stored.is(self.env.place())))
+    }
+
+    /// The id that the log had before this process opened it, if the log was copied or restored from a backup. It then has
+    /// taken a new id, so that the original and the copy cannot give the same seq to different entries.
+    pub fn copy_of(&self) -> Option<&PeerId> {
+        self.copy_of.as_ref()
     }
 
     /// Calls `read` with a snapshot, and again with a new one if a pack of the snapshot was replaced or removed meanwhile.
@@ -347,6 +401,71 @@ fn without_tables(dir: &Path) -> Error {
 enum Access {
     Read,
     Write,
+    /// Write, and the place of the log is new, but its id stays.
+    WriteMoved,
     /// Write, and this process has created the tables.
     Create,
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::{self, File};
+    use std::os::unix::fs::MetadataExt;
+
+    use super::super::files::place::Place;
+    use super::*;
+
+    fn log(dir: &tempfile::TempDir) -> Log {
+        let log = Log::create(dir.path(), Some(PeerId::new("own").unwrap())).unwrap();
+        log.append(b"1").unwrap();
+        log
+    }
+
+    #[test]
+    fn a_data_file_that_was_written_anew_with_its_own_place_is_no_copy() {
+        let dir = tempfile::tempdir().unwrap();
+        let (data, new) = (dir.path().join(data::FILE_NAME), dir.path().join("data.mdb.new"));
+        let log = log(&dir);
+        let mut writer = log.writer().unwrap();
+        writer.set_place(Place::of(&File::create(&new).unwrap()).unwrap()).unwrap();
+        writer.commit().unwrap();
+        assert!(log.is_displaced().unwrap(), "until the new file is in its place");
+        drop(log);
+        fs::write(&new, fs::read(&data).unwrap()).unwrap();
+        fs::rename(&new, &data).unwrap();
+        let log = Log::open(dir.path()).unwrap();
+        assert!(log.copy_of().is_none() && log.id().as_str() == "own" && !log.is_displaced().unwrap());
+        // With the place of the old file, it is a copy.
+        drop(log);
+        fs::write(&new, fs::read(&data).unwrap()).unwrap();
+        fs::rename(&new, &data).unwrap();
+        assert!(Log::open(dir.path()).unwrap().copy_of().is_some_and(|old| old.as_str() == "own"));
+    }
+
+    #[test]
+    fn the_place_of_an_earlier_program_is_replaced_and_a_copy_of_such_a_log_takes_a_new_id() {
+        let dir = tempfile::tempdir().unwrap();
+        let about = {
+            drop(log(&dir));
+            fs::metadata(dir.path().join(data::FILE_NAME)).unwrap()
+        };
+        let old_form = |inode: u64| {
+            let env = Env::open(dir.path(), true).unwrap();
+            let mut txn = env.write().unwrap();
+            txn.set_old_place(about.dev(), inode).unwrap();
+            txn.commit().unwrap();
+        };
+        let is_old = || Env::open(dir.path(), false).unwrap().read().unwrap().place().unwrap().unwrap().is_old();
+        old_form(about.ino());
+        assert!(!Log::open_read_only(dir.path()).unwrap().is_displaced().unwrap() && is_old(), "a reader changes nothing");
+        let log = Log::open(dir.path()).unwrap();
+        assert!(log.copy_of().is_none() && log.id().as_str() == "own");
+        drop(log);
+        assert!(!is_old());
+        old_form(about.ino() + 1);
+        let log = Log::open(dir.path()).unwrap();
+        assert!(log.copy_of().is_some() && *log.id() == log.local_id().unwrap() && log.id().as_str().starts_with("own~"));
+        drop(log);
+        assert!(!is_old());
+    }
 }

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::Log;
+use super::files::place::{Place, StoredPlace};
 use super::files::{identity, space};
 use super::lmdb::WriteTxn;
 use super::records::{HEADER_BYTES, Header, Record, Records, encode_deleted};
@@ -95,17 +96,55 @@ impl Writer<'_> {
         self.txn.local_id()
     }
 
-    /// Gives the log a new random id. All later entries, of this transaction and of other writers, are appended to a new
-    /// feed. The old feed stays as a feed of another peer.
+    /// Gives the log a new id: `NAME~` and six random characters for an id that a user chose, else a random id. All later
+    /// entries, of this transaction and of other writers, are appended to a new feed. The old feed stays as a feed of another
+    /// peer.
     ///
     /// # Errors
     /// When the log cannot be written.
     pub fn renew_id(&mut self) -> Result<PeerId> {
-        let id = identity::random_id()?;
-        self.txn.set_local_id(&id)?;
+        let old = self.local_id()?;
+        loop {
+            let id = identity::next_id(&old)?;
+            if id != old && !self.txn.has_number(&id)? {
+                self.set_local_id(&id)?;
+                return Ok(id);
+            }
+        }
+    }
+
+    /// Gives the log the id `id`, as [`Writer::renew_id`]. Does nothing if this is its id.
+    ///
+    /// # Errors
+    /// [`Error::KnownPeer`] if the log holds a feed of this peer: its next seq may be in use elsewhere. When the log cannot be
+    /// written.
+    pub fn set_id(&mut self, id: &PeerId) -> Result<()> {
+        if self.local_id()? == *id {
+            return Ok(());
+        }
+        if self.txn.has_number(id)? {
+            return Err(Error::KnownPeer(id.clone()));
+        }
+        self.set_local_id(id)
+    }
+
+    fn set_local_id(&mut self, id: &PeerId) -> Result<()> {
+        self.txn.set_local_id(id)?;
         self.local = None;
         self.changed = true;
-        Ok(id)
+        Ok(())
+    }
+
+    /// Stores `place` as the place where the log lives.
+    pub(super) fn set_place(&mut self, place: Place) -> Result<()> {
+        self.txn.set_place(place)?;
+        self.changed = true;
+        Ok(())
+    }
+
+    /// The place that the log has stored.
+    pub(super) fn stored_place(&self) -> Result<Option<StoredPlace>> {
+        self.txn.place()
     }
 
     /// Adds an entry to the local feed and returns its seq.

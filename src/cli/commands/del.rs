@@ -2,7 +2,6 @@
 
 use anyhow::Result;
 use clap::{ArgMatches, Command};
-use scuttleup::Log;
 
 use crate::cli::args::{peer_and_seq, peer_and_seq_args};
 use crate::cli::context::Context;
@@ -20,7 +19,7 @@ pub fn command() -> Command {
 pub fn run(context: &Context, args: &ArgMatches) -> Result<Exit> {
     let (peer, seq) = peer_and_seq(args)?;
     let stop = Stop::on_signal()?;
-    let log = Log::open(&context.dir)?;
+    let log = context.open()?;
     if log.delete(peer, seq)?.is_none() {
         return Err(no_entry(&log, peer, seq)?);
     }

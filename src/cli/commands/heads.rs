@@ -58,7 +58,7 @@ pub fn run(context: &Context, args: &ArgMatches) -> Result<Exit> {
 fn clear_fork(context: &Context, peer: &str) -> Result<Exit> {
     let stop = Stop::on_signal()?;
     let peer = PeerId::new(peer).map_err(|err| invalid_peer_id(&err))?;
-    let log = Log::open(&context.dir)?;
+    let log = context.open()?;
     let mut writer = log.writer()?;
     if writer.clear_fork(&peer)?.is_none() {
         bail!("the feed of {peer} has no fork mark: `scuttleup heads` prints the marked feeds with \"fork\":true");

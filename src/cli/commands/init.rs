@@ -2,11 +2,11 @@
 
 use anyhow::Result;
 use clap::{Arg, ArgMatches, Command};
-use scuttleup::{Log, PeerId, is_invisible};
+use scuttleup::Log;
 
-use crate::cli::args::invalid_peer_id;
+use crate::cli::args::new_peer_id;
 use crate::cli::context::Context;
-use crate::cli::exit::{Exit, Usage};
+use crate::cli::exit::Exit;
 use crate::cli::help::epilogue;
 use crate::cli::io::signals::Stop;
 
@@ -20,10 +20,7 @@ pub fn command() -> Command {
 }
 
 pub fn run(context: &Context, args: &ArgMatches) -> Result<Exit> {
-    let id = args.get_one::<String>("id").map(|id| PeerId::new(id)).transpose().map_err(|err| invalid_peer_id(&err))?;
-    if id.as_ref().is_some_and(|id| id.as_str().contains(is_invisible)) {
-        return Err(Usage("invalid peer id: it contains a control character or an invisible format control".into()).into());
-    }
+    let id = args.get_one::<String>("id").map(|id| new_peer_id(id)).transpose()?;
     let stop = Stop::on_signal()?;
     let log = Log::create(&context.dir, id)?;
     context.diagnostics.note(&format!("created log {} with id {}", context.dir.display(), log.id()));

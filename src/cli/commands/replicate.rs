@@ -11,7 +11,7 @@ use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use scuttleup::ingest::Quota;
-use scuttleup::{Log, Mode, Options, PeerGlobs, Step, Wire};
+use scuttleup::{Mode, Options, PeerGlobs, Step, Wire};
 
 use crate::cli::args::{entry_bytes, entry_bytes_arg, flag, parse_number, parse_size};
 use crate::cli::child;
@@ -100,7 +100,8 @@ fn sync(context: &Context, args: &ArgMatches, command: Option<&[OsString]>, labe
     let stop = Stop::on_signal()?;
     stop.debounce();
     let log = match (args.get_flag("no-create"), &command) {
-        (true, _) => Log::open(&context.dir)?,
+        (true, Some(_)) => context.open()?,
+        (true, None) => context.open_with_label(label)?,
         (false, Some(_)) => context.open_or_create()?,
         (false, None) => context.open_or_create_with_label(label)?,
     };

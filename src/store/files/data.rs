@@ -168,11 +168,11 @@ pub fn lengthen(dir: &Path, bytes: u64) -> Result<()> {
 ///
 /// `write` receives the path of the new file, which is empty and has the right owner, and must make it durable. If the power
 /// fails before the new file has its name, the old file is unchanged, and the next call empties the new file.
-pub fn replace(dir: &Path, write: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+pub fn replace(dir: &Path, write: impl FnOnce(&Path, &File) -> Result<()>) -> Result<()> {
     let new = dir.join(NEW_FILE_NAME);
     let fail = |err| Error::io(format!("{} cannot be written", new.display()), err);
     let file = file::open_or_create(dir, NEW_FILE_NAME)?;
-    let written = file.set_len(0).map_err(fail).and_then(|()| write(&new));
+    let written = file.set_len(0).map_err(fail).and_then(|()| write(&new, &file));
     let replaced = written.and_then(|()| fs::rename(&new, dir.join(FILE_NAME)).map_err(fail));
     if replaced.is_err() {
         fs::remove_file(&new).ok();

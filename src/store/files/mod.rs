@@ -7,4 +7,5 @@ pub mod file;
 pub mod identity;
 pub mod lock;
 pub mod open_once;
+pub mod place;
 pub mod space;

@@ -26,6 +26,7 @@ use lmdb::{Environment, EnvironmentFlags};
 use nix::errno::Errno;
 
 use super::files::lock::{LockFile, Locks, OpenFiles, READERS_MAX, Turn};
+use super::files::place::Place;
 use super::files::{data, space};
 use crate::model::{Error, Result};
 use error::{lmdb_error, read_error, write_error};
@@ -53,6 +54,7 @@ pub struct Env {
     tables: Option<Tables>,
     map_bytes: usize,
     files: OpenFiles,
+    place: Place,
     /// The number of write transactions that this process has begun.
     writes: AtomicU32,
     /// Dropped last, after LMDB has closed the log.
@@ -71,6 +73,7 @@ impl Env {
         locks.usable().map_or(Ok(()), |file| file.reserve_blocks(write))?;
         let (env, map_bytes) = open_environment(dir, write)?;
         let files = OpenFiles::new(dir, &locks, &data)?;
+        let place = Place::of(&data)?;
         let env = UnsharedEnv::new(env).map_err(fail)?;
         // LMDB opens the files by their names.
         if !files.are_unchanged() || !files.is_data_file(env.data_file()) {
@@ -92,14 +95,23 @@ impl Env {
             return Err(Error::NotEmpty(dir.to_path_buf(), data::FILE_NAME.into()));
         }
         drop(opening);
-        Ok(Self { dir: dir.to_path_buf(), env: env.into_shared(), tables, map_bytes, files, writes: AtomicU32::new(0), locks })
+        Ok(Self {
+            dir: dir.to_path_buf(),
+            env: env.into_shared(),
+            tables,
+            map_bytes,
+            files,
+            place,
+            writes: AtomicU32::new(0),
+            locks,
+        })
     }
 
     /// Creates the missing tables and calls `fill`, in one commit. Another process may have created the log since this
     /// environment was opened; then `fill` sees its rows.
     pub fn create_tables(self, fill: impl FnOnce(&mut WriteTxn<'_>) -> Result<()>) -> Result<Self> {
         // Of these variables, the last one is dropped first.
-        let Self { dir, locks, env, map_bytes, files, writes, .. } = self;
+        let Self { dir, locks, env, map_bytes, files, place, writes, .. } = self;
         let turn = wait_to_write(&locks)?;
         let env = env.into_unshared();
         let created = env.create_tables(|create| Tables::create(create));
@@ -107,7 +119,12 @@ impl Env {
         let mut txn = WriteTxn::new(txn, tables, &dir, map_bytes, turn)?;
         fill(&mut txn)?;
         txn.commit()?;
-        Ok(Self { dir, env: env.into_shared(), tables: Some(tables), map_bytes, files, writes, locks })
+        Ok(Self { dir, env: env.into_shared(), tables: Some(tables), map_bytes, files, place, writes, locks })
+    }
+
+    /// The place of the data file.
+    pub fn place(&self) -> Place {
+        self.place
     }
 
     /// Whether the environment has tables, so that the log was created.

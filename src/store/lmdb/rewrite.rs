@@ -3,6 +3,7 @@
 //! The rows are copied one by one, and not the pages: a page may hold old bytes between its rows, for example those of a
 //! deleted entry.
 
+use std::fs::File;
 use std::path::Path;
 
 use lmdb::{Cursor, Database, Environment, EnvironmentFlags, Transaction, WriteFlags};
@@ -14,7 +15,8 @@ use super::tables::{self, Tables};
 use crate::model::Result;
 use crate::store::files::lock::LockFile;
 use crate::store::files::open_once::OpenOnce;
-use crate::store::files::{data, identity, space};
+use crate::store::files::place::Place;
+use crate::store::files::{data, space};
 
 /// Rows are copied in transactions of about this many bytes: LMDB keeps the pages of a transaction in memory.
 const COPIED_BYTES_MAX: usize = 8 << 20;
@@ -52,7 +54,8 @@ pub fn shrink(dir: &Path, always: bool) -> Result<Shrunk> {
         return Ok(Shrunk::InUse(free * page_bytes));
     }
     let before = data::disk_bytes(dir)?;
-    data::replace(dir, |new| copy(dir, &old, new)).map_err(|err| space::explain_failed_write(dir, err, pages * page_bytes))?;
+    data::replace(dir, |path, file| copy(dir, &old, path, file))
+        .map_err(|err| space::explain_failed_write(dir, err, pages * page_bytes))?;
     Ok(Shrunk::Done(before, data::disk_bytes(dir)?))
 }
 
@@ -61,8 +64,8 @@ fn open(path: &Path, flags: EnvironmentFlags) -> lmdb::Result<Environment> {
     Environment::new().set_flags(flags).set_max_dbs(tables::COUNT).set_map_size(map_bytes).open_with_permissions(path, 0o600)
 }
 
-/// Copies all rows of the log in `dir` to the empty file `path`.
-fn copy(dir: &Path, old: &UnsharedEnv, path: &Path) -> Result<()> {
+/// Copies all rows of the log in `dir` to the empty file `path`, which is open as `file`.
+fn copy(dir: &Path, old: &UnsharedEnv, path: &Path, file: &File) -> Result<()> {
     let fail = |err| lmdb_error(dir, "copied", err);
     let flags = EnvironmentFlags::NO_SUB_DIR | EnvironmentFlags::NO_LOCK | EnvironmentFlags::NO_TLS | EnvironmentFlags::NO_SYNC;
     let new = UnsharedEnv::new(open(path, flags).map_err(fail)?).map_err(fail)?;
@@ -80,9 +83,8 @@ fn copy(dir: &Path, old: &UnsharedEnv, path: &Path) -> Result<()> {
     let mut last = new.begin_write().map_err(fail)?;
     let stored = number(&last) + raised_by;
     last.put(new_tables.meta(), &tables::TXN_KEY, &stored.to_le_bytes(), WriteFlags::empty()).map_err(fail)?;
-    identity::move_marker(dir, path, |marker| {
-        last.put(new_tables.meta(), &tables::CLONE_KEY, &marker, WriteFlags::empty()).map_err(fail)
-    })?;
+    let place = Place::of(file)?.encode();
+    last.put(new_tables.meta(), &tables::PLACE_KEY, &place, WriteFlags::empty()).map_err(fail)?;
     last.commit().map_err(fail)?;
     drop(new);
     data::raise_numbers(path, raised_by)

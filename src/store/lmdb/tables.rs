@@ -11,6 +11,7 @@ use super::ffi::{self, AppendTxn, Snapshot};
 use super::prefetch::prefetch_next;
 use crate::model::{Error, Offset, PeerId, Printable, Result, Seq, Tombstone};
 use crate::store::files::lock::Turn;
+use crate::store::files::place::{Place, StoredPlace};
 use crate::store::rows::{FeedRow, PackRow, RunRow, bad_row, decode_tombstone, encode_tombstone};
 
 /// The handles of the tables.
@@ -43,7 +44,7 @@ mod key {
     pub const FORMAT: &str = "format";
     pub const ID: &str = "id";
     pub const ROOT: &str = "root";
-    pub const CLONE: &str = "clone";
+    pub const PLACE: &str = "clone";
     pub const TXN: &str = "txn";
     pub const DELETIONS: &str = "deletions";
     /// A peer id follows, so the key has at most 260 bytes. LMDB allows 511.
@@ -51,7 +52,7 @@ mod key {
 }
 
 /// The keys of the two rows that belong to the data file and not to the log.
-pub use key::{CLONE as CLONE_KEY, TXN as TXN_KEY};
+pub use key::{PLACE as PLACE_KEY, TXN as TXN_KEY};
 
 impl Tables {
     /// Opens the tables of a log of any known format.
@@ -158,6 +159,12 @@ impl<T: Transaction> Txn<'_, T> {
     pub fn root(&self) -> Result<u128> {
         let root = self.meta(key::ROOT)?.and_then(|value| value.try_into().ok());
         root.map(u128::from_le_bytes).ok_or_else(|| Error::Corrupt("the log has no root".into()))
+    }
+
+    /// The place where the log lives. `None`: the row is missing.
+    pub fn place(&self) -> Result<Option<StoredPlace>> {
+        let place = |row: &[u8]| StoredPlace::decode(row).ok_or_else(|| bad_row("meta"));
+        self.meta(key::PLACE)?.map(place).transpose()
     }
 
     /// The number of the transaction, as LMDB counts it.
@@ -479,11 +486,17 @@ impl<'e> WriteTxn<'e> {
         self.set_meta(key::ROOT, &root.to_le_bytes())
     }
 
-    pub fn set_clone_marker(&mut self, marker: &[u8; 16]) -> Result<()> {
-        self.set_meta(key::CLONE, marker)
+    pub fn set_place(&mut self, place: Place) -> Result<()> {
+        self.set_meta(key::PLACE, &place.encode())
     }
 
-    /// Sets the fork mark of a feed. `None` clears it: the row stays, because rows are never removed.
+    /// Stores a place as earlier programs do.
+    #[cfg(test)]
+    pub fn set_old_place(&mut self, device: u64, inode: u64) -> Result<()> {
+        self.set_meta(key::PLACE, &[device.to_le_bytes(), inode.to_le_bytes()].concat())
+    }
+
+    /// Sets the fork mark of a feed. `None` clears it: the row stays.
     pub fn set_fork(&mut self, peer: &PeerId, seq: Option<Seq>) -> Result<()> {
         self.set_meta(&fork_key(peer), &seq.map_or(0, Seq::get).to_le_bytes())
     }
