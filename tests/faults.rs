@@ -316,7 +316,7 @@ fn damaged_pages_end_every_command_with_a_message() {
             stderr.starts_with("scuttleup: ") && stderr.ends_with('\n'),
             "page {page}, byte {at}: {stderr}"
         );
-        faults += u32::from(stderr.contains("a memory fault: data.mdb in "));
+        faults += u32::from(stderr.contains("a memory fault: data.mdb or a pack in "));
     }
     assert!(faults > 0, "no page was read that leads to a fault");
 }
@@ -327,7 +327,7 @@ fn a_data_file_that_is_truncated_while_it_is_read_is_an_error() {
     let log = place.log("a");
     // More than the pipe and the buffers hold.
     append(&log, (0..200_000).map(|n| format!("{{\"number\":{n}}}\n")).collect::<String>());
-    let mut reading = Run::new(&log).args(["read"]).stderr_has("data.mdb in ").stderr_has("was truncated").spawn();
+    let mut reading = Run::new(&log).args(["read"]).stderr_has("data.mdb or a pack in ").stderr_has("was truncated").spawn();
     reading.line();
     fs::File::options().write(true).open(log.join("data.mdb")).and_then(|file| file.set_len(8192)).expect("it is truncated");
     assert_eq!(reading.finish().status.code(), Some(1));

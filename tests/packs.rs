@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use nix::sys::signal::Signal;
 
-use crate::harness::{Place, Run, Running, SCUTTLEUP, append, assert_equal, heads, read, root};
+use crate::harness::{Place, Run, Running, SCUTTLEUP, append, assert_equal, heads, read, root, shell};
 use crate::hostile::Random;
 
 /// A log with the feeds "a" and "b", whose entries alternate, of all kinds, with deleted entries.
@@ -299,4 +299,53 @@ fn a_log_of_format_1_is_read_and_upgraded_by_its_first_writer() {
 
 fn printed_feeds(log: &Path) -> (String, Vec<String>, String) {
     (read(log), heads(log), root(log))
+}
+
+#[test]
+fn old_entries_are_sealed_while_many_processes_use_the_log() {
+    const WRITERS: usize = 4;
+    const LINES: usize = 200_000;
+    let place = Place::new();
+    let (log, other) = (place.log("a"), place.log("b"));
+    let dir = log.to_str().expect("UTF-8");
+    let mut session = Run::new(&other).args(["-q", "replicate", "--", SCUTTLEUP, "-q", "--log", dir, "replicate"]).spawn();
+    let watch = || shell("exec $scuttleup --log \"$LOG\" watch --no-entry > /dev/null").env("LOG", &log).spawn();
+    let mut watching: Vec<_> = (0..20).map(|_| watch()).collect();
+    // About 270 bytes each: together more than the unsealed part may hold.
+    let lines = |writer: usize| {
+        let line = |n| format!("{{\"writer\":{writer},\"n\":{n},\"pad\":\"{}\"}}\n", "x".repeat(230 + n % 40));
+        (0..LINES).map(line).collect::<String>()
+    };
+    std::thread::scope(|threads| {
+        for writer in 0..WRITERS {
+            let log = &log;
+            threads.spawn(move || append(log, lines(writer)));
+        }
+    });
+    for running in &mut watching {
+        running.signal(Signal::SIGTERM);
+        assert_eq!(running.wait().status.code(), Some(143));
+    }
+    session.signal(Signal::SIGTERM);
+    session.wait();
+    let info = &Run::new(&log).args(["info"]).success().json()[0];
+    assert!(info["packs"].as_u64() > Some(0) && info["data_bytes"].as_u64() < Some(300 << 20), "{info}");
+    let printed = Run::new(&log).args(["read", "--no-entry"]).success();
+    let total = WRITERS * LINES;
+    let expected: String = (1..=total).map(|n| format!("{{\"offset\":{n},\"peer\":\"a\",\"seq\":{n}}}\n")).collect();
+    assert!(printed.text() == expected, "entries are missing or doubled");
+    Run::new(&other).args(["replicate", "--once", "--", SCUTTLEUP, "--log", dir, "replicate"]).success();
+    assert_equal(&log, &other);
+    assert_no_orphans(&log);
+}
+
+#[test]
+fn a_power_cut_loses_no_acknowledged_entry() {
+    let cuts = |args: &[&str]| {
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/power-cuts");
+        Run::program(script).args(args).env("SCUTTLEUP", SCUTTLEUP).success();
+    };
+    cuts(&["--cuts", "2"]);
+    // Without syncs, entries must be lost: then the cuts are real.
+    cuts(&["--cuts", "20", "--without-sync"]);
 }

@@ -8,16 +8,16 @@ use crate::model::{Error, Result};
 use crate::store::Log;
 
 /// Sealing begins when data.mdb holds more than this many bytes of entries, in a command that stores many entries.
-const START_BYTES: u64 = 128 << 20;
+const START_BYTES: u64 = 160 << 20;
 /// A command stores many entries when it has stored this many bytes.
 const MANY_BYTES: u64 = 16 << 20;
 /// Sealing begins in any command when data.mdb holds more than this many bytes of entries, and the command does not end before
 /// there are less.
-const LATE_BYTES: u64 = 192 << 20;
+const LATE_BYTES: u64 = 200 << 20;
 /// Sealing ends when data.mdb holds at most this many bytes of entries.
-const KEPT_BYTES: u64 = 64 << 20;
+const KEPT_BYTES: u64 = 96 << 20;
 /// No new batch is stored while data.mdb holds more than this many bytes of entries, and they can be sealed.
-const UNSEALED_BYTES_MAX: u64 = 224 << 20;
+const UNSEALED_BYTES_MAX: u64 = 232 << 20;
 /// The time after which a wait for a sealing process looks again.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 

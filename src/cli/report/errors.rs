@@ -56,7 +56,7 @@ pub fn message(err: &anyhow::Error) -> String {
 /// Makes a memory fault an error of the log in `dir`, see [`memory_fault`].
 pub fn explain_memory_faults(dir: &Path) {
     let text = format!(
-        "a memory fault: data.mdb in {} is damaged, or was truncated while this command read it: \
+        "a memory fault: data.mdb or a pack in {} is damaged, or was truncated while this command read it: \
          restore the log from a backup, or replicate it from another log into a new one",
         dir.display()
     );
