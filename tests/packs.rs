@@ -157,6 +157,15 @@ fn the_bytes_of_deleted_entries_are_in_no_file_after_compact() {
     }
     let lines = Run::new(&log).args(["read"]).success().json();
     assert_eq!(lines.iter().filter(|line| line["deleted"] == true).count(), 6);
+    // The same in a data file of which only a small part is free: its table of runs is large.
+    let line = |n: usize| format!("{{\"peer\":\"p{}\",\"seq\":{},\"entry\":{n}}}\n", n % 2, n / 2 + 1);
+    Run::new(&log).args(["write"]).stdin((0..6000).map(line).collect::<String>()).success();
+    compact(&log);
+    append(&log, "\"needle-late\"\n\"next\"\n");
+    assert!(holders("needle-late") > 0);
+    del("504");
+    compact(&log);
+    assert_eq!(holders("needle-late"), 0);
 }
 
 /// `compact` under strace with the option `inject`.

@@ -154,8 +154,21 @@ fn the_members_of_a_group_write_one_log() {
         let mut watching = as_user(BOB, &[WRITERS], &log, &["watch", "-n", "0"]).spawn();
         as_user(ALICE, &[WRITERS], &log, &["append"]).stdin("3\n").stderr("").success();
         drop(watching.line());
-        drop(watching);
+        watching.signal(Signal::SIGKILL);
+        watching.wait();
+        // Each member reads, replaces and extends the packs of the others.
+        for (user, _) in members {
+            as_user(user, &[WRITERS], &log, &["del", "a", "1"]).end();
+            as_user(user, &[WRITERS], &log, &["-q", "compact"]).stderr("").success();
+            let pack = fs::read_dir(log.join("packs")).expect("the packs").next().expect("a pack").expect("a name");
+            let about = pack.metadata().expect("it exists");
+            assert_eq!((about.mode() & 0o777, about.gid()), (0o660, WRITERS));
+            for (user, _) in members {
+                as_user(user, &[WRITERS], &log, &["append"]).stdin("4\n").stderr("").success();
+            }
+        }
         one_line(&as_user(CAROL, &[], &log, &["read"]).stdout("").stderr_has("Permission denied").status(1));
+        fs::remove_dir_all(log.join("packs")).expect("the packs");
         fs::read_dir(&log).expect("it exists").for_each(|file| fs::remove_file(file.expect("a file").path()).expect("it exists"));
     }
 }
@@ -189,6 +202,16 @@ fn a_reader_needs_the_lock_file_and_not_the_data_file_for_writing() {
     assert_eq!(serde_json::from_str::<serde_json::Value>(&watching.line()).expect("JSON")["seq"], 2);
     let run = as_user(BOB, &[readers], &log, &["append"]).stdin("3\n").stdout("");
     one_line(&run.stderr_has("data.mdb cannot be opened for writing: Permission denied").status(1));
+    // Packs, and a data file that was written again, get the same permissions.
+    drop(watching);
+    for user in [ALICE, 0] {
+        as_user(user, &[readers], &log, &["append"]).stdin("4\n5\n").stderr("").success();
+        as_user(user, &[readers], &log, &["del", "a", "1"]).end();
+        as_user(user, &[readers], &log, &["compact"]).end();
+        let printed = as_user(BOB, &[readers], &log, &["read"]).stderr("").success();
+        assert_eq!(printed.json().last().expect("a line")["entry"], 5);
+        assert!(log.join("packs").exists());
+    }
 }
 
 /// Without its slot in lock.mdb, a reader cannot stop a writer from reusing the pages that it reads.

@@ -1,13 +1,13 @@
 //! Seals old entries: moves them from data.mdb into packs, and rewrites packs. scuttleup-store(5) explains the order of the steps.
 
 use std::collections::HashSet;
-use std::fs;
+use std::fs::{self, File};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use super::feeds::chain_before;
 use super::files::lock::Turn;
-use super::files::{directory, file, space};
+use super::files::{data, directory, file, space};
 use super::pack::{self, PackRow, PackWriter, PackedFeed};
 use super::records::{Records, check_record};
 use super::{Bounds, Log};
@@ -80,10 +80,13 @@ impl Log {
 
     fn sealer<'l>(&'l self, goes_on: &'l dyn Fn() -> bool) -> Result<Option<Sealer<'l>>> {
         let Some(turn) = self.env.try_to_seal() else { return Ok(None) };
+        let dir = self.dir().join(pack::DIR_NAME);
         if file::create_dir(self.dir(), pack::DIR_NAME)? {
+            let opened = File::open(&dir).map_err(|err| Error::io(format!("{} cannot be opened", dir.display()), err))?;
+            file::copy_access(&self.dir().join(data::FILE_NAME), &opened)?;
             directory::sync_names(self.dir())?;
         }
-        let sealer = Sealer { log: self, dir: self.dir().join(pack::DIR_NAME), goes_on, _turn: turn };
+        let sealer = Sealer { log: self, dir, goes_on, _turn: turn };
         sealer.remove_orphans()?;
         Ok(Some(sealer))
     }
@@ -132,6 +135,9 @@ impl Sealer<'_> {
                 let is_full = writer.raw_bytes() >= pack_bytes.min(start_bytes + bytes_max as u64);
                 Ok(if is_full { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
             })?;
+        }
+        if !(self.goes_on)() {
+            return Ok(None);
         }
         let row = self.finish(writer)?;
         let mut txn = env.write()?;

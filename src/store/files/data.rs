@@ -172,6 +172,7 @@ pub fn replace(dir: &Path, write: impl FnOnce(&Path, &File) -> Result<()>) -> Re
     let new = dir.join(NEW_FILE_NAME);
     let fail = |err| Error::io(format!("{} cannot be written", new.display()), err);
     let file = file::open_or_create(dir, NEW_FILE_NAME)?;
+    file::copy_access(&dir.join(FILE_NAME), &file)?;
     let written = file.set_len(0).map_err(fail).and_then(|()| write(&new, &file));
     let replaced = written.and_then(|()| fs::rename(&new, dir.join(FILE_NAME)).map_err(fail));
     if replaced.is_err() {

@@ -20,8 +20,8 @@ const MODE: u32 = 0o600;
 const SHARED_MODE: u32 = 0o660;
 /// The mode of a new directory.
 const DIR_MODE: u32 = 0o700;
-/// The mode of a new directory that a group shares: new files in it get its group.
-const SHARED_DIR_MODE: u32 = 0o2770;
+/// New files in a directory get its group.
+const SET_GROUP: u32 = 0o2000;
 /// The group may write.
 const GROUP_WRITE: u32 = 0o020;
 
@@ -48,7 +48,7 @@ pub fn open_or_create(dir: &Path, name: &str) -> Result<File> {
         }
         match options.clone().create_new(true).open(&path) {
             Ok(file) => {
-                share(&file, &about_dir(dir)?, SHARED_MODE).map_err(|err| fail("shared with the group of the directory", err))?;
+                share(&file, &about_dir(dir)?).map_err(|err| fail("shared with the group of the directory", err))?;
                 return Ok(file);
             }
             // Another process has created it.
@@ -78,11 +78,25 @@ pub fn create_dir(dir: &Path, name: &str) -> Result<bool> {
     if !is_trusted(&about, &about_dir, geteuid().as_raw()) {
         return Err(Error::UntrustedOwner(path, about.uid()));
     }
-    if is_new {
-        let opened = File::open(&path).and_then(|new| share(&new, &about_dir, SHARED_DIR_MODE));
-        opened.map_err(|err| fail("shared with the group of the directory", err))?;
-    }
     Ok(is_new)
+}
+
+/// Gives the new file or directory `new` the owner and the permissions of the file `model`. So all users of a log can use the
+/// files that one of them adds to it.
+pub fn copy_access(model: &Path, new: &File) -> Result<()> {
+    let copy = || {
+        let (model, about) = (fs::metadata(model)?, new.metadata()?);
+        let user = Some(model.uid()).filter(|&uid| uid != about.uid() && geteuid().is_root());
+        if user.is_some() || model.gid() != about.gid() {
+            // Without the permission, the file stays with this user.
+            fchown(new, user, Some(model.gid())).ok();
+        }
+        let readable = model.mode() & 0o666;
+        // To enter a directory, a user needs the permission to execute it.
+        let mode = if about.is_dir() { readable | (readable & 0o444) >> 2 | about.mode() & SET_GROUP } else { readable };
+        new.set_permissions(fs::Permissions::from_mode(mode))
+    };
+    copy().map_err(|err| Error::io("a new file cannot get the permissions of data.mdb", err))
 }
 
 /// Between the check and the open, a file may be replaced by a symbolic link or a FIFO.
@@ -142,15 +156,15 @@ fn is_trusted(file: &Metadata, dir: &Metadata, user: u32) -> bool {
     [0, user, dir.uid()].contains(&file.uid()) || by_group
 }
 
-/// Gives a new file the owner, and `shared_mode` if a group shares the directory. With them the users of the directory can use it. The directory decides, and not
+/// Gives a new file the owner and the mode with which the users of the directory can use it. The directory decides, and not
 /// the umask of the user who happens to create the file.
-fn share(file: &File, dir: &Metadata, shared_mode: u32) -> std::io::Result<()> {
+fn share(file: &File, dir: &Metadata) -> std::io::Result<()> {
     if geteuid().is_root() && dir.uid() != 0 {
         // A container may lack the permission. Then the file stays with root.
         fchown(file, Some(dir.uid()), Some(dir.gid())).ok();
     }
     if dir.mode() & GROUP_WRITE != 0 && file.metadata()?.gid() == dir.gid() {
-        file.set_permissions(fs::Permissions::from_mode(shared_mode))?;
+        file.set_permissions(fs::Permissions::from_mode(SHARED_MODE))?;
     }
     Ok(())
 }

@@ -357,8 +357,13 @@ impl<T: Transaction> Txn<'_, T> {
     }
 
     /// The pack that contains the entry at `offset`. `None` if data.mdb contains it.
+    ///
+    /// # Errors
+    /// [`Error::ReplacedWhileFollowed`] if another process has upgraded the log since this process opened it.
     pub fn pack_of(&self, offset: Offset) -> Result<Option<PackRow>> {
-        let Some(tables) = self.tables.sealed else { return Ok(None) };
+        let Some(tables) = self.tables.sealed else {
+            return if self.format()? == Some(1) { Ok(None) } else { Err(Error::ReplacedWhileFollowed) };
+        };
         if offset > self.sealed_end()? {
             return Ok(None);
         }

@@ -12,7 +12,7 @@ use zstd::bulk::Compressor;
 use super::block::BlockBuilder;
 use super::{BLOCK_BYTES, HEADER_BYTES, Header, IndexEntry, PackRow, PackedFeed};
 use crate::model::{Error, Offset, Result, Seq};
-use crate::store::files::file;
+use crate::store::files::{data, file};
 use crate::store::records::Record;
 
 /// The level of zstd: higher levels take much more time than they save space.
@@ -49,6 +49,9 @@ impl PackWriter {
     pub fn create(dir: &Path, first: Offset, generation: u32) -> Result<Self> {
         let name = format!("{:020}.new", first.0);
         let (temporary, file) = (dir.join(&name), file::open_or_create(dir, &name)?);
+        if let Some(log_dir) = dir.parent() {
+            file::copy_access(&log_dir.join(data::FILE_NAME), &file).ok();
+        }
         let begin = || {
             file.set_len(0)?;
             let mut file = BufWriter::with_capacity(1 << 20, file);
