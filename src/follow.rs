@@ -92,6 +92,11 @@ impl Follower<'_> {
         self.after
     }
 
+    /// The number of pruned entries that scans have passed over since the last call: see [`Reader::scan`].
+    pub fn take_skipped(&mut self) -> u64 {
+        self.reader.take_skipped()
+    }
+
     /// Moves to another position: the next scan starts after `after`.
     pub fn go_to(&mut self, after: Offset) {
         self.after = after;

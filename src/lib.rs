@@ -61,5 +61,7 @@ pub use follow::Follower;
 pub use json::{JSON_DEPTH_MAX, check_json, is_json};
 pub use model::*;
 pub use replicate::{Ending, Notice, Options, Outcome, Reached, Step, replicate};
-pub use store::{Bounds, Committed, Compared, Info, InotifyLimit, Log, Reader, Shrunk, Writer, shrink};
+pub use store::{
+    Bounds, CURSOR_BYTES_MAX, Committed, Compared, Info, InotifyLimit, Log, Pruning, Reader, Retention, Shrunk, Writer, shrink,
+};
 pub use wire::{Mode, Wire};

@@ -6,11 +6,11 @@ use std::fmt;
 
 use data_encoding::{BASE64, HEXLOWER_PERMISSIVE};
 use serde::de::{Deserialize, Deserializer, Error as _, IgnoredAny, MapAccess, Visitor};
-use serde_json::Number;
 use serde_json::value::RawValue;
+use serde_json::{Number, Value};
 
 use crate::json::{is_refused_by_some, json_reason};
-use crate::model::{Change, Entry, Error, HashedEntry, Kind, Offset, PeerId, Result, Seq, Tombstone};
+use crate::model::{Chain, Change, Entry, Error, HashedEntry, Kind, Offset, PeerId, Result, Seq, Tombstone};
 
 /// The key that holds the payload of an entry.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
@@ -166,13 +166,27 @@ pub fn put_string(out: &mut Vec<u8>, text: &str) {
 }
 
 /// Adds the line `{"peer":…,"seq":…}`, with `"own":true` for the local feed and `"fork":true` for a forked feed.
-pub fn put_head(out: &mut Vec<u8>, peer: &str, seq: u32, local: bool, fork: bool) {
+pub fn put_head(out: &mut Vec<u8>, peer: &str, seq: u32, local: bool, fork: bool, floor: u32) {
     out.extend_from_slice(b"{\"peer\":");
     put_string(out, peer);
     out.extend_from_slice(b",\"seq\":");
     put_number(out, u64::from(seq));
     out.extend_from_slice(if local { b",\"own\":true" } else { b"" });
-    out.extend_from_slice(if fork { b",\"fork\":true}\n" } else { b"}\n" });
+    out.extend_from_slice(if fork { b",\"fork\":true" } else { b"" });
+    if floor > 0 {
+        out.extend_from_slice(b",\"floor\":");
+        put_number(out, u64::from(floor));
+    }
+    out.extend_from_slice(b"}\n");
+}
+
+/// Adds the change line of a floor: all entries of the feed up to `seq` were pruned, and `chain` is the chain there.
+pub fn put_floor(out: &mut Vec<u8>, peer: &str, seq: Seq, chain: Chain) {
+    out.extend_from_slice(b"{\"peer\":");
+    put_string(out, peer);
+    out.extend_from_slice(b",\"seq\":");
+    put_number(out, u64::from(seq.get()));
+    out.extend_from_slice(format!(",\"floor\":true,\"chain\":\"{:032x}\"}}\n", chain.0).as_bytes());
 }
 
 /// A change line that was read. It has no offset, because the offset in the line is a position in another log.
@@ -193,6 +207,8 @@ pub enum Content<'a> {
     Bytes(Cow<'a, [u8]>),
     /// The entry was deleted in the log that wrote the line.
     Deleted(Tombstone),
+    /// The log that wrote the line has pruned all entries of the feed up to this one. The chain there.
+    Floor(Chain),
 }
 
 /// Reads a change line. If it has a hash, its bytes must match it.
@@ -212,15 +228,24 @@ pub fn parse_change(line: &str) -> Result<ChangeLine<'_>> {
         }
         _ => None,
     };
-    let content = match (fields.entry, fields.text, fields.base64, deleted) {
-        (Some(entry), None, None, None) => Content::Bytes(Cow::Borrowed(entry.get().as_bytes())),
-        (None, Some(text), None, None) => Content::Bytes(Cow::Owned(text.into_bytes())),
-        (None, None, Some(base64), None) => {
+    let floor = match fields.floor {
+        Some(true) => Some(fields.chain.ok_or_else(|| missing("chain"))?),
+        _ => None,
+    };
+    let content = match (fields.entry, fields.text, fields.base64, deleted, floor) {
+        (Some(entry), None, None, None, None) => Content::Bytes(Cow::Borrowed(entry.get().as_bytes())),
+        (None, Some(text), None, None, None) => Content::Bytes(Cow::Owned(text.into_bytes())),
+        (None, None, Some(base64), None, None) => {
             let bytes = BASE64.decode(base64.0.as_bytes()).map_err(|_| bad("invalid base64 in \"base64\""))?;
             Content::Bytes(Cow::Owned(bytes))
         }
-        (None, None, None, Some(tombstone)) => Content::Deleted(tombstone),
-        _ => return Err(bad("a change line needs exactly one of \"entry\", \"text\", \"base64\" and \"deleted\":true")),
+        (None, None, None, Some(tombstone), None) => Content::Deleted(tombstone),
+        (None, None, None, None, Some(chain)) => Content::Floor(chain),
+        _ => {
+            return Err(bad(
+                "a change line needs exactly one of \"entry\", \"text\", \"base64\", \"deleted\":true and \"floor\":true",
+            ));
+        }
     };
     if let (Content::Bytes(bytes), Some(hash)) = (&content, fields.hash)
         && Tombstone::of(bytes).hash != hash
@@ -275,6 +300,8 @@ struct Fields<'a> {
     deleted: Option<bool>,
     hash: Option<u64>,
     bytes: Option<u32>,
+    floor: Option<bool>,
+    chain: Option<Chain>,
 }
 
 impl<'a> Fields<'a> {
@@ -327,7 +354,7 @@ impl<'de> Visitor<'de> for FieldsVisitor {
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Fields<'de>, A::Error> {
         let mut fields = Fields::default();
-        let mut hash: Option<String> = None;
+        let (mut hash, mut chain): (Option<String>, Option<String>) = (None, None);
         while let Some(key) = map.next_key::<Cow<'de, str>>()? {
             match &*key {
                 "peer" => read_field(&mut map, &key, &mut fields.peer)?,
@@ -338,6 +365,9 @@ impl<'de> Visitor<'de> for FieldsVisitor {
                 "deleted" => read_field(&mut map, &key, &mut fields.deleted)?,
                 "hash" => read_field(&mut map, &key, &mut hash)?,
                 "bytes" => read_field(&mut map, &key, &mut fields.bytes)?,
+                // Lines of heads have a floor too, which is a number.
+                "floor" => fields.floor = map.next_value::<Value>()?.as_bool(),
+                "chain" => read_field(&mut map, &key, &mut chain)?,
                 _ => {
                     map.next_value::<IgnoredAny>()?;
                 }
@@ -347,6 +377,11 @@ impl<'de> Visitor<'de> for FieldsVisitor {
             let hash = HEXLOWER_PERMISSIVE.decode(digits.as_bytes()).ok().and_then(|hash| hash.try_into().ok());
             let hash = hash.ok_or_else(|| A::Error::custom("\"hash\" is not 16 hex digits"))?;
             fields.hash = Some(u64::from_be_bytes(hash));
+        }
+        if let Some(digits) = chain {
+            let chain = HEXLOWER_PERMISSIVE.decode(digits.as_bytes()).ok().and_then(|chain| chain.try_into().ok());
+            let chain = chain.ok_or_else(|| A::Error::custom("\"chain\" is not 32 hex digits"))?;
+            fields.chain = Some(Chain(u128::from_be_bytes(chain)));
         }
         Ok(fields)
     }

@@ -340,10 +340,14 @@ pub fn hashed(lines: &str) -> String {
     lines.lines().map(hashed).collect()
 }
 
-/// The lines of `heads` without the marks `own` and `fork`, which differ between equal logs.
+/// The lines of `heads` without the marks `own` and `fork` and the floors, which differ between equal logs.
 pub fn heads(log: &Path) -> Vec<String> {
     let printed = Run::new(log).args(["heads"]).success();
-    printed.lines().iter().map(|line| line.replace(",\"own\":true", "").replace(",\"fork\":true", "")).collect()
+    let unmarked = |line: &str| {
+        let line = line.replace(",\"own\":true", "").replace(",\"fork\":true", "");
+        line.split_once(",\"floor\":").map_or(line.clone(), |(line, _)| format!("{line}}}"))
+    };
+    printed.lines().into_iter().map(unmarked).collect()
 }
 
 /// Messages of `replicate` without the label in their prefix: "scuttleup (a): …" becomes "scuttleup: …".

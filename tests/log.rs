@@ -140,7 +140,7 @@ fn info_is_one_line_of_json() {
     let printed = Run::new(&log).args(["info"]).stderr("").success();
     let start = "{\"id\":\"alice\",\"feeds\":0,\"entries\":0,\"bytes_on_disk\":";
     let middle = ",\"last_offset\":0,\"root\":\"00000000000000000000000000000000\",\"forks\":0,\"data_bytes\":";
-    let end = ",\"packs_bytes\":0,\"packs\":0,\"packed_entries\":0}\n";
+    let end = ",\"packs_bytes\":0,\"packs\":0,\"packed_entries\":0,\"floor\":0}\n";
     let text = printed.text();
     assert!(text.starts_with(start) && text.contains(middle) && text.ends_with(end), "{text}");
     let empty = printed.json()[0]["bytes_on_disk"].as_u64().expect("a number");

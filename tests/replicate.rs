@@ -350,7 +350,7 @@ fn a_deleted_last_entry_is_reported_as_missing() {
     let ended = join(&a, &["--once"], &b, &["--once", "--wire", "original"]);
     assert_codes(&ended, (3, 3));
     assert!(ended.0.printed.stderr.contains("1 of 2 received"), "{}", ended.0.printed.stderr);
-    let said = "synced with a: sent 1, received 1, but 1 deleted entry cannot be sent on this wire";
+    let said = "synced with a: sent 1, received 1, but 1 deleted or pruned entry cannot be sent on this wire";
     assert!(ended.1.printed.stderr.contains(said), "{}", ended.1.printed.stderr);
     assert_eq!(heads(&a), [head("a", 1), head("b", 1)]);
 }

@@ -16,8 +16,8 @@ fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok().map(|value| value.parse().unwrap_or_else(|_| panic!("{name}={value} is not a number")))
 }
 
-/// Runs the world of a seed. Returns the number of forks that were found, and the number of sessions that were completed.
-fn run_seed(seed: u64) -> (u32, u32) {
+/// Runs the world of a seed. Returns the number of forks that were found, of sessions that were completed, and of prunings.
+fn run_seed(seed: u64) -> [u32; 3] {
     // The output of a test is shown only if it fails.
     println!("SCUTTLEUP_SEED={seed}");
     // Worlds with few logs are more frequent: each of their logs has more events.
@@ -30,23 +30,23 @@ fn run_seed(seed: u64) -> (u32, u32) {
     // After two rounds, every entry has reached every log.
     world.settle(3);
     world.assert_equal();
-    (world.forks_found, world.finished)
+    [world.forks_found, world.finished, world.prunings]
 }
 
 /// Runs every `step`th seed from `first` on.
 fn seeds(first: u64, step: usize) {
-    let (mut forks, mut finished) = (0, 0);
+    let mut counts = [0; 3];
     if let Some(seed) = number("SCUTTLEUP_SEED") {
         run_seed(seed);
         return;
     }
     let base = number("SCUTTLEUP_SEED_FIRST").unwrap_or(0);
     for seed in (first..number("SCUTTLEUP_SEEDS").unwrap_or(SEEDS)).step_by(step) {
-        let (found, ended) = run_seed(base + seed);
-        (forks, finished) = (forks + found, finished + ended);
+        counts.iter_mut().zip(run_seed(base + seed)).for_each(|(count, more)| *count += more);
     }
     // Without forks and completed sessions, the simulation would test nothing.
-    assert!(forks > 10 && finished > 1000, "{forks} forks, {finished} sessions");
+    let [forks, finished, prunings] = counts;
+    assert!(forks > 5 && finished > 1000 && prunings > 500, "{forks} forks, {finished} sessions, {prunings} prunings");
 }
 
 #[test]

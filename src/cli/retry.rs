@@ -151,6 +151,7 @@ mod tests {
             forks: 0,
             gaps: 0,
             not_allowed: 0,
+            floors: 0,
             bytes_sent: 0,
             bytes_received: 0,
             millis: 0,

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 use clap::{Arg, ArgAction, ArgMatches, value_parser};
 use scuttleup::ndjson::parse_head;
-use scuttleup::{Bounds, Change, Error, Heads, Log, Offset, PeerId, Reader};
+use scuttleup::{Bounds, Change, Error, Heads, Log, Offset, PeerId, Reader, Seq};
 
 use crate::cli::args::{flag, invalid_peer_id, parse_number};
 use crate::cli::exit::BadInput;
@@ -105,6 +105,18 @@ impl Selection {
         Ok(())
     }
 
+    /// Whether the floors of feeds come before the changes after `start`, in a log that has pruned the changes up to `pruned`: the
+    /// reader of the selection may have no later entry of these feeds.
+    pub fn has_floors(&self, start: Offset, pruned: Offset) -> bool {
+        !self.tail && self.last.is_none() && (self.since.is_some() || start <= pruned)
+    }
+
+    /// Whether the floor `seq` of a feed belongs to the selection.
+    pub fn includes_floor(&self, peer: &PeerId, seq: Seq) -> bool {
+        (self.peers.is_empty() || self.peers.contains(peer))
+            && self.since.as_ref().is_none_or(|since| seq.get() > since.heads.get(peer.as_str()))
+    }
+
     /// The offset after which the selection starts, in a log whose last offset is `end`.
     pub fn start(&self, log: &Log, end: Offset) -> Result<Offset> {
         if let Some(after) = self.after {
@@ -120,8 +132,10 @@ impl Selection {
         }
         match self.last {
             None => Ok(start),
-            Some(last) if self.peers.is_empty() && self.since.is_none() => Ok(start.max(Offset(end.0.saturating_sub(last)))),
-            Some(last) => self.start_of_last(&mut reader, start, end, last),
+            Some(last) if self.peers.is_empty() && self.since.is_none() => {
+                Ok(start.max(Offset(end.0.saturating_sub(last))).max(log.pruned()?))
+            }
+            Some(last) => self.start_of_last(&mut reader, start.max(log.pruned()?), end, last),
         }
     }
 

@@ -6,15 +6,24 @@
 //! | known | seq ≤ head, same hash and length, or one of the two is an unknown tombstone | nothing |
 //! | fork | seq ≤ head, different hash or length | the feed is marked and stopped; a fork of the local feed gives the log a new id |
 //! | gap | seq > head + 1 | the feed is stopped, or the gap is filled with unknown tombstones if the caller accepts gaps |
+//! | below the floor | seq ≤ floor | nothing: the log cannot compare it, and never takes it back |
+//!
+//! Another log can also give a floor, the seq up to which it has pruned a feed, and the chain there:
+//!
+//! | the floor is | when | result |
+//! |---|---|---|
+//! | new | seq > head | the feed goes on behind the floor; for the local feed it is stopped instead |
+//! | known | seq ≤ head, same chain, or the local chain is not known | nothing |
+//! | fork | seq ≤ head, different chain | the feed is stopped; it is marked if the floor comes from a change line |
 //!
 //! A run (native wire) comes with the chain after its last entry. It is stored only if this log computes the same chain.
 
 use std::collections::HashSet;
 
-use super::batch::{Batch, Run, Target};
+use super::batch::{Batch, FloorTarget, Run, Target};
 use super::quota::{Quota, Used};
 use super::sealing::Sealing;
-use crate::model::{Error, FeedKey, HashedEntry, PeerId, Result, Seq, Tombstone};
+use crate::model::{Chain, Error, FeedKey, HashedEntry, PeerId, Result, Seq, Tombstone};
 use crate::store::{Log, Writer};
 
 /// The longest gap that is accepted, in entries. Entries are deleted one by one, so larger gaps are not expected. With this
@@ -45,8 +54,10 @@ pub struct Applied {
     pub reached: Vec<(FeedKey, u32)>,
     /// Runs that are on the disk: the remote's handle for the feed, and the last seq.
     pub acks: Vec<(u32, u32)>,
-    /// The number of runs in the batch.
+    /// The number of runs and floors in the batch.
     pub runs: u64,
+    /// Feeds that begin anew at a floor: the peer id, the head before, and the floor.
+    pub floors: Vec<(PeerId, u32, Seq)>,
     /// Feeds that were stopped.
     pub stops: Vec<StoppedFeed>,
     /// The new id of the log, if its local feed has forked.
@@ -60,7 +71,7 @@ pub struct Applied {
 pub struct StoppedFeed {
     /// The author of the feed.
     pub peer: PeerId,
-    /// The entry that stopped it.
+    /// The entry or the floor that stopped it.
     pub seq: Seq,
     /// The cause.
     pub cause: StopCause,
@@ -77,6 +88,10 @@ pub enum StopCause {
     Gap(u32),
     /// The run does not continue the feed after this head: the run was damaged, or the feeds already differ before it.
     ChainMismatch(u32),
+    /// The other log has this chain at its floor, and this log has another one.
+    FloorDiffers(Chain),
+    /// The floor is above this head of the local feed: another log knows later entries of this log.
+    FloorOfLocalFeed(u32),
 }
 
 /// The relation of an entry to a log.
@@ -117,17 +132,27 @@ impl<'l> Applier<'l> {
             return Ok(Applied::default());
         }
         self.sealing.as_mut().map_or(Ok(()), Sealing::wait_for_room)?;
+        // Before the write transaction, because it can take long. A chain never changes.
+        let chains = self.chains_at(batch.floors())?;
+        let mut floors = batch.floors().iter().zip(chains).peekable();
         let mut writer = self.log.writer()?;
-        let (entries, runs) = (batch.entries.len() as u64, batch.runs().len() as u64);
+        let (entries, runs) = (batch.entries.len() as u64, (batch.runs().len() + batch.floors().len()) as u64);
         let mut applied = Applied { entries, runs, ..Applied::default() };
-        if batch.targets().is_empty() {
+        if batch.targets().is_empty() && batch.floors().is_empty() {
             append(&mut writer, batch, &mut applied)?;
         } else if batch.runs().is_empty() {
-            self.apply_entries(&mut writer, batch, &mut applied)?;
+            self.apply_entries(&mut writer, batch, &mut floors, &mut applied)?;
         } else {
-            self.apply_runs(&mut writer, batch, &mut applied)?;
+            self.apply_runs(&mut writer, batch, &mut floors, &mut applied)?;
         }
-        let forks = applied.stops.iter().filter(|stop| stop.cause == StopCause::Fork);
+        self.apply_floors(&mut writer, &mut floors, usize::MAX, &mut applied)?;
+        let is_fork = |stop: &&StoppedFeed| match stop.cause {
+            StopCause::Fork => true,
+            // A chain of a remote is a claim: the session looks for the entry.
+            StopCause::FloorDiffers(_) => stop.line > 0,
+            _ => false,
+        };
+        let forks = applied.stops.iter().filter(is_fork);
         applied.new_id = mark_forks(&mut writer, forks.map(|fork| (&fork.peer, fork.seq)))?;
         applied.new = writer.commit()?.new;
         // The batch is stored: an error here must not look as if it were not.
@@ -136,22 +161,80 @@ impl<'l> Applier<'l> {
         Ok(applied)
     }
 
+    /// The local chains at floors that are not above the head.
+    fn chains_at(&self, floors: &[FloorTarget]) -> Result<Vec<Option<Chain>>> {
+        let reader = self.log.reader();
+        floors.iter().map(|floor| reader.chain_at(floor.peer.as_str(), floor.seq.get())).collect()
+    }
+
+    /// Applies the floors that come before the entry `before` of the batch. Returns whether there was one.
+    fn apply_floors(
+        &mut self,
+        writer: &mut Writer<'_>,
+        floors: &mut Floors<'_>,
+        before: usize,
+        applied: &mut Applied,
+    ) -> Result<bool> {
+        let mut any = false;
+        while !self.is_broken
+            && let Some((floor, local)) = floors.next_if(|(floor, _)| floor.after <= before)
+        {
+            any = true;
+            let feed = FeedKey::of(floor.peer.as_str());
+            if self.stopped.contains(&feed) {
+                continue;
+            }
+            let (head, _) = writer.feed_state(&floor.peer)?;
+            let cause = match apply_floor(writer, floor, local, &mut self.used) {
+                Ok(None) => {
+                    if head < floor.seq.get() {
+                        applied.floors.push((floor.peer.clone(), head, floor.seq));
+                    }
+                    applied.reached.push((feed, floor.seq.get()));
+                    continue;
+                }
+                Ok(Some(cause)) => cause,
+                Err(err) if err.is_refusal() => {
+                    (self.is_broken, applied.broken) = (true, Some(err));
+                    break;
+                }
+                Err(err) => return Err(err),
+            };
+            let stop = StoppedFeed { peer: floor.peer.clone(), seq: floor.seq, cause, line: floor.line };
+            self.stop(feed, stop, applied);
+        }
+        Ok(any)
+    }
+
     /// Applies entries one by one: change lines, and entries of the original wire.
-    fn apply_entries(&mut self, writer: &mut Writer<'_>, batch: &Batch, applied: &mut Applied) -> Result<()> {
+    fn apply_entries(
+        &mut self,
+        writer: &mut Writer<'_>,
+        batch: &Batch,
+        floors: &mut Floors<'_>,
+        applied: &mut Applied,
+    ) -> Result<()> {
         // Successive entries usually belong to the same feed: it is looked up only once.
         let mut current = usize::MAX;
-        let (mut feed, mut head, mut is_stopped) = (FeedKey::of(""), 0, false);
-        for (target, entry) in batch.targeted(0..batch.entries.len()) {
+        let (mut feed, mut head, mut floor, mut is_stopped) = (FeedKey::of(""), 0, 0, false);
+        for (nth, (target, entry)) in (0..).zip(batch.targeted(0..batch.entries.len())) {
             let peer = batch.peer(target);
+            if self.apply_floors(writer, floors, nth, applied)? {
+                current = usize::MAX;
+            }
+            if self.is_broken {
+                return Ok(());
+            }
             if current != target.peer {
                 (current, feed) = (target.peer, FeedKey::of(peer.as_str()));
                 is_stopped = self.stopped.contains(&feed);
                 if !is_stopped {
                     (head, _) = writer.feed_state(peer)?;
+                    floor = writer.floor_of(peer)?;
                     applied.reached.push((feed, 0));
                 }
             }
-            if is_stopped {
+            if is_stopped || target.seq.get() <= floor {
                 continue;
             }
             let is_stored =
@@ -184,8 +267,18 @@ impl<'l> Applier<'l> {
     }
 
     /// Applies runs, each as a whole.
-    fn apply_runs(&mut self, writer: &mut Writer<'_>, batch: &Batch, applied: &mut Applied) -> Result<()> {
+    fn apply_runs(
+        &mut self,
+        writer: &mut Writer<'_>,
+        batch: &Batch,
+        floors: &mut Floors<'_>,
+        applied: &mut Applied,
+    ) -> Result<()> {
         for run in batch.runs() {
+            self.apply_floors(writer, floors, run.entries.start, applied)?;
+            if self.is_broken {
+                break;
+            }
             let targets = &batch.targets()[run.entries.clone()];
             let (Some(&first), Some(&last)) = (targets.first(), targets.last()) else { continue };
             let peer = batch.peer(first);
@@ -220,6 +313,9 @@ impl<'l> Applier<'l> {
     }
 }
 
+/// The floors of a batch that are not applied yet, each with the local chain there.
+type Floors<'b> = std::iter::Peekable<std::iter::Zip<std::slice::Iter<'b, FloorTarget>, std::vec::IntoIter<Option<Chain>>>>;
+
 /// Appends all entries to the local feed.
 fn append(writer: &mut Writer<'_>, batch: &Batch, applied: &mut Applied) -> Result<()> {
     let mut seqs: Option<(Seq, Seq)> = None;
@@ -231,6 +327,23 @@ fn append(writer: &mut Writer<'_>, batch: &Batch, applied: &mut Applied) -> Resu
         applied.local = Some((writer.local_id()?, first, last));
     }
     Ok(())
+}
+
+/// Begins the feed anew if the floor is above its head. `local` is the local chain there, if it was known before the transaction.
+/// Returns the cause that stops the feed, if there is one.
+fn apply_floor(writer: &mut Writer<'_>, floor: &FloorTarget, local: Option<Chain>, used: &mut Used) -> Result<Option<StopCause>> {
+    let FloorTarget { peer, seq, chain, .. } = floor;
+    let (head, at_head) = writer.feed_state(peer)?;
+    if seq.get() <= head {
+        let local = if seq.get() == head { Some(at_head) } else { local };
+        return Ok(local.is_some_and(|local| local != *chain).then_some(StopCause::FloorDiffers(*chain)));
+    }
+    if *peer == writer.local_id()? {
+        return Ok(Some(StopCause::FloorOfLocalFeed(head)));
+    }
+    used.take_floor(peer, head, *seq)?;
+    writer.set_floor(peer, *seq, *chain)?;
+    Ok(None)
 }
 
 /// Compares an entry with the log, and stores it if it is new. `head` is the head of the feed, before and after.
@@ -262,8 +375,9 @@ fn apply_run(
 ) -> Result<Option<StoppedFeed>> {
     let (mut head, mut chain) = writer.feed_state(peer)?;
     let targets = &batch.targets()[run.entries.clone()];
-    let known = run.entries.start + targets.partition_point(|target| target.seq.get() <= head);
-    for (target, entry) in batch.targeted(run.entries.start..known) {
+    let at = |seq: u32| run.entries.start + targets.partition_point(|target| target.seq.get() <= seq);
+    let (pruned, known) = (at(writer.floor_of(peer)?), at(head));
+    for (target, entry) in batch.targeted(pruned..known) {
         if matches!(apply_entry(writer, peer, &mut head, target.seq, entry)?, EntryStatus::Fork) {
             return Ok(Some(stop_at(peer, target, StopCause::Fork)));
         }

@@ -27,6 +27,7 @@ pub struct Batch {
     peers: Vec<PeerId>,
     feeds: HashSet<FeedKey>,
     runs: Vec<Run>,
+    floors: Vec<FloorTarget>,
     /// The length of the input of the entries in bytes, including input that is not part of an entry. For the progress display.
     pub input_bytes: u64,
 }
@@ -37,6 +38,18 @@ pub(super) struct Target {
     /// Index in `peers`.
     pub peer: usize,
     pub seq: Seq,
+    /// The input line; 0 if the input has no lines.
+    pub line: u64,
+}
+
+/// A floor that another log gives for a feed.
+pub(super) struct FloorTarget {
+    /// The number of entries of the batch that come before it.
+    pub after: usize,
+    pub peer: PeerId,
+    pub seq: Seq,
+    /// The chain at `seq`.
+    pub chain: Chain,
     /// The input line; 0 if the input has no lines.
     pub line: u64,
 }
@@ -61,21 +74,28 @@ impl Batch {
         debug_assert_eq!(self.targets.len(), self.entries.len(), "every entry has a target");
     }
 
+    /// Adds a floor: after the entries so far, the feed of `peer` goes on behind `seq`, where it has the chain `chain`. `line` is its
+    /// input line; 0 if the input has no lines.
+    pub fn push_floor(&mut self, peer: &PeerId, seq: Seq, chain: Chain, line: u64) {
+        self.feeds.insert(FeedKey::of(peer.as_str()));
+        self.floors.push(FloorTarget { after: self.entries.len(), peer: peer.clone(), seq, chain, line });
+    }
+
     /// Makes a run of the last `count` entries. `chain` is the remote's chain after it.
     pub fn end_run(&mut self, count: usize, handle: u32, chain: Chain) {
         let end = self.entries.len();
         self.runs.push(Run { entries: end - count..end, handle, chain });
     }
 
-    /// Whether the batch has no entries.
+    /// Whether the batch has no entries and no floors.
     pub fn is_empty(&self) -> bool {
-        self.entries.is_empty()
+        self.entries.is_empty() && self.floors.is_empty()
     }
 
     /// Whether the batch must be stored before more entries are added.
     pub fn is_full(&self) -> bool {
         self.feeds.len() >= BATCH_FEEDS_MAX
-            || self.entries.len() >= BATCH_ENTRIES_MAX
+            || self.entries.len() + self.floors.len() >= BATCH_ENTRIES_MAX
             || self.entries.input().len() >= BATCH_BYTES_MAX
     }
 
@@ -91,6 +111,7 @@ impl Batch {
         self.peers.clear();
         self.feeds.clear();
         self.runs.clear();
+        self.floors.clear();
         self.input_bytes = 0;
     }
 
@@ -105,6 +126,10 @@ impl Batch {
 
     pub(super) fn targets(&self) -> &[Target] {
         &self.targets
+    }
+
+    pub(super) fn floors(&self) -> &[FloorTarget] {
+        &self.floors
     }
 
     pub(super) fn runs(&self) -> &[Run] {

@@ -43,11 +43,23 @@ impl Used {
     /// # Errors
     /// [`Error::FeedsRefused`] or [`Error::BytesRefused`] if the entry exceeds the quota. Then nothing is used.
     pub fn take(&mut self, peer: &PeerId, head: u32, seq: Seq, entry: HashedEntry<'_>) -> Result<()> {
-        let feeds = self.used.feeds + u64::from(head == 0);
         let entry_bytes = if let Entry::Bytes(bytes, _) = entry.entry() { bytes.len() as u64 } else { 0 };
         // A gap before it is filled with deleted entries.
         let gap_entries = u64::from(seq.get() - head - 1);
-        let bytes = self.used.bytes.saturating_add(entry_bytes.max(1) + gap_entries);
+        self.add(peer, head, seq, entry_bytes.max(1) + gap_entries)
+    }
+
+    /// Uses the quota for a floor at `seq`. `head` is the head of the feed before. It counts as one byte.
+    ///
+    /// # Errors
+    /// As [`Used::take`].
+    pub fn take_floor(&mut self, peer: &PeerId, head: u32, seq: Seq) -> Result<()> {
+        self.add(peer, head, seq, 1)
+    }
+
+    fn add(&mut self, peer: &PeerId, head: u32, seq: Seq, bytes: u64) -> Result<()> {
+        let feeds = self.used.feeds + u64::from(head == 0);
+        let bytes = self.used.bytes.saturating_add(bytes);
         if feeds > self.quota.feeds {
             return Err(Error::FeedsRefused(peer.clone(), self.quota.feeds));
         }

@@ -1,4 +1,4 @@
-//! Seals old entries in a background thread while a command stores new ones, so that no acknowledgement waits for it.
+//! Seals old entries, and applies the stored retention, in a background thread while a command stores new ones, so that no acknowledgement waits for it.
 
 use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -18,6 +18,8 @@ const LATE_BYTES: u64 = 200 << 20;
 const KEPT_BYTES: u64 = 96 << 20;
 /// No new batch is stored while data.mdb holds more than this many bytes of entries, and they can be sealed.
 const UNSEALED_BYTES_MAX: u64 = 232 << 20;
+/// Pruning begins when the log holds more than the stored retention keeps, by one part in this many.
+const PRUNED_PARTS: u64 = 8;
 /// The time after which a wait for a sealing process looks again.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
@@ -88,7 +90,7 @@ impl<'s> Sealing<'s> {
     pub fn start_if_needed(&mut self, bytes: u64) -> Result<()> {
         self.stored_bytes += bytes;
         let start_bytes = if self.stored_bytes >= MANY_BYTES { START_BYTES } else { LATE_BYTES };
-        if self.shared.state().is_running || !self.log.needs_sealing(start_bytes)? {
+        if self.shared.state().is_running || !self.log.needs_sealing(start_bytes)? && !self.log.needs_pruning(PRUNED_PARTS)? {
             return Ok(());
         }
         let mut state = self.shared.state();
@@ -98,7 +100,11 @@ impl<'s> Sealing<'s> {
         let (log, shared) = (self.log, Arc::clone(&self.shared));
         let run = move || {
             let goes_on = || !shared.state().must_end || log.needs_sealing(LATE_BYTES).unwrap_or(false);
-            let sealed = log.seal(KEPT_BYTES, &goes_on);
+            // What is pruned need not be sealed. This is short, and a command that stores few entries would never do it otherwise.
+            let sealed = log.apply_retention(&|| true).and_then(|_| match log.needs_sealing(START_BYTES)? {
+                true => log.seal(KEPT_BYTES, &goes_on),
+                false => Ok(Some(0)),
+            });
             let mut state = shared.state();
             state.is_running = false;
             match sealed {
@@ -112,11 +118,18 @@ impl<'s> Sealing<'s> {
         Ok(())
     }
 
-    /// Waits while data.mdb holds too many entries and they are being sealed. Call this before a commit.
+    /// Waits while data.mdb holds too many entries and they are being sealed, or the log much more than the stored retention keeps. Call this before a commit.
     ///
     /// # Errors
     /// When the log cannot be read.
     pub fn wait_for_room(&mut self) -> Result<()> {
+        if self.log.needs_pruning(PRUNED_PARTS / 2)? {
+            self.start_if_needed(0)?;
+            let mut state = self.shared.state();
+            while state.is_running {
+                state = self.shared.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+            }
+        }
         while self.log.needs_sealing(UNSEALED_BYTES_MAX)? {
             self.start_if_needed(0)?;
             let state = self.shared.state();

@@ -9,7 +9,7 @@ use crate::wire::RemoteHeads;
 
 /// The session ends when more feeds than this are stopped.
 const STOPPED_MAX: usize = 10_000;
-/// The number of refused feeds that are named. The others are only counted, because a remote can hold millions.
+/// The number of refused feeds, and of feeds with a floor, that are named. The others are only counted, because a remote can hold millions.
 const NAMED_MAX: usize = 20;
 /// To scan so many feeds takes about as long as to store an entry.
 const FEEDS_AN_ENTRY: u64 = 64;
@@ -40,6 +40,8 @@ pub struct Ledger {
     named: HashSet<FeedKey>,
     /// The number of entries that were stored.
     pub received: u64,
+    /// The number of feeds that begin anew at a floor of the remote.
+    pub floors: u64,
     /// The number of feeds that a fork has stopped.
     pub forks: u64,
     /// The number of feeds that a gap or an unknown tombstone has stopped.
@@ -90,6 +92,12 @@ impl Ledger {
         self.refused[1] += entries;
         self.refused_sent.get_or_insert_with(|| peer.clone());
         self.name(peer)
+    }
+
+    /// A feed begins anew at a floor of the remote. Returns whether it must be named.
+    pub fn add_floor(&mut self) -> bool {
+        self.floors += 1;
+        self.floors <= NAMED_MAX as u64
     }
 
     fn name(&mut self, peer: &PeerId) -> bool {

@@ -126,6 +126,19 @@ pub enum Notice {
     /// One of the two logs has an unknown tombstone for this entry ([`Options::accept_gaps`]), so the native wire cannot compare
     /// the entries that follow: the feed is stopped.
     NotComparable(PeerId, Seq),
+    /// The remote has pruned this feed up to this entry, the last value: the feed of this log goes on behind it. The value before is
+    /// the head of this log before.
+    Floor(PeerId, u32, Seq),
+    /// The remote has pruned the local feed up to this entry, the last value, which is above the local head, the value before: the
+    /// feed is stopped.
+    FloorOfLocalFeed(PeerId, u32, Seq),
+    /// This feed is the local feed of the remote log, which lacks entries that this log has pruned, up to this one: the feed is stopped.
+    FloorRefused(PeerId, Seq),
+    /// The feeds of the two logs differ at this entry or before it, and these entries were pruned: the feed is stopped.
+    ForkAtFloor(PeerId, Seq),
+    /// This log has pruned this feed up to this entry. The remote lacks entries before it, and the wire or the remote does not know
+    /// floors.
+    PrunedLeftOut(PeerId, Seq, Wire),
     /// The entry is longer than the remote accepts, in bytes: the feed is stopped.
     TooLong(PeerId, Seq, u64),
     /// The remote holds or sends entries of this feed, which is not allowed: they are not stored.
@@ -256,6 +269,7 @@ fn outcome(context: &Context<'_>, received: receiver::Received, sent: &sender::S
         forks,
         gaps,
         not_allowed,
+        floors: ledger.floors,
         bytes_sent: sent.bytes,
         bytes_received: bytes,
         millis: u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX),
@@ -296,14 +310,15 @@ impl Context<'_> {
 
     /// Returns a function that reads an entry of the log, and the chain of its feed after it.
     fn link_of(&self) -> impl FnMut(&str, u32) -> Result<Option<Link>> {
-        let mut reader = self.log.reader();
+        let (log, mut reader) = (self.log, self.log.reader());
         move |peer, seq| {
             let Some(chain) = reader.chain_at(peer, seq)? else { return Ok(None) };
             let entry = match Seq::new(u64::from(seq)) {
                 Some(seq) => reader.entry(peer, seq, |change| change.entry.tombstone())?,
                 None => None,
             };
-            Ok(Some(Link { entry: entry.unwrap_or(Tombstone::UNKNOWN), chain }))
+            // The floor is read last: it only rises, so that it is not below the floor at which the chain was read.
+            Ok(Some(Link { entry: entry.unwrap_or(Tombstone::UNKNOWN), chain, floor: log.floor(peer)? }))
         }
     }
 }

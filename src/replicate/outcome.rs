@@ -69,7 +69,7 @@ pub struct Outcome {
     /// The number of entries that the remote announced at the start and that this log lacks, but that the modes do not let the
     /// remote send. `None` if the remote does not say what it holds.
     pub missing_by_mode: Option<u64>,
-    /// The number of entries that the remote lacked, but that are deleted in this log, so that the original wire cannot send
+    /// The number of entries that the remote lacked, but that are deleted or pruned in this log, so that the original wire cannot send
     /// them. 0 with [`Options::accept_gaps`](super::Options::accept_gaps).
     pub left_out: u64,
     /// The number of feeds that a fork has stopped.
@@ -78,6 +78,8 @@ pub struct Outcome {
     pub gaps: u64,
     /// The number of entries of feeds that are not allowed, and so were not stored.
     pub not_allowed: u64,
+    /// The number of feeds that begin anew at a floor of the remote: it has pruned entries that this log lacks.
+    pub floors: u64,
     /// The number of bytes that were written to the remote.
     pub bytes_sent: u64,
     /// The number of bytes that were read from the remote.

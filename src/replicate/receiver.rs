@@ -322,6 +322,7 @@ impl Receiver<'_, '_, '_> {
                     let lacking = await_heads(context, heads, receives)?;
                     self.ledger.expect(Arc::clone(heads), lacking, receives);
                 }
+                Event::Floor(floor) => self.batch.push_floor(&floor.peer, floor.seq, floor.chain, 0),
                 Event::Refused(peer, entries) => {
                     if self.ledger.refuse(&peer, entries) {
                         (context.notify)(Notice::Refused(peer));
@@ -341,13 +342,12 @@ impl Receiver<'_, '_, '_> {
         let context = self.context;
         let rows: Vec<(&str, u32, Chain)> = heads.iter().map(|head| (head.peer.as_str(), head.seq, head.chain)).collect();
         let compared = context.log.reader().compare(&rows)?;
-        let relations: Vec<Relation> = heads
+        let relations: Vec<Relation> = compared
             .iter()
-            .zip(&compared)
-            .map(|(head, compared)| match compared.differs {
+            .map(|compared| match compared.differs {
                 true => Relation::Differs,
-                false if head.seq > compared.head => Relation::Beyond,
-                false => Relation::Same,
+                false if compared.is_known => Relation::Same,
+                false => Relation::Unknown,
             })
             .collect();
         let receives = self.incoming.receives();
@@ -409,22 +409,28 @@ impl Receiver<'_, '_, '_> {
     }
 
     fn handle_result(&mut self, applied: Applied) -> Result<()> {
-        let Applied { entries, new, reached, acks, runs, stops, new_id, broken, .. } = applied;
+        let Applied { entries, new, reached, acks, runs, floors, stops, new_id, broken, .. } = applied;
         self.ledger.received += new;
-        // Accepted gaps are new entries that did not come.
-        self.ledger.add_came(entries.max(new));
+        // Accepted gaps are new entries that did not come. Entries up to a floor do not come either.
+        let skipped: u64 = floors.iter().map(|&(_, head, floor)| u64::from(floor.get() - head)).sum();
+        self.ledger.add_came(entries.max(new) + skipped);
         let behind: Vec<_> = reached.into_iter().filter_map(|(feed, seq)| self.ledger.reached(feed, seq)).collect();
         let (mut forks, mut mismatches, mut gaps) = (Vec::<(PeerId, Seq)>::new(), Vec::new(), Vec::new());
+        let (mut differing, mut local_floors) = (Vec::new(), Vec::new());
         for stop in stops {
             match stop.cause {
                 StopCause::Fork => forks.push((stop.peer, stop.seq)),
                 StopCause::ChainMismatch(head) => mismatches.push((stop.peer, head)),
                 StopCause::Gap(head) => gaps.push((stop.peer, head, stop.seq)),
+                StopCause::FloorDiffers(chain) => differing.push((stop.peer, stop.seq.get(), chain)),
+                StopCause::FloorOfLocalFeed(head) => local_floors.push((stop.peer, head, stop.seq)),
             }
         }
+        let refused: Vec<PeerId> = local_floors.iter().map(|(peer, ..)| peer.clone()).collect();
         // After a broken run, the session must not be complete: no run of this batch counts as handled.
         let runs = if broken.is_some() { 0 } else { runs };
-        let stored = Stored { runs, new, acks: &acks, forks: &forks, mismatches: &mismatches };
+        let stored =
+            Stored { runs, new, acks: &acks, forks: &forks, mismatches: &mismatches, floors: &differing, refused: &refused };
         let mut found = Vec::new();
         let mut handled = self.incoming.stored(stored, &mut self.context.link_of(), &mut found);
         handled = handled.and(self.publish());
@@ -435,8 +441,21 @@ impl Receiver<'_, '_, '_> {
             notify(Notice::Gap(peer, head, seq));
             handled = handled.and(counted);
         }
-        let counted = self.stop_feeds(&found);
-        found.into_iter().for_each(|fork| notify(Notice::Fork(fork.peer, fork.seq)));
+        for (peer, head, seq) in local_floors {
+            let counted = self.ledger.stop(&peer, StopKind::Gap);
+            notify(Notice::FloorOfLocalFeed(peer, head, seq));
+            handled = handled.and(counted);
+        }
+        for (peer, head, seq) in floors {
+            if self.ledger.add_floor() {
+                notify(Notice::Floor(peer, head, seq));
+            }
+        }
+        // The forks of entries are marked in the log already.
+        let (forks, others): (Vec<_>, Vec<_>) = found.into_iter().partition(|found| found.kind == DifferenceKind::Fork);
+        handled = handled.and(self.record(others));
+        let counted = self.stop_feeds(&forks);
+        forks.into_iter().for_each(|fork| notify(Notice::Fork(fork.peer, fork.seq)));
         new_id.into_iter().for_each(|id| notify(Notice::NewId(id)));
         handled.and(counted).and(broken.map_or(Ok(()), Err))
     }
@@ -455,6 +474,8 @@ impl Receiver<'_, '_, '_> {
             notify(match kind {
                 DifferenceKind::Fork => Notice::Fork(peer, seq),
                 DifferenceKind::Unproven => Notice::UnprovenFork(peer, seq),
+                DifferenceKind::Pruned => Notice::ForkAtFloor(peer, seq),
+                DifferenceKind::Refused => Notice::FloorRefused(peer, seq),
                 DifferenceKind::Unknown => Notice::NotComparable(peer, seq),
             });
         }
@@ -465,7 +486,8 @@ impl Receiver<'_, '_, '_> {
     fn stop_feeds(&mut self, found: &[Difference]) -> Result<()> {
         let mut counted = Ok(());
         for difference in found {
-            let why = if difference.kind == DifferenceKind::Unknown { StopKind::Gap } else { StopKind::Fork };
+            let is_gap = matches!(difference.kind, DifferenceKind::Unknown | DifferenceKind::Refused);
+            let why = if is_gap { StopKind::Gap } else { StopKind::Fork };
             counted = counted.and(self.ledger.stop(&difference.peer, why));
         }
         counted

@@ -12,12 +12,15 @@ use super::outcome::STOPPED;
 use super::output::{Output, Written};
 use super::{Context, Notice, Step};
 use crate::follow::{Follower, events, poll_until};
-use crate::model::{Error, Offset, PeerId, Result};
+use crate::model::{Offset, PeerId, Result};
 use crate::store::Bounds;
-use crate::wire::{LeftOut, Outgoing, Task};
+use crate::wire::{Before, LeftOut, Outgoing, Task, Wire};
 
 /// An empty frame. It shows that the local side is alive.
 const HEARTBEAT: &[u8] = b"\0";
+
+/// The number of feeds whose floors are looked at in one snapshot.
+const FLOORS_MAX: usize = 4096;
 
 /// The result of the sending thread.
 pub struct Sent {
@@ -37,6 +40,8 @@ struct Sender<'a, W: AsFd> {
     output: Output<'a, W>,
     /// `None` before the first offer.
     follower: Option<Follower<'a>>,
+    /// The floors of the log must be offered before the next entries: the id after which the next ones begin.
+    floors_after: Option<Option<PeerId>>,
     frames: Vec<u8>,
     entries: u64,
 }
@@ -47,7 +52,8 @@ struct Sender<'a, W: AsFd> {
 /// When the log cannot be read or the output cannot be written.
 pub fn run<W: Write + AsFd>(context: &Context<'_>, coordination: &Coordination, outgoing: Outgoing, output: W) -> Result<Sent> {
     let output = Output::new(output, coordination, context.options.stop);
-    let mut sender = Sender { context, coordination, outgoing, output, follower: None, frames: Vec::new(), entries: 0 };
+    let mut sender =
+        Sender { context, coordination, outgoing, output, follower: None, floors_after: None, frames: Vec::new(), entries: 0 };
     let written = sender.send();
     if matches!(written, Ok(Written::TimedOut)) {
         coordination.set_sender_timed_out();
@@ -167,6 +173,12 @@ impl<'a, W: Write + AsFd> Sender<'a, W> {
     fn offer(&mut self) -> Result<bool> {
         if self.follower.is_none() {
             self.follower = Some(self.follow()?);
+            // A remote with an equal root lacks no entry that was pruned before.
+            self.floors_after = self.outgoing.offers_start().is_none().then_some(None);
+        }
+        if let Some(after) = self.floors_after.take() {
+            self.offer_floors(after.as_ref())?;
+            return Ok(true);
         }
         let Self { context, coordination, outgoing, follower: Some(follower), frames, .. } = self else { return Ok(false) };
         let announced = outgoing.announced_offset();
@@ -174,7 +186,7 @@ impl<'a, W: Write + AsFd> Sender<'a, W> {
         if follower.position() >= until {
             return Ok(outgoing.caught_up());
         }
-        let (chains, before, mut has_learned) = (context.log.reader(), follower.position(), false);
+        let (chains, before, mut has_learned, mut was_pruned) = (context.log.reader(), follower.position(), false, false);
         let offered = follower.scan(Bounds::default(), |change| {
             // Entries of the remote that this snapshot holds were published before they were stored: they are not sent back.
             if !std::mem::replace(&mut has_learned, true) {
@@ -183,13 +195,18 @@ impl<'a, W: Write + AsFd> Sender<'a, W> {
             if change.offset > until {
                 return Ok(ControlFlow::Break(()));
             }
-            outgoing.offer(frames, &change, || {
-                let chain = chains.chain_at(change.peer.as_str(), change.seq.get() - 1)?;
-                chain.ok_or_else(|| Error::Corrupt(format!("entry {} of {} has no entry before it", change.seq, change.peer)))
+            was_pruned = !outgoing.offer(frames, &change, || {
+                let (peer, before) = (change.peer.as_str(), change.seq.get() - 1);
+                let Some(chain) = chains.chain_at(peer, before)? else { return Ok(None) };
+                Ok(Some(Before { chain, is_floor: before > 0 && context.log.floor(peer)? == before }))
             })?;
             // This change is offered: the scan continues after it.
-            Ok(if outgoing.has_room() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) })
+            let goes_on = outgoing.has_room() && !was_pruned;
+            Ok(if goes_on { ControlFlow::Continue(()) } else { ControlFlow::Break(()) })
         });
+        if follower.take_skipped() > 0 || was_pruned {
+            self.floors_after = Some(None);
+        }
         outgoing.end_offers(frames);
         coordination.publish_sent(outgoing);
         // Entries that arrived after the start are not part of the total.
@@ -198,6 +215,18 @@ impl<'a, W: Write + AsFd> Sender<'a, W> {
         self.notify_left_out();
         // Without room, acknowledgements must come first.
         Ok(offered? || self.outgoing.has_room() && self.outgoing.caught_up())
+    }
+
+    /// Offers the floors of the next feeds after the id `after`.
+    fn offer_floors(&mut self, after: Option<&PeerId>) -> Result<()> {
+        let Self { context, coordination, outgoing, frames, floors_after, .. } = self;
+        coordination.learn(outgoing);
+        let next = context.log.floors_after(after, FLOORS_MAX, |peer, seq, chain| {
+            outgoing.offer_floor(frames, peer, seq, chain);
+        })?;
+        *floors_after = next.map(Some);
+        self.notify_left_out();
+        Ok(())
     }
 
     /// Follows the log from the first entry that the remote may lack.
@@ -228,6 +257,10 @@ impl<'a, W: Write + AsFd> Sender<'a, W> {
                 LeftOut::Id(peer) => Notice::IdLeftOut(peer),
                 LeftOut::NotAllowed(peer) => Notice::NotAccepted(peer),
                 LeftOut::TooLong(peer, seq, max) => Notice::TooLong(peer, seq, max),
+                LeftOut::Pruned(peer, seq) => {
+                    let wire = if self.outgoing.has_heartbeats() { Wire::Native } else { Wire::Original };
+                    Notice::PrunedLeftOut(peer, seq, wire)
+                }
                 LeftOut::Direction(remote) => Notice::OneWay(remote),
             });
         }

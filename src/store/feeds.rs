@@ -16,6 +16,8 @@ pub struct Compared {
     pub head: u32,
     /// Whether the chains are known to differ.
     pub differs: bool,
+    /// Whether this log knows its chain there: it has not pruned it, and the feed does not end before it.
+    pub is_known: bool,
 }
 
 impl Log {
@@ -90,7 +92,7 @@ impl Log {
     }
 
     /// Gives up to `feeds_max` feeds with an id above `after` to `each`, as [`Log::feeds_after`]: id and head, whether it is the
-    /// local feed, and whether it is known to have forked. Returns the number of feeds that were given.
+    /// local feed, whether it is known to have forked, and its floor (0: none). Returns the number of feeds that were given.
     ///
     /// # Errors
     /// When the log cannot be read.
@@ -98,7 +100,7 @@ impl Log {
         &self,
         after: Option<&str>,
         feeds_max: usize,
-        mut each: impl FnMut(&str, u32, bool, bool),
+        mut each: impl FnMut(&str, u32, bool, bool, u32),
     ) -> Result<usize> {
         let txn = self.env.read()?;
         let (local, has_forks, mut given) = (txn.local_id()?, txn.has_forks()?, 0);
@@ -107,11 +109,44 @@ impl Log {
                 return Ok(ControlFlow::Break(()));
             }
             let is_forked = has_forks && txn.fork(&PeerId::new(peer)?)?.is_some();
-            each(peer, row.head, peer == local.as_str(), is_forked);
+            each(peer, row.head, peer == local.as_str(), is_forked, row.floor_seq());
             given += 1;
             Ok(ControlFlow::Continue(()))
         })?;
         Ok(given)
+    }
+
+    /// Looks at up to `feeds_max` feeds with an id above `after`, and gives those with a floor to `each`: id, floor, and the chain
+    /// there. Returns the last id that it looked at, or `None` if there are no more feeds.
+    ///
+    /// # Errors
+    /// When the log cannot be read.
+    pub fn floors_after(
+        &self,
+        after: Option<&PeerId>,
+        feeds_max: usize,
+        mut each: impl FnMut(&PeerId, Seq, Chain),
+    ) -> Result<Option<PeerId>> {
+        let (mut seen, mut last) = (0, None);
+        self.env.read()?.feeds_after(after.map_or("", PeerId::as_str), |peer, row| {
+            seen += 1;
+            if seen == feeds_max {
+                last = Some(PeerId::new(peer)?);
+            }
+            if let Some((seq, floor)) = Seq::new(u64::from(row.floor_seq())).zip(row.floor) {
+                each(&PeerId::new(peer)?, seq, floor.chain);
+            }
+            Ok(if seen == feeds_max { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+        })?;
+        Ok(last)
+    }
+
+    /// The floor of the feed of `peer`, 0 if there is none.
+    ///
+    /// # Errors
+    /// When the log cannot be read.
+    pub fn floor(&self, peer: &str) -> Result<u32> {
+        Ok(self.env.read()?.feed(peer)?.map_or(0, |row| row.floor_seq()))
     }
 
     /// The feeds that are known to have forked, each with the lowest seq that is known to differ in another log.
@@ -137,7 +172,7 @@ impl Log {
 }
 
 impl Reader<'_> {
-    /// The offset after which a scan finds every entry with a seq above `head_of` its peer. It is the last offset if the
+    /// The offset after which a scan finds every entry that is here with a seq above `head_of` its peer, and above its floor. It is the last offset if the
     /// log holds no such entry.
     ///
     /// # Errors
@@ -146,7 +181,7 @@ impl Reader<'_> {
         let txn = self.log.env.read()?;
         let mut first = Offset(u64::MAX);
         let last = each_feed(&txn, |peer, row| {
-            let next = head_of(peer).saturating_add(1);
+            let next = head_of(peer).max(row.floor_seq()).saturating_add(1);
             if let Some(seq) = Seq::new(u64::from(next)).filter(|_| next <= row.head)
                 && let Some(offset) = txn.offset_of(peer, row, seq)?
             {
@@ -165,7 +200,7 @@ impl Reader<'_> {
         each_feed(&self.log.env.read()?, |_, _| Ok(())).map(|_| ())
     }
 
-    /// The chain of a feed after its entry `seq`, or `None` if the feed ends before it. Reads at most one run.
+    /// The chain of a feed after its entry `seq`, or `None` if the feed ends before it, or it is below the floor. Reads at most one run.
     ///
     /// # Errors
     /// [`Error::Checksum`] if a record of this run is damaged.
@@ -184,9 +219,9 @@ impl Reader<'_> {
     pub fn compare(&self, feeds: &[(&str, u32, Chain)]) -> Result<Vec<Compared>> {
         self.log.in_snapshot(|txn| {
             let compare = |&(peer, seq, chain): &(&str, u32, Chain)| {
-                let Some(row) = txn.feed(peer)? else { return Ok(Compared { head: 0, differs: false }) };
+                let Some(row) = txn.feed(peer)? else { return Ok(Compared { head: 0, differs: false, is_known: false }) };
                 let local = if seq == 0 { None } else { compute_chain(txn, &mut self.records.borrow_mut(), peer, row, seq)? };
-                Ok(Compared { head: row.head, differs: local.is_some_and(|local| local != chain) })
+                Ok(Compared { head: row.head, differs: local.is_some_and(|local| local != chain), is_known: local.is_some() })
             };
             feeds.iter().map(compare).collect()
         })
@@ -196,11 +231,11 @@ impl Reader<'_> {
 /// Gives each feed to `each`, in the order of the ids. Returns the offset of the last entry.
 ///
 /// # Errors
-/// [`Error::Corrupt`] if the heads do not count all entries: then pages of different commits are mixed.
+/// [`Error::Corrupt`] if the heads do not count all entries that ever had an offset: then pages of different commits are mixed.
 fn each_feed(txn: &ReadTxn<'_>, mut each: impl FnMut(&str, FeedRow) -> Result<()>) -> Result<Offset> {
     let mut entries = 0;
     txn.feeds(|peer, row| {
-        entries += u64::from(row.head);
+        entries += u64::from(row.arrived());
         each(peer, row)
     })?;
     match txn.last_offset()? {
@@ -209,10 +244,14 @@ fn each_feed(txn: &ReadTxn<'_>, mut each: impl FnMut(&str, FeedRow) -> Result<()
     }
 }
 
-/// The chain after the entry `seq` of the feed `row`, or `None` if the feed ends before it. `seq` must not be 0.
+/// The chain after the entry `seq` of the feed `row`, or `None` if the feed ends before it, or it is below the floor. `seq` must not
+/// be 0.
 fn compute_chain(txn: &ReadTxn<'_>, records: &mut Records, peer: &str, row: FeedRow, seq: u32) -> Result<Option<Chain>> {
     if seq >= row.head {
         return Ok((seq == row.head).then_some(row.chain));
+    }
+    if let Some(floor) = row.floor.filter(|floor| seq <= floor.seq) {
+        return Ok((seq == floor.seq).then_some(floor.chain));
     }
     chain_before(txn, records, peer, row.number, seq + 1).map(Some)
 }

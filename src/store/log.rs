@@ -30,7 +30,7 @@ pub struct Info {
     pub id: PeerId,
     /// The number of feeds that hold an entry.
     pub feeds: u64,
-    /// The number of entries, including deleted entries.
+    /// The number of entries that are here, including deleted entries.
     pub entries: u64,
     /// The disk space of the data file and the packs, in bytes.
     pub bytes_on_disk: u64,
@@ -48,6 +48,8 @@ pub struct Info {
     pub root: u128,
     /// The number of feeds that are known to have forked.
     pub forks: u64,
+    /// The last offset that was pruned, [`Offset::ZERO`] if there is none.
+    pub floor: Offset,
 }
 
 impl Log {
@@ -272,6 +274,14 @@ impl Log {
         self.env.read()?.last_offset()
     }
 
+    /// The last offset that was pruned, [`Offset::ZERO`] if there is none. A scan begins after it.
+    ///
+    /// # Errors
+    /// When the log cannot be read.
+    pub fn pruned(&self) -> Result<Offset> {
+        self.env.read()?.floor()
+    }
+
     /// Checks that `after` can be a position in this log. A position above the last offset is from another log, or from this log
     /// before it was restored or created again. A reader would take later entries for entries that it has read.
     ///
@@ -288,7 +298,7 @@ impl Log {
     /// When the log cannot be read.
     pub fn info(&self) -> Result<Info> {
         let txn = self.env.read()?;
-        let last_offset = txn.last_offset()?;
+        let (last_offset, floor) = (txn.last_offset()?, txn.floor()?);
         let (mut packs, mut packed_entries, mut packs_bytes) = (0, 0, 0);
         txn.packs(|row| {
             packs += 1;
@@ -300,7 +310,7 @@ impl Log {
             forks: txn.fork_count()?,
             id: txn.local_id()?,
             feeds: txn.feed_count()?,
-            entries: last_offset.0,
+            entries: last_offset.0.saturating_sub(floor.0),
             bytes_on_disk: data_bytes + packs_bytes,
             data_bytes,
             packs_bytes,
@@ -308,6 +318,7 @@ impl Log {
             packed_entries,
             last_offset,
             root: txn.root()?,
+            floor,
         })
     }
 

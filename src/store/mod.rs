@@ -5,6 +5,7 @@
 //! | `log` | a log as a whole: open, create, info |
 //! | `reader`, `writer` | reading from snapshots; writing in durable commits |
 //! | `feeds` | heads, chains and forks: the data by which two logs are compared |
+//! | `prune`, `cursors` | forgetting the oldest entries; positions of readers that a pruning does not pass |
 //! | `records`, `rows` | entries and other rows as bytes |
 //! | `notify` | notifications, by which a commit wakes live readers |
 //! | `lmdb` | tables and transactions; no other module imports lmdb |
@@ -12,22 +13,26 @@
 //! | `pack` | sealed entries in compressed files |
 //! | `files` | the directory and the files of a log |
 
+mod cursors;
 mod feeds;
 mod files;
 mod lmdb;
 mod log;
 mod notify;
 mod pack;
+mod prune;
 mod reader;
 mod records;
 mod rows;
 mod seal;
 mod writer;
 
+pub use cursors::CURSOR_BYTES_MAX;
 pub use feeds::Compared;
 pub use lmdb::{Shrunk, shrink};
 pub use log::{Info, Log};
 pub use notify::InotifyLimit;
 pub(crate) use notify::Watcher;
+pub use prune::{Pruning, Retention};
 pub use reader::{Bounds, Reader};
 pub use writer::{Committed, Writer};

@@ -31,18 +31,24 @@ pub struct Reader<'l> {
     pub(super) log: &'l Log,
     pub(super) records: RefCell<Records>,
     peers: PeerCache,
+    /// The number of entries that scans have passed over since the last call of [`Reader::take_skipped`].
+    skipped: u64,
 }
 
 impl Log {
     /// A reader of this log.
     pub fn reader(&self) -> Reader<'_> {
-        Reader { log: self, records: RefCell::new(Records::new(self.dir())), peers: PeerCache::default() }
+        let records = RefCell::new(Records::new(self.dir()));
+        Reader { log: self, records, peers: PeerCache::default(), skipped: 0 }
     }
 }
 
 impl Reader<'_> {
     /// Gives the changes after the offset `after` to `each`, in order of arrival, until `each` breaks or `bounds` are
     /// reached. Returns the offset of the last change given, or `after` if there was none.
+    ///
+    /// If entries after `after` were pruned, gives no change, and returns the last offset that was pruned: the next scan goes on
+    /// behind it. [`Reader::take_skipped`] then returns the number of these entries.
     ///
     /// `each` must not block: the snapshot is open while it runs.
     ///
@@ -81,8 +87,16 @@ impl Reader<'_> {
         mut each: impl FnMut(Change<'_>) -> Result<ControlFlow<()>>,
     ) -> Result<Offset> {
         let (mut last, mut entries, mut bytes) = (after, 0, 0);
-        let (peers, records) = (&mut self.peers, self.records.get_mut());
+        let (peers, records, skipped) = (&mut self.peers, self.records.get_mut(), &mut self.skipped);
         self.log.in_snapshot(|txn| {
+            let floor = txn.floor()?;
+            // Also if entries were pruned while this scan began again.
+            if last < floor {
+                if last == after {
+                    (*skipped, last) = (*skipped + (floor.0 - after.0), floor);
+                }
+                return Ok(());
+            }
             records.scan(txn, last.next(), |offset, Record { number, seq, entry }| {
                 let peer = peers.get(number, txn)?;
                 let flow = each(Change { offset, peer, seq, entry })?;
@@ -92,6 +106,11 @@ impl Reader<'_> {
             })
         })?;
         Ok(last)
+    }
+
+    /// The number of pruned entries that scans have passed over since the last call.
+    pub fn take_skipped(&mut self) -> u64 {
+        std::mem::take(&mut self.skipped)
     }
 
     /// Gives one change to `each` and returns its result. Returns `None` if the log does not hold the entry.

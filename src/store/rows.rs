@@ -23,22 +23,66 @@ pub struct FeedRow {
     pub head: u32,
     /// The chain at the head.
     pub chain: Chain,
+    /// `None`: the log holds all entries of the feed.
+    pub floor: Option<FloorRow>,
 }
 
+/// The floor of a feed: entries up to it were pruned, or never were in this log.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct FloorRow {
+    /// The last seq that is missing.
+    pub seq: u32,
+    /// The number of entries that never had an offset in this log.
+    pub skipped: u32,
+    /// The chain at `seq`.
+    pub chain: Chain,
+}
+
+/// The length of a row of `peers` without a floor, in bytes.
+const FEED_BYTES: usize = 24;
+/// The length with a floor.
+const FLOORED_FEED_BYTES: usize = 48;
+
 impl FeedRow {
-    pub fn encode(&self) -> [u8; 24] {
-        let mut row = [0; 24];
-        row[..4].copy_from_slice(&self.number.to_le_bytes());
-        row[4..8].copy_from_slice(&self.head.to_le_bytes());
-        row[8..].copy_from_slice(&self.chain.0.to_le_bytes());
+    pub fn encode(&self) -> Vec<u8> {
+        let mut row = Vec::with_capacity(FLOORED_FEED_BYTES);
+        row.extend_from_slice(&self.number.to_le_bytes());
+        row.extend_from_slice(&self.head.to_le_bytes());
+        row.extend_from_slice(&self.chain.0.to_le_bytes());
+        if let Some(floor) = &self.floor {
+            row.extend_from_slice(&floor.seq.to_le_bytes());
+            row.extend_from_slice(&floor.skipped.to_le_bytes());
+            row.extend_from_slice(&floor.chain.0.to_le_bytes());
+        }
         row
     }
 
     pub fn decode(row: &[u8]) -> Result<Self> {
-        if row.len() != 24 {
-            return Err(bad_row("peers"));
-        }
-        Ok(Self { number: u32_at(row, 0), head: u32_at(row, 4), chain: Chain(u128_at(row, 8)) })
+        let floor = match row.len() {
+            FEED_BYTES => None,
+            FLOORED_FEED_BYTES => {
+                Some(FloorRow { seq: u32_at(row, 24), skipped: u32_at(row, 28), chain: Chain(u128_at(row, 32)) })
+            }
+            _ => return Err(bad_row("peers")),
+        };
+        let this = Self { number: u32_at(row, 0), head: u32_at(row, 4), chain: Chain(u128_at(row, 8)), floor };
+        let is_possible = floor.is_none_or(|floor| floor.seq > 0 && floor.seq <= this.head && floor.skipped <= floor.seq);
+        if is_possible { Ok(this) } else { Err(Error::Corrupt("the floor of a feed is above its head".into())) }
+    }
+
+    /// The floor, 0 if there is none.
+    pub fn floor_seq(&self) -> u32 {
+        self.floor.map_or(0, |floor| floor.seq)
+    }
+
+    /// The number of entries that never had an offset in this log.
+    pub fn skipped(&self) -> u32 {
+        self.floor.map_or(0, |floor| floor.skipped)
+    }
+
+    /// The number of entries that have or had an offset in this log.
+    pub fn arrived(&self) -> u32 {
+        self.head - self.skipped()
     }
 }
 
@@ -82,6 +126,16 @@ impl RunRow {
             chain_before: Chain(u128_at(row, 12)),
         };
         Ok(((key >> 32) as u32, run))
+    }
+
+    /// The seq of the last entry.
+    pub fn last_seq(&self) -> u32 {
+        self.first_seq.saturating_add(self.count.saturating_sub(1))
+    }
+
+    /// The offset of the last entry.
+    pub fn last_offset(&self) -> u64 {
+        self.first_offset.saturating_add(u64::from(self.count.saturating_sub(1)))
     }
 
     /// The offset of the entry `seq`, if it is in this run.

@@ -23,7 +23,7 @@ const REMOVED_ROWS_MAX: u64 = 16 << 10;
 const REMOVED_ROW_BYTES: u64 = 4 << 10;
 
 /// While this value exists, no other process or thread adds, replaces or removes packs.
-struct Sealer<'l> {
+pub(super) struct Sealer<'l> {
     log: &'l Log,
     /// The directory of the packs.
     dir: PathBuf,
@@ -78,7 +78,7 @@ impl Log {
         self.env.read()?.deletions()
     }
 
-    fn sealer<'l>(&'l self, goes_on: &'l dyn Fn() -> bool) -> Result<Option<Sealer<'l>>> {
+    pub(super) fn sealer<'l>(&'l self, goes_on: &'l dyn Fn() -> bool) -> Result<Option<Sealer<'l>>> {
         let Some(turn) = self.env.try_to_seal() else { return Ok(None) };
         let dir = self.dir().join(pack::DIR_NAME);
         if file::create_dir(self.dir(), pack::DIR_NAME)? {
@@ -202,7 +202,8 @@ impl Sealer<'_> {
             }
             let deleted = self.log.env.read()?.deleted_from(group[0].first)?;
             let has_deleted = deleted.is_some_and(|(offset, _)| offset <= group[group.len() - 1].last());
-            if group.len() > 1 || has_deleted {
+            let has_pruned = group[0].first <= self.log.pruned()?;
+            if group.len() > 1 || has_deleted || has_pruned {
                 self.rewrite(group)?;
                 packs += 1;
             }
@@ -210,10 +211,13 @@ impl Sealer<'_> {
         Ok(packs)
     }
 
-    /// Replaces successive packs by one, without the bytes of deleted entries.
+    /// Replaces successive packs by one, without the bytes of deleted entries, and without pruned entries.
     fn rewrite(&self, old: &[PackRow]) -> Result<()> {
         let env = &self.log.env;
-        let (first, last) = (old[0].first, old[old.len() - 1].last());
+        let (first, last) = (old[0].first.max(self.log.pruned()?.next()), old[old.len() - 1].last());
+        if first > last {
+            return Ok(());
+        }
         let mut writer = PackWriter::create(&self.dir, first, old[0].generation + 1)?;
         let (mut records, mut deleted) = (Records::new(self.log.dir()), Vec::new());
         // The snapshot stays open, but the packs are small.
@@ -222,7 +226,7 @@ impl Sealer<'_> {
             writer.push(&record)?;
             Ok(if writer.next() > last { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
         })?;
-        let mut next = txn.deleted_from(first)?;
+        let mut next = txn.deleted_from(old[0].first)?;
         while let Some((offset, _)) = next.filter(|&(offset, _)| offset <= last) {
             deleted.push(offset);
             next = txn.deleted_from(offset.next())?;
@@ -230,7 +234,7 @@ impl Sealer<'_> {
         drop(txn);
         let new = self.finish(writer)?;
         let mut txn = env.write()?;
-        for row in &old[1..] {
+        for row in old {
             txn.remove_pack(row.first)?;
         }
         txn.set_pack(&new)?;
@@ -242,7 +246,7 @@ impl Sealer<'_> {
     }
 
     /// Removes the files that belong to no row: a process was killed before it added the row, or after it removed the row.
-    fn remove_orphans(&self) -> Result<()> {
+    pub(super) fn remove_orphans(&self) -> Result<()> {
         let mut known = HashSet::new();
         self.log.env.read()?.packs(|row| {
             known.insert(row.file_name());

@@ -8,7 +8,7 @@ use super::files::place::{Place, StoredPlace};
 use super::files::{identity, space};
 use super::lmdb::WriteTxn;
 use super::records::{HEADER_BYTES, Header, Record, Records, encode_deleted};
-use super::rows::{FeedRow, RUN_ENTRIES_MAX, RunRow};
+use super::rows::{FeedRow, FloorRow, RUN_ENTRIES_MAX, RunRow};
 use crate::model::{Chain, Entry, Error, FEEDS_MAX, HashedEntry, Offset, PeerId, Result, Seq, Tombstone};
 
 /// The result of a commit.
@@ -22,8 +22,8 @@ pub struct Committed {
 
 /// The write transaction of a log. Other writers wait while it exists. If it is dropped without a commit, it changes nothing.
 pub struct Writer<'l> {
-    log: &'l Log,
-    txn: WriteTxn<'l>,
+    pub(super) log: &'l Log,
+    pub(super) txn: WriteTxn<'l>,
     records: Records,
     /// The feeds that this transaction has used.
     feeds: Vec<UsedFeed>,
@@ -41,9 +41,9 @@ pub struct Writer<'l> {
     /// The offset of the next entry.
     next_offset: Offset,
     /// Bytes of the new entries.
-    entry_bytes: u64,
+    pub(super) entry_bytes: u64,
     /// Whether anything other than new entries was changed.
-    changed: bool,
+    pub(super) changed: bool,
 }
 
 /// A feed as this transaction has changed it.
@@ -221,6 +221,33 @@ impl Writer<'_> {
         Ok(known.map_or_else(|| (0, Chain::start(peer)), |row| (row.head, row.chain)))
     }
 
+    /// The floor of a feed, 0 if there is none.
+    ///
+    /// # Errors
+    /// When the log cannot be read.
+    pub fn floor_of(&mut self, peer: &PeerId) -> Result<u32> {
+        Ok(self.find_feed(peer)?.map_or(0, |feed| self.feeds[feed].row.floor_seq()))
+    }
+
+    /// Begins a feed anew at a floor that another log gave: its next entry is `seq` + 1. `chain` is the chain at `seq`. The entries
+    /// between the head and `seq` will never be in this log.
+    ///
+    /// # Errors
+    /// When the log cannot be written.
+    ///
+    /// # Panics
+    /// If `seq` is not above the head.
+    pub fn set_floor(&mut self, peer: &PeerId, seq: Seq, chain: Chain) -> Result<()> {
+        let feed = self.find_or_add_feed(peer)?;
+        let feed = &mut self.feeds[feed];
+        assert!(seq.get() > feed.row.head, "a floor that is not above the head");
+        let skipped = feed.row.skipped() + (seq.get() - feed.row.head);
+        let floor = FloorRow { seq: seq.get(), skipped, chain };
+        feed.row = FeedRow { head: seq.get(), chain, floor: Some(floor), ..feed.row };
+        (feed.changed, self.changed) = (true, true);
+        Ok(())
+    }
+
     /// Records a fork: another log holds different bytes for the entry `seq` of the feed. Of several marks, the lowest seq is
     /// kept until [`Writer::clear_fork`].
     ///
@@ -275,12 +302,15 @@ impl Writer<'_> {
     fn commit_txn(mut self, committed: Committed) -> Result<u64> {
         self.save_runs()?;
         let mut root = self.txn.root()?;
+        let before = root;
         for feed in self.feeds.iter().filter(|feed| feed.changed) {
             self.txn.set_feed(&feed.peer, &feed.row)?;
             root = root.wrapping_sub(feed.root_term).wrapping_add(feed.row.chain.root_term(&feed.peer, feed.row.head));
         }
-        if committed.new > 0 {
+        if root != before {
             self.txn.set_root(root)?;
+        }
+        if committed.new > 0 {
             let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
             self.txn.append_time(self.first_offset, u64::try_from(now).unwrap_or(u64::MAX))?;
         }
@@ -317,7 +347,7 @@ impl Writer<'_> {
         let number = u32::try_from(self.txn.feed_count()?).ok().filter(|&number| number < FEEDS_MAX);
         let number = number.ok_or_else(|| Error::FeedFull(format!("the log already holds {FEEDS_MAX} feeds")))?;
         self.txn.set_number(number, peer)?;
-        Ok(self.use_feed(peer, FeedRow { number, head: 0, chain: Chain::start(peer) }, None))
+        Ok(self.use_feed(peer, FeedRow { number, head: 0, chain: Chain::start(peer), floor: None }, None))
     }
 
     fn use_feed(&mut self, peer: &PeerId, row: FeedRow, run: Option<RunRow>) -> usize {
@@ -353,7 +383,7 @@ impl Writer<'_> {
         if !std::mem::replace(&mut feed.run_is_unsaved, true) {
             self.unsaved_runs.push(index);
         }
-        feed.row = FeedRow { number, head: seq.get(), chain: feed.row.chain.next(tombstone) };
+        feed.row = FeedRow { head: seq.get(), chain: feed.row.chain.next(tombstone), ..feed.row };
         feed.changed = true;
         self.next_offset = offset.next();
         Ok(seq)
@@ -379,7 +409,11 @@ impl UsedFeed {
     /// Adds an entry to the last run, or starts a new run with it. Returns the previous run if it must still be saved.
     fn extend_run(&mut self, seq: Seq, offset: Offset) -> Option<RunRow> {
         match &mut self.run {
-            Some(run) if run.count < RUN_ENTRIES_MAX && run.first_offset + u64::from(run.count) == offset.0 => {
+            Some(run)
+                if run.count < RUN_ENTRIES_MAX
+                    && run.first_offset + u64::from(run.count) == offset.0
+                    && run.first_seq + run.count == seq.get() =>
+            {
                 run.count += 1;
                 None
             }

@@ -22,7 +22,8 @@ pub use heads::RemoteHeads;
 pub use native::{Difference, DifferenceKind};
 pub use negotiate::{PREAMBLE, Wire};
 pub use session::{
-    Entries, Event, Incoming, LeftOut, Local, NamedHead, News, Outgoing, Payload, Relation, Session, Stored, Task,
+    Before, ClaimedFloor, Entries, Event, Incoming, LeftOut, Local, NamedHead, News, Outgoing, Payload, Relation, Session,
+    Stored, Task,
 };
 
 use crate::model::{self, Chain, Result, Tombstone};
@@ -37,9 +38,12 @@ pub struct Link {
     pub entry: Tombstone,
     /// The chain of the feed after it.
     pub chain: Chain,
+    /// The floor of the feed, 0 if there is none. At the floor only the chain is known.
+    pub floor: u32,
 }
 
-/// Returns an entry of the local log; `None` if the log does not hold it. Seq 0 is the start of the feed.
+/// Returns an entry of the local log; `None` if the log does not know the chain there: below the floor and above the head. Seq 0
+/// is the start of the feed, which is always known.
 pub type LinkOf<'a> = dyn FnMut(&str, u32) -> Result<Option<Link>> + 'a;
 
 /// The directions in which a side allows entries to move.

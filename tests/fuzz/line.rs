@@ -2,7 +2,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use scuttleup::ndjson::{Content, change_line, parse_change, parse_head};
+use scuttleup::ndjson::{Content, change_line, parse_change, parse_head, put_floor};
 use scuttleup::{HashedEntry, Offset};
 
 fuzz_target!(|line: &str| {
@@ -11,6 +11,13 @@ fuzz_target!(|line: &str| {
     let entry = match &change.content {
         Content::Bytes(bytes) => HashedEntry::new(bytes),
         Content::Deleted(tombstone) => HashedEntry::deleted(*tombstone),
+        Content::Floor(chain) => {
+            let mut written = Vec::new();
+            put_floor(&mut written, change.peer.as_str(), change.seq, *chain);
+            let line = std::str::from_utf8(&written).expect("UTF-8").trim_end();
+            assert_eq!(parse_change(line).expect("a written line is valid"), change);
+            return;
+        }
     };
     let written = change_line(Offset(1), &change.peer, change.seq, entry);
     let line = written.strip_suffix('\n').expect("a line");

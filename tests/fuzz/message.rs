@@ -13,6 +13,7 @@ fuzz_target!(|frame: &[u8]| {
             assert!(heads.len() <= 1024 && heads.iter().all(|head| is_id(head.peer)));
         }
         Ok(Message::Feed(_, peer)) => assert!(is_id(peer)),
+        Ok(Message::Floor(peer, _, chain)) => assert!(is_id(peer) && chain.0 != 0),
         Ok(Message::Fork(fork)) => assert!(is_id(fork.peer) && fork.points.len() <= 64),
         Ok(Message::Run(run)) => {
             assert!((1..=1024).contains(&run.count) && run.first.get().checked_add(run.count - 1).is_some());

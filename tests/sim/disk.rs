@@ -18,24 +18,41 @@ pub struct StoredEntry {
 /// The result of storing entries that came together.
 pub enum Put {
     Stored,
+    /// The chain at the floor of the other log differs.
+    FloorDiffers,
+    /// The floor is above the head of the local feed.
+    FloorOfLocalFeed,
     /// The entry with this seq has different bytes in the log.
     Fork(u32),
     /// The chain of the run does not continue the feed after this head.
     ChainMismatch(u32),
 }
 
-/// A feed: its entries, and the chains from the start to the last entry. `chains[n]` is the chain after entry n.
+/// A feed: its entries, and the chains from the start to the last entry. `chains[n]` is the chain after entry n. `None`: it never
+/// was in this log. What is below the floor is kept for [`Disk::fork`], but not shown.
 #[derive(Clone)]
 struct Feed {
-    entries: Vec<Vec<u8>>,
-    chains: Vec<Chain>,
+    entries: Vec<Option<Vec<u8>>>,
+    chains: Vec<Option<Chain>>,
+    floor: u32,
+}
+
+/// A change of a log, to set it back.
+#[derive(Clone)]
+pub enum Event {
+    Entry(StoredEntry),
+    Floor(String, u32, Chain),
+    Prune(usize),
 }
 
 /// All entries of a log.
 #[derive(Clone, Default)]
 pub struct Disk {
-    /// In the order of arrival.
+    /// In the order of arrival, also the pruned ones.
     pub order: Vec<StoredEntry>,
+    /// The number of pruned entries in `order`.
+    pub pruned: usize,
+    pub history: Vec<Event>,
     feeds: BTreeMap<String, Feed>,
 }
 
@@ -53,58 +70,121 @@ impl Disk {
     }
 
     pub fn entry(&self, peer: &str, seq: u32) -> Option<&[u8]> {
-        self.feeds.get(peer)?.entries.get(seq as usize - 1).map(Vec::as_slice)
+        let feed = self.feeds.get(peer).filter(|feed| seq > feed.floor)?;
+        feed.entries.get(seq as usize - 1)?.as_deref()
     }
 
     pub fn chain(&self, peer: &str, seq: u32) -> Option<Chain> {
         match self.feeds.get(peer) {
-            Some(feed) => feed.chains.get(seq as usize).copied(),
+            Some(feed) if seq == 0 || seq >= feed.floor => feed.chains.get(seq as usize).copied().flatten(),
+            Some(_) => None,
             None => (seq == 0).then(|| Chain::start(&id(peer))),
         }
     }
 
+    /// The floor of a feed, 0 if there is none.
+    pub fn floor(&self, peer: &str) -> u32 {
+        self.feeds.get(peer).map_or(0, |feed| feed.floor)
+    }
+
+    /// The feeds with a floor.
+    pub fn floors(&self) -> impl Iterator<Item = (&str, u32, Chain)> {
+        let floored = self.feeds.iter().filter(|(_, feed)| feed.floor > 0);
+        floored.map(|(peer, feed)| (&**peer, feed.floor, feed.chains[feed.floor as usize].expect("the chain at a floor")))
+    }
+
     pub fn feeds(&self) -> impl Iterator<Item = (&str, u32, Chain)> {
-        self.feeds.iter().map(|(peer, feed)| (&**peer, feed.entries.len() as u32, *feed.chains.last().expect("the start")))
+        let head = |feed: &Feed| feed.chains.last().copied().flatten().expect("the chain at the head");
+        self.feeds.iter().map(move |(peer, feed)| (&**peer, feed.entries.len() as u32, head(feed)))
     }
 
     pub fn root(&self) -> u128 {
         self.feeds().fold(0, |root, (peer, seq, chain)| root.wrapping_add(chain.root_term(&id(peer), seq)))
     }
 
+    fn feed_mut(&mut self, peer: &str) -> &mut Feed {
+        let start = || Feed { entries: Vec::new(), chains: vec![Some(Chain::start(&id(peer)))], floor: 0 };
+        self.feeds.entry(peer.into()).or_insert_with(start)
+    }
+
     /// Stores the next entry of a feed.
     pub fn push(&mut self, peer: &str, seq: u32, bytes: &[u8]) {
-        let start = || Feed { entries: Vec::new(), chains: vec![Chain::start(&id(peer))] };
-        let feed = self.feeds.entry(peer.into()).or_insert_with(start);
+        let feed = self.feed_mut(peer);
         assert_eq!(feed.entries.len() as u32 + 1, seq, "a gap in {peer}");
-        let chain = feed.chains.last().expect("the start").next(Entry::new(bytes).tombstone());
-        feed.entries.push(bytes.into());
-        feed.chains.push(chain);
-        self.order.push(StoredEntry { peer: peer.into(), seq, bytes: bytes.into() });
+        let chain = feed.chains.last().copied().flatten().expect("the chain at the head");
+        feed.entries.push(Some(bytes.into()));
+        feed.chains.push(Some(chain.next(Entry::new(bytes).tombstone())));
+        let stored = StoredEntry { peer: peer.into(), seq, bytes: bytes.into() };
+        self.order.push(stored.clone());
+        self.history.push(Event::Entry(stored));
+    }
+
+    /// Begins a feed anew behind `seq`, which is above its head.
+    pub fn begin_anew(&mut self, peer: &str, seq: u32, chain: Chain) {
+        let feed = self.feed_mut(peer);
+        assert!(feed.entries.len() < seq as usize, "a floor of {peer} that is not above the head");
+        feed.entries.resize(seq as usize, None);
+        feed.chains.resize(seq as usize, None);
+        feed.chains.push(Some(chain));
+        feed.floor = seq;
+        self.history.push(Event::Floor(peer.into(), seq, chain));
+    }
+
+    /// Prunes the first `entries` of the order of arrival. The newest entry stays.
+    pub fn prune(&mut self, entries: usize) {
+        let until = entries.min(self.order.len().saturating_sub(1));
+        for stored in self.order.iter().take(until) {
+            let feed = self.feeds.get_mut(&stored.peer).expect("the feed of an entry");
+            feed.floor = feed.floor.max(stored.seq);
+        }
+        self.pruned = self.pruned.max(until);
+        self.history.push(Event::Prune(until));
     }
 
     /// Sets the disk back to an older state, as a backup does.
-    pub fn restore(&mut self, entries: usize) {
-        let order = std::mem::take(&mut self.order);
-        self.feeds.clear();
-        for stored in order.into_iter().take(entries) {
-            self.push(&stored.peer, stored.seq, &stored.bytes);
+    pub fn restore(&mut self, events: usize) {
+        let history = std::mem::take(&mut self.history);
+        *self = Self::default();
+        for event in history.into_iter().take(events) {
+            match event {
+                Event::Entry(stored) => self.push(&stored.peer, stored.seq, &stored.bytes),
+                Event::Floor(peer, seq, chain) => self.begin_anew(&peer, seq, chain),
+                Event::Prune(until) => self.prune(until),
+            }
         }
     }
 
-    /// The first entry of a feed at which two logs differ.
+    /// The first seq of a feed at which two logs differ, as far as both have ever known the feed. A feed that began anew can differ
+    /// in an earlier entry.
     pub fn fork(&self, other: &Self, peer: &str) -> Option<u32> {
-        let both = self.head(peer).min(other.head(peer));
+        let (here, there) = (self.feeds.get(peer)?, other.feeds.get(peer)?);
+        let both = |seq: &usize| here.chains[*seq].is_some() && there.chains[*seq].is_some();
+        let differs = |seq: &usize| here.chains[*seq] != there.chains[*seq];
         // Most feeds are equal. Then their chains are equal too.
-        if self.chain(peer, both) == other.chain(peer, both) {
+        let last = (0..here.chains.len().min(there.chains.len())).rev().find(both)?;
+        if !differs(&last) {
             return None;
         }
-        (1..=both).find(|&seq| self.entry(peer, seq) != other.entry(peer, seq))
+        (1..=last).filter(both).find(differs).map(|seq| seq as u32)
+    }
+
+    /// Applies the floor of another log. `own`: the local feed.
+    pub fn apply_floor(&mut self, own: &str, peer: &str, seq: u32, chain: Chain) -> Put {
+        if seq <= self.head(peer) {
+            let differs = self.chain(peer, seq).is_some_and(|local| local != chain);
+            return if differs { Put::FloorDiffers } else { Put::Stored };
+        }
+        if peer == own {
+            return Put::FloorOfLocalFeed;
+        }
+        self.begin_anew(peer, seq, chain);
+        Put::Stored
     }
 
     /// Stores entries that came together, in a run or alone.
     pub fn store(&mut self, peer: &str, first: Seq, entries: &[Vec<u8>], chain: Option<Chain>) -> Result<Put, String> {
-        let head = self.head(peer);
-        let numbered = || (first.get()..).zip(entries);
+        let (head, floor) = (self.head(peer), self.floor(peer));
+        let numbered = || (first.get()..).zip(entries).filter(move |&(seq, _)| seq > floor);
         for (seq, bytes) in numbered().filter(|&(seq, _)| seq <= head) {
             if self.entry(peer, seq) != Some(bytes) {
                 return Ok(Put::Fork(seq));

@@ -2,15 +2,22 @@
 
 use std::collections::HashSet;
 
-use scuttleup::wire::{Difference, Event, Link, Local, NamedHead, News, Payload, Relation, Session, Stored, Task, Wire};
+use scuttleup::wire::{
+    Before, ClaimedFloor, Difference, Event, Link, Local, NamedHead, News, Payload, Relation, Session, Stored, Task, Wire,
+};
 use scuttleup::{Chain, Change, HashedEntry, Mode, Offset, PeerGlobs, PeerId, Seq, Tombstone};
 
 use super::disk::{Disk, Heads, Put, id};
 
 const ENTRY_BYTES_MAX: usize = 1 << 16;
 
-/// Received entries that are not on the disk yet.
-struct Pending {
+/// What was received and is not on the disk yet.
+enum Pending {
+    Entries(Received),
+    Floor(ClaimedFloor),
+}
+
+struct Received {
     peer: String,
     first: Seq,
     entries: Vec<Vec<u8>>,
@@ -28,6 +35,13 @@ pub struct Side {
     pub start: Heads,
     /// The number of changes of the log that were offered. `None` before the first offer.
     offered: Option<usize>,
+    /// The floors of the log must be offered before the next entries.
+    owes_floors: bool,
+    /// The floor of the remote is above the head of the local feed.
+    pub local_is_pruned: bool,
+    /// The feed that was stopped because of it.
+    pub kept_back: Option<String>,
+    own: String,
     stopped: HashSet<String>,
     pending: Vec<Pending>,
     pub outgoing: Vec<u8>,
@@ -55,6 +69,10 @@ impl Side {
             news: News::default(),
             start: disk.heads(),
             offered: None,
+            owes_floors: false,
+            local_is_pruned: false,
+            kept_back: None,
+            own: own.to_owned(),
             stopped: HashSet::new(),
             pending: Vec::new(),
             outgoing: Vec::new(),
@@ -95,13 +113,14 @@ impl Side {
                     });
                     let run = entries.run().map(|(_, handle, chain)| (handle, chain));
                     let peer = entries.peer.as_str().to_owned();
-                    self.pending.push(Pending { peer, first: entries.first, entries: bytes, run });
+                    self.pending.push(Pending::Entries(Received { peer, first: entries.first, entries: bytes, run }));
                 }
+                Event::Floor(floor) => self.pending.push(Pending::Floor(floor)),
                 Event::Heads(heads, last) => {
                     let compare = |NamedHead { peer, seq, chain }: &NamedHead| match disk.chain(peer.as_str(), *seq) {
                         Some(local) if *seq > 0 && local != *chain => Relation::Differs,
                         Some(_) => Relation::Same,
-                        None => Relation::Beyond,
+                        None => Relation::Unknown,
                     };
                     let compared: Vec<Relation> = heads.iter().map(compare).collect();
                     incoming.compared(&heads, &compared, last, &mut link_of, &mut self.found)?;
@@ -116,9 +135,29 @@ impl Side {
 
     /// Stores the received entries, then acknowledges them.
     pub fn commit(&mut self, disk: &mut Disk) -> Result<(), String> {
-        let (mut acks, mut forks, mut mismatches) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut acks, mut forks, mut mismatches, mut floors) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        let mut refused = Vec::new();
         let (before, mut runs) = (disk.order.len(), 0);
-        for Pending { peer, first, entries, run } in std::mem::take(&mut self.pending) {
+        for pending in std::mem::take(&mut self.pending) {
+            let Received { peer, first, entries, run } = match pending {
+                Pending::Entries(received) => received,
+                Pending::Floor(ClaimedFloor { peer, seq, chain }) => {
+                    runs += 1;
+                    if self.stopped.contains(peer.as_str()) {
+                        continue;
+                    }
+                    match disk.apply_floor(&self.own, peer.as_str(), seq.get(), chain) {
+                        Put::FloorDiffers => floors.push((peer.clone(), seq.get(), chain)),
+                        Put::FloorOfLocalFeed => {
+                            refused.push(peer.clone());
+                            (self.local_is_pruned, self.kept_back) = (true, Some(peer.as_str().to_owned()));
+                        }
+                        _ => continue,
+                    }
+                    self.stopped.insert(peer.as_str().to_owned());
+                    continue;
+                }
+            };
             runs += u64::from(run.is_some());
             if self.stopped.contains(&peer) {
                 continue;
@@ -127,13 +166,15 @@ impl Side {
                 Put::Stored => acks.extend(run.map(|(handle, _)| (handle, first.get() + entries.len() as u32 - 1))),
                 Put::Fork(seq) => forks.push((id(&peer), seq_of(seq))),
                 Put::ChainMismatch(head) => mismatches.push((id(&peer), head)),
+                Put::FloorDiffers | Put::FloorOfLocalFeed => unreachable!("entries are no floor"),
             }
             if forks.last().map(|(peer, _)| peer).or(mismatches.last().map(|(peer, _)| peer)) == Some(&id(&peer)) {
                 self.stopped.insert(peer);
             }
         }
         let new = (disk.order.len() - before) as u64;
-        let stored = Stored { runs, new, acks: &acks, forks: &forks, mismatches: &mismatches };
+        let stored =
+            Stored { runs, new, acks: &acks, forks: &forks, mismatches: &mismatches, floors: &floors, refused: &refused };
         let mut link_of = |peer: &str, seq: u32| Ok(link(disk, peer, seq));
         let incoming = &mut self.session.incoming;
         incoming.stored(stored, &mut link_of, &mut self.found).map_err(|err| err.to_string())?;
@@ -173,7 +214,17 @@ impl Side {
         let outgoing = &mut self.session.outgoing;
         let until = if outgoing.is_live() { disk.order.len() } else { outgoing.announced_offset().0 as usize };
         let start = || outgoing.offers_start().map_or(0, |start| start.0 as usize);
+        self.owes_floors |= self.offered.is_none() && outgoing.offers_start().is_none();
         let from = self.offered.unwrap_or_else(start);
+        self.owes_floors |= from < disk.pruned;
+        let from = from.max(disk.pruned);
+        self.offered = Some(from);
+        if std::mem::take(&mut self.owes_floors) {
+            for (peer, seq, chain) in disk.floors() {
+                outgoing.offer_floor(&mut self.outgoing, &id(peer), seq_of(seq), chain);
+            }
+            return Ok(true);
+        }
         let to = until.min(from + batch);
         self.offered = Some(from.max(to));
         if from >= to {
@@ -182,8 +233,12 @@ impl Side {
         for stored in &disk.order[from..to] {
             let (peer, entry) = (id(&stored.peer), HashedEntry::new(&stored.bytes));
             let change = Change { offset: Offset(0), peer: &peer, seq: seq_of(stored.seq), entry };
-            let before = disk.chain(&stored.peer, stored.seq - 1).expect("the entry before it");
-            outgoing.offer(&mut self.outgoing, &change, || Ok(before))?;
+            let before = stored.seq - 1;
+            let is_floor = before > 0 && disk.floor(&stored.peer) == before;
+            let before = disk.chain(&stored.peer, before).map(|chain| Before { chain, is_floor });
+            if !outgoing.offer(&mut self.outgoing, &change, || Ok(before))? {
+                self.owes_floors = true;
+            }
         }
         outgoing.end_offers(&mut self.outgoing);
         let sent = outgoing.take_sent();
@@ -194,7 +249,7 @@ impl Side {
 
 fn link(disk: &Disk, peer: &str, seq: u32) -> Option<Link> {
     let entry = seq.checked_sub(1).and_then(|_| disk.entry(peer, seq)).map(|bytes| HashedEntry::new(bytes).tombstone());
-    disk.chain(peer, seq).map(|chain| Link { entry: entry.unwrap_or(Tombstone::UNKNOWN), chain })
+    disk.chain(peer, seq).map(|chain| Link { entry: entry.unwrap_or(Tombstone::UNKNOWN), chain, floor: disk.floor(peer) })
 }
 
 fn seq_of(seq: u32) -> Seq {

@@ -55,6 +55,11 @@ impl Spy {
                     assert!(!self.feeds.iter().any(|known| known == peer), "{peer} has two handles");
                     self.feeds.push(peer.into());
                 }
+                Message::Floor(peer, seq, chain) => {
+                    assert!(seq.get() > self.sent.get(peer).copied().unwrap_or(0), "{peer} {seq}: a floor below what was sent");
+                    assert_eq!(from.chain(peer, seq.get()), Some(chain), "{peer} {seq}: the chain at a floor");
+                    self.sent.insert(peer.into(), seq.get());
+                }
                 Message::Run(run) => {
                     let peer = &self.feeds[run.handle as usize];
                     let last = run.first.get() + run.count - 1;
@@ -74,8 +79,9 @@ impl Spy {
                 Message::Ack(handle, seq) => {
                     let peer = &back.1[handle as usize];
                     assert!(from.head(peer) >= seq, "{peer} {seq} is acknowledged, but {} is on disk", from.head(peer));
+                    let [here, there] = [from, to].map(|disk| disk.entry(peer, seq));
                     assert!(
-                        forked(peer) || from.entry(peer, seq) == to.entry(peer, seq),
+                        forked(peer) || here.is_none() || there.is_none() || here == there,
                         "{peer} {seq} differs in the log that sent it"
                     );
                 }
@@ -105,6 +111,9 @@ impl Spy {
         while let Ok(Some(frame)) = self.frames.next_frame() {
             match Message::decode(frame).unwrap_or(Message::Unknown) {
                 Message::Feed(_, peer) => self.feeds.push(peer.into()),
+                Message::Floor(peer, seq, _) => {
+                    self.sent.insert(peer.into(), seq.get());
+                }
                 Message::Run(run) => {
                     let Some(peer) = self.feeds.get(run.handle as usize) else { continue };
                     self.sent.insert(peer.clone(), run.first.get() + run.count - 1);

@@ -3,11 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
-use scuttleup::Mode;
 use scuttleup::wire::{DifferenceKind, PREAMBLE};
+use scuttleup::{Chain, Mode};
 
 use super::super::hostile::Random;
-use super::disk::{Disk, Heads};
+use super::disk::{Disk, Event, Heads};
 use super::side::Side;
 use super::spy::Spy;
 
@@ -41,6 +41,7 @@ pub struct World {
     appended: bool,
     forked: Rc<BTreeSet<String>>,
     pub forks_found: u32,
+    pub prunings: u32,
     pub finished: u32,
 }
 
@@ -62,7 +63,18 @@ impl World {
             appended: false,
             forked: Rc::default(),
             forks_found: 0,
+            prunings: 0,
             finished: 0,
+        }
+    }
+
+    /// Prunes a log. With the original wire, a floor is a gap, and the logs would not become equal.
+    fn prune(&mut self, log: usize) {
+        if !self.logs.iter().any(|log| log.is_original) {
+            // Most forks stay above the floor.
+            let entries = self.random.below(self.logs[log].disk.order.len() + 1) * self.random.below(5) / 4;
+            self.logs[log].disk.prune(entries);
+            self.prunings += 1;
         }
     }
 
@@ -75,7 +87,8 @@ impl World {
             20..22 if faults => self.cut_one(),
             22..23 if faults => self.crash(log),
             23 if faults && self.random.below(3) == 0 => self.restore(log),
-            24..55 => self.with_pair(Self::pump),
+            24 => self.prune(log),
+            25..55 => self.with_pair(Self::pump),
             55..85 => self.with_pair(Self::deliver),
             _ => self.with_pair(Self::commit),
         }
@@ -178,6 +191,11 @@ impl World {
         let log = &mut self.logs[at.log];
         let before = log.disk.order.len();
         at.commit(&mut log.disk)?;
+        if std::mem::take(&mut at.local_is_pruned) {
+            // Its user gives it a new id: with the old one, its feed would fork.
+            self.new_ids += 1;
+            log.own = format!("new-{}", self.new_ids);
+        }
         let stored_range = before..log.disk.order.len();
         let any = !stored_range.is_empty();
         if any {
@@ -195,8 +213,18 @@ impl World {
             return;
         }
         let mut held: BTreeMap<&str, u32> = BTreeMap::new();
-        for (at, stored) in disk.order.iter().enumerate() {
-            if stored_range.contains(&at) {
+        let mut at = 0;
+        for event in &disk.history {
+            let stored = match event {
+                Event::Entry(stored) => stored,
+                Event::Floor(peer, seq, _) => {
+                    held.insert(peer, *seq);
+                    continue;
+                }
+                Event::Prune(_) => continue,
+            };
+            at += 1;
+            if stored_range.contains(&(at - 1)) {
                 for (peer, &seq) in &self.causes[&stored.bytes] {
                     let held = held.get(&**peer).copied().unwrap_or(0);
                     assert!(held >= seq, "{} {} came before {peer} {seq}", stored.peer, stored.seq);
@@ -247,8 +275,9 @@ impl World {
                 }
                 continue;
             }
-            let disk = &self.logs[sides[to].log].disk;
-            for (peer, &seq) in sides[from].start.iter().filter(|(peer, _)| !forked.contains(*peer)) {
+            let (disk, kept_back) = (&self.logs[sides[to].log].disk, &sides[to].kept_back);
+            let moves = |peer: &String| !forked.contains(peer) && kept_back.as_ref() != Some(peer);
+            for (peer, &seq) in sides[from].start.iter().filter(|(peer, _)| moves(peer)) {
                 assert!(disk.head(peer) >= seq, "the session is over, but {peer} {seq} is missing: {}", disk.head(peer));
             }
         }
@@ -260,15 +289,26 @@ impl World {
         for side in 0..2 {
             for found in std::mem::take(&mut self.pairs[pair].sides[side].found) {
                 let peer = found.peer.as_str();
+                if found.kind == DifferenceKind::Refused {
+                    continue;
+                }
                 let (here, there) = (&self.logs[one].disk, &self.logs[other].disk);
                 let (seq, is_native) = (found.seq.get(), self.pairs[pair].sides[side].is_native());
                 // The original's wire has no chains: it finds an entry that differs, which need not be the first one.
                 let differs = here.entry(peer, seq) != there.entry(peer, seq);
-                let is_right = if is_native { here.fork(there, peer) == Some(seq) } else { differs };
-                assert!(is_right && found.kind != DifferenceKind::Unknown, "the fork of {peer}: {found:?}");
+                let first = here.fork(there, peer);
+                // What was pruned cannot be shown.
+                let is_pruned = seq <= here.floor(peer).max(there.floor(peer));
+                let is_right = match is_native {
+                    true if is_pruned => first.is_some_and(|first| first <= seq || found.kind != DifferenceKind::Fork),
+                    true => first == Some(seq) && found.kind != DifferenceKind::Pruned,
+                    false => differs,
+                };
+                assert!(is_right && found.kind != DifferenceKind::Unknown, "the fork of {peer}: {found:?}, not {first:?}");
                 // A side that only sends, or whose remote only receives, has no evidence.
                 let modes = [side, 1 - side].map(|side| self.pairs[pair].sides[side].mode);
                 let has_evidence = modes[0] != Mode::Push && modes[1] != Mode::Pull || !is_native;
+                let has_evidence = if is_pruned { found.kind == DifferenceKind::Fork } else { has_evidence };
                 assert_eq!(found.kind == DifferenceKind::Fork, has_evidence, "{modes:?}: {found:?}");
                 self.forks_found += 1;
                 let log = &mut self.logs[if side == 0 { one } else { other }];
@@ -295,8 +335,8 @@ impl World {
     /// Replaces a log by an older state of it, as a restored backup does.
     fn restore(&mut self, log: usize) {
         self.crash(log);
-        let entries = self.random.below(self.logs[log].disk.order.len() + 1);
-        self.logs[log].disk.restore(entries);
+        let events = self.random.below(self.logs[log].disk.history.len() + 1);
+        self.logs[log].disk.restore(events);
         (self.restored, self.appended) = (true, true);
         if self.random.below(2) == 0 {
             self.append(log);
@@ -326,13 +366,21 @@ impl World {
         }
     }
 
-    /// Checks that all logs hold the same feeds. Feeds that have forked are not compared.
+    /// Checks that all logs have the same heads and chains. Of each feed, a log holds all entries from its floor to its head. Feeds
+    /// that have forked are not compared.
     pub fn assert_equal(&mut self) {
         let forked = self.forked();
-        let heads = |log: &Log| -> Heads { log.disk.heads().into_iter().filter(|(peer, _)| !forked.contains(peer)).collect() };
+        let heads = |log: &Log| -> Vec<(String, u32, Chain)> {
+            let feeds = log.disk.feeds().filter(|(peer, ..)| !forked.contains(*peer));
+            feeds.map(|(peer, seq, chain)| (peer.to_owned(), seq, chain)).collect()
+        };
         let first = heads(&self.logs[0]);
         for log in &self.logs {
             assert_eq!(heads(log), first, "{} differs; forked: {forked:?}", log.own);
+            for (peer, head, _) in log.disk.feeds() {
+                let has_all = (log.disk.floor(peer) + 1..=head).all(|seq| log.disk.entry(peer, seq).is_some());
+                assert!(has_all, "an entry of {peer} is missing in {}", log.own);
+            }
         }
     }
 }

@@ -1,7 +1,7 @@
 //! One direction of an exchange between two logs, through the shipped session (`wire::Session`) on the native wire. It is cut
 //! after a number of entries, as a link would cut it.
 
-use scuttleup::wire::{Event, Local, News, Relation, Session, Task};
+use scuttleup::wire::{Before, Event, Local, News, Relation, Session, Task};
 use scuttleup::{Chain, Change, HashedEntry, Mode, Offset, PeerGlobs, PeerId, Seq};
 
 use super::gossip::{Entry, Log};
@@ -68,7 +68,7 @@ impl<'w> Side<'w> {
                     compared.expect("the protocol");
                 }
                 Event::Nothing | Event::AllHeads { .. } => {}
-                Event::Differs(_) | Event::Refused(..) | Event::Error { .. } => panic!("{event:?}"),
+                Event::Differs(_) | Event::Floor(_) | Event::Refused(..) | Event::Error { .. } => panic!("{event:?}"),
             }
         }
         self.news.merge(incoming.take_news());
@@ -101,7 +101,7 @@ pub fn exchange(
         let seq_of = |seq| Seq::new(u64::from(seq)).expect("a seq");
         let (peer, entry) = (&ids[usize::from(feed)], HashedEntry::new(b"1"));
         let change = Change { offset: Offset::ZERO, peer, seq: seq_of(seq), entry };
-        outgoing.offer(&mut bytes, &change, || Ok(CHAIN)).expect("the chain is given");
+        outgoing.offer(&mut bytes, &change, || Ok(Some(Before { chain: CHAIN, is_floor: false }))).expect("the chain is given");
         sent += usize::from(seq > to.log.heads[usize::from(feed)]);
     }
     outgoing.end_offers(&mut bytes);

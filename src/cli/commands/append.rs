@@ -156,7 +156,7 @@ fn acknowledge(applied: &Applied, ack: Option<&Output>, stop: &Stop) -> Result<(
     if let (Some(output), Some((peer, first, last))) = (ack, &applied.local) {
         let mut lines = Vec::new();
         for seq in first.get()..=last.get() {
-            ndjson::put_head(&mut lines, peer.as_str(), seq, false, false);
+            ndjson::put_head(&mut lines, peer.as_str(), seq, false, false, 0);
         }
         output.write_unless(&lines, stop)?;
     }

@@ -38,8 +38,8 @@ pub fn run(context: &Context, args: &ArgMatches) -> Result<Exit> {
     let (mut lines, mut last) = (Vec::new(), None::<String>);
     loop {
         let mut after = String::new();
-        let given = log.heads_after(last.as_deref(), FEEDS_AT_ONCE, |peer, seq, is_local, is_forked| {
-            ndjson::put_head(&mut lines, peer, seq, is_local, is_forked);
+        let given = log.heads_after(last.as_deref(), FEEDS_AT_ONCE, |peer, seq, is_local, is_forked, floor| {
+            ndjson::put_head(&mut lines, peer, seq, is_local, is_forked, floor);
             after.clear();
             after.push_str(peer);
         })?;

@@ -23,7 +23,7 @@ pub fn run(context: &Context, _args: &ArgMatches) -> Result<Exit> {
     ndjson::put_string(&mut line, info.id.as_str());
     let rest = format!(
         ",\"feeds\":{},\"entries\":{},\"bytes_on_disk\":{},\"last_offset\":{},\"root\":\"{:032x}\",\"forks\":{},\
-         \"data_bytes\":{},\"packs_bytes\":{},\"packs\":{},\"packed_entries\":{}}}\n",
+         \"data_bytes\":{},\"packs_bytes\":{},\"packs\":{},\"packed_entries\":{},\"floor\":{}}}\n",
         info.feeds,
         info.entries,
         info.bytes_on_disk,
@@ -33,7 +33,8 @@ pub fn run(context: &Context, _args: &ArgMatches) -> Result<Exit> {
         info.data_bytes,
         info.packs_bytes,
         info.packs,
-        info.packed_entries
+        info.packed_entries,
+        info.floor
     );
     line.extend_from_slice(rest.as_bytes());
     Output::new().write(&line)?;

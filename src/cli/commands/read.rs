@@ -7,8 +7,8 @@ use anyhow::Result;
 use clap::{ArgMatches, Command};
 use nix::poll::{PollFd, PollFlags};
 use scuttleup::ingest::pipeline::{Pipeline, WorkerEnded};
-use scuttleup::ndjson::{ChangeWriter, PayloadKeys};
-use scuttleup::{Bounds, Change, Log, Offset, Reader};
+use scuttleup::ndjson::{self, ChangeWriter, PayloadKeys};
+use scuttleup::{Bounds, Change, Log, Offset, PeerId};
 
 use crate::cli::args::{payload, payload_args};
 use crate::cli::context::Context;
@@ -16,7 +16,7 @@ use crate::cli::exit::Exit;
 use crate::cli::help::epilogue;
 use crate::cli::io::output::{Output, WRITE_BYTES};
 use crate::cli::io::signals;
-use crate::cli::report::diagnostics;
+use crate::cli::report::diagnostics::{self, Diagnostics};
 use crate::cli::report::hint;
 use crate::cli::report::progress::{self, Progress, Total};
 use crate::cli::select::{self, Selection};
@@ -42,7 +42,8 @@ pub fn print(context: &Context, selection: Selection, payload: PayloadKeys) -> R
     let immediate_exit = signals::exit_on_signal()?;
     let log = Log::open_read_only(&context.dir)?;
     let output = Output::bulk();
-    let printer = Printer { lines: ChangeWriter::new(payload), buffer: Vec::with_capacity(WRITE_BYTES * 2), selection };
+    let (lines, buffer, diagnostics) = (ChangeWriter::new(payload), Vec::with_capacity(WRITE_BYTES * 2), context.diagnostics);
+    let printer = Printer { lines, buffer, selection, diagnostics };
     printer.selection.report_doubts(&log, context.diagnostics)?;
     context.report_if_empty(&log)?;
     if printer.selection.live {
@@ -70,7 +71,11 @@ struct Printer {
     lines: ChangeWriter,
     /// Lines that are not written yet.
     buffer: Vec<u8>,
+    diagnostics: Diagnostics,
 }
+
+/// The number of feeds whose floors are looked at in one snapshot.
+const FLOORS_AT_ONCE: usize = 4096;
 
 impl Printer {
     fn add(&mut self, change: &Change<'_>) {
@@ -79,12 +84,38 @@ impl Printer {
         }
     }
 
+    /// Adds the floors of the next feeds after the id `after`. Returns the id after which the next ones begin, or `None` after the
+    /// last ones.
+    fn add_floors(&mut self, log: &Log, after: Option<&PeerId>) -> Result<Option<PeerId>> {
+        let Self { selection, buffer, .. } = self;
+        Ok(log.floors_after(after, FLOORS_AT_ONCE, |peer, seq, chain| {
+            if selection.includes_floor(peer, seq) {
+                ndjson::put_floor(buffer, peer.as_str(), seq, chain);
+            }
+        })?)
+    }
+
+    /// The offset after which the scan begins: `start`, or the floor of the log. Says so if the user has named a lower start.
+    fn begin(&self, log: &Log, start: Offset) -> Result<Offset> {
+        let pruned = log.pruned()?;
+        if start < pruned && self.selection.has_start() {
+            self.note_skipped(pruned.0 - start.0, pruned);
+        }
+        Ok(start.max(pruned))
+    }
+
+    /// Says that `skipped` entries were pruned, and that the output goes on behind `position`.
+    fn note_skipped(&self, skipped: u64, position: Offset) {
+        let entries = if skipped == 1 { "1 entry was".to_owned() } else { format!("{skipped} entries were") };
+        self.diagnostics.note(&format!("{entries} pruned before they were read: continuing after offset {position}"));
+    }
+
     /// Prints the changes after `start` up to `end`, in large writes by a second thread.
     fn print(mut self, log: &Log, output: &Output, (start, end): (Offset, Offset), progress: &Progress<'_>) -> Result<Exit> {
         progress.set_total(Total::Entries(end.0.saturating_sub(start.0)));
         std::thread::scope(|threads| {
             let mut pipeline = Pipeline::new(threads, |lines| write(output, lines));
-            let read = self.read_up_to(end, &mut log.reader(), start, progress, &mut pipeline);
+            let read = self.read_up_to(end, log, start, progress, &mut pipeline);
             // The entries before a damaged entry are printed.
             pipeline.finish(Some(self.buffer)).1.and(read)
         })
@@ -93,12 +124,15 @@ impl Printer {
     fn read_up_to(
         &mut self,
         end: Offset,
-        reader: &mut Reader<'_>,
+        log: &Log,
         start: Offset,
         progress: &Progress<'_>,
         pipeline: &mut Pipeline<'_, '_, Vec<u8>, (), anyhow::Error>,
     ) -> Result<Exit> {
-        let mut after = start;
+        let (mut after, mut reader) = (self.begin(log, start)?, log.reader());
+        if self.selection.has_floors(after, log.pruned()?) && !self.pass_floors(log, pipeline)? {
+            return Ok(Exit::Done);
+        }
         while after < end {
             if let Some(exit) = progress.stopped() {
                 return Ok(exit);
@@ -116,16 +150,36 @@ impl Printer {
             }
             progress.add(last.0 - after.0, (self.buffer.len() - before) as u64);
             after = last;
+            let skipped = reader.take_skipped();
+            if skipped > 0 {
+                self.note_skipped(skipped, after);
+                // The floors may have risen since they were printed.
+                if self.selection.has_floors(after, log.pruned()?) && !self.pass_floors(log, pipeline)? {
+                    return Ok(Exit::Done);
+                }
+            }
             if self.buffer.len() >= WRITE_BYTES && self.pass(pipeline).is_err() {
                 // `Pipeline::finish` returns the error of the write.
                 return Ok(Exit::Done);
             }
         }
-        if start == Offset::ZERO {
+        if !self.selection.has_start() {
             // All entries are printed: are these the entries that the heads claim?
             reader.check_heads()?;
         }
         Ok(Exit::Done)
+    }
+
+    /// Adds all floors, and hands them to the thread that writes. Returns false if it has ended.
+    fn pass_floors(&mut self, log: &Log, pipeline: &mut Pipeline<'_, '_, Vec<u8>, (), anyhow::Error>) -> Result<bool> {
+        let mut next = self.add_floors(log, None)?;
+        while let Some(after) = next {
+            if self.buffer.len() >= WRITE_BYTES && self.pass(pipeline).is_err() {
+                return Ok(false);
+            }
+            next = self.add_floors(log, Some(&after))?;
+        }
+        Ok(true)
     }
 
     /// Hands the lines to the thread that writes.
@@ -135,6 +189,16 @@ impl Printer {
         if is_large { pipeline.settle() } else { Ok(()) }
     }
 
+    /// Prints all floors.
+    fn write_floors(&mut self, log: &Log, output: &Output) -> Result<()> {
+        let mut next = self.add_floors(log, None)?;
+        while let Some(after) = next {
+            write(output, &mut self.buffer)?;
+            next = self.add_floors(log, Some(&after))?;
+        }
+        write(output, &mut self.buffer)
+    }
+
     /// Prints the existing changes, then each new one immediately, until the reader closes stdout.
     fn follow(mut self, log: &Log, output: &Output) -> Result<Exit> {
         // The follower is created before the start is found, so that --tail misses no entry from now on.
@@ -142,13 +206,25 @@ impl Printer {
         if let Some(limit) = follower.inotify_limit() {
             diagnostics::error(&hint::polling(limit));
         }
-        follower.go_to(self.selection.start(log, log.last_offset()?)?);
+        let start = self.selection.start(log, log.last_offset()?)?;
+        let start = self.begin(log, start)?;
+        follower.go_to(start);
+        if self.selection.has_floors(start, log.pruned()?) {
+            self.write_floors(log, output)?;
+        }
         loop {
             let found_any = follower.scan(Bounds::default(), |change| {
                 self.add(&change);
                 Ok(ControlFlow::Continue(()))
             });
             write(output, &mut self.buffer)?;
+            let skipped = follower.take_skipped();
+            if skipped > 0 {
+                self.note_skipped(skipped, follower.position());
+                if self.selection.has_floors(follower.position(), log.pruned()?) {
+                    self.write_floors(log, output)?;
+                }
+            }
             if found_any? {
                 continue;
             }

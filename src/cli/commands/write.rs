@@ -4,9 +4,9 @@ use std::borrow::Cow;
 
 use anyhow::Result;
 use clap::{ArgMatches, Command};
-use scuttleup::Error;
 use scuttleup::ingest::{Applied, Batch, StopCause, StoppedFeed};
 use scuttleup::ndjson::{ChangeLine, Content, parse_change};
+use scuttleup::{Error, PeerId, Seq};
 
 use crate::cli::args::{entry_bytes, entry_bytes_arg, input_json_arg};
 use crate::cli::context::Context;
@@ -59,6 +59,11 @@ fn write(context: &Context, bytes_max: usize, stop: &Stop, tally: &mut Tally) ->
         advice,
     };
     store_stdin(form, Destination { log: &log, bad_lines: None }, stop, &progress, tally, check, stored)?;
+    if let Some((peer, seq)) = &stopped.first_floor {
+        let others =
+            if stopped.floors > 1 { format!(", and {} other feeds were too", stopped.floors - 1) } else { String::new() };
+        context.diagnostics.note(&format!("the entries of {peer} up to {seq} were pruned in the log that was read{others}"));
+    }
     Ok(match stopped {
         StoppedCounts { forks: 1.., .. } => Exit::Fork,
         StoppedCounts { gaps: 1.., .. } => Exit::Incomplete,
@@ -83,6 +88,10 @@ fn add_change(line: &Line, batch: &mut Batch, bytes_max: usize) -> Result<(), Er
         return Err(Error::EntryTooLong(bytes.len() as u64, bytes_max));
     }
     match content {
+        Content::Floor(chain) => {
+            batch.push_floor(&peer, seq, chain, line.number);
+            return Ok(());
+        }
         Content::Deleted(tombstone) => batch.entries.push_deleted(tombstone),
         Content::Bytes(Cow::Owned(bytes)) => batch.entries.push_owned(bytes),
         Content::Bytes(Cow::Borrowed(part)) => {
@@ -101,10 +110,17 @@ fn add_change(line: &Line, batch: &mut Batch, bytes_max: usize) -> Result<(), Er
 struct StoppedCounts {
     forks: u64,
     gaps: u64,
+    /// Feeds that begin anew at a floor, and the first of them.
+    floors: u64,
+    first_floor: Option<(PeerId, Seq)>,
 }
 
 /// Reports the feeds that are stopped.
 fn report_stops(applied: Applied, stopped: &mut StoppedCounts, progress: &Progress<'_>) {
+    stopped.floors += applied.floors.len() as u64;
+    if let Some((peer, _, seq)) = applied.floors.first() {
+        stopped.first_floor.get_or_insert_with(|| (peer.clone(), *seq));
+    }
     // The reports come after the commit: other writers must not wait for a blocked stderr.
     for StoppedFeed { peer, seq, cause, line } in applied.stops {
         progress.error(&match cause {
@@ -113,6 +129,20 @@ fn report_stops(applied: Applied, stopped: &mut StoppedCounts, progress: &Progre
                 format!(
                     "line {line}: gap: entry {seq} of {peer} does not follow entry {head} of this log, \
                      this feed is stopped: write the entries between them first"
+                )
+            }
+            StopCause::FloorOfLocalFeed(head) => {
+                stopped.gaps += 1;
+                format!(
+                    "line {line}: the entries of {peer} up to {seq} were pruned, but this is the local feed, and this log has \
+                     entries only up to {head}, this feed is stopped: write the entries between them first"
+                )
+            }
+            StopCause::FloorDiffers(_) => {
+                stopped.forks += 1;
+                format!(
+                    "line {line}: fork: entry {seq} of {peer}, or one before it, has different bytes in this log, \
+                     this feed is stopped: this log keeps its version"
                 )
             }
             StopCause::Fork | StopCause::ChainMismatch(_) => {

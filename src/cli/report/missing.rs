@@ -31,6 +31,9 @@ pub fn no_feed(log: &Log, peer: &str) -> Result<Option<String>> {
 
 /// The error for an entry that the log does not hold.
 pub fn no_entry(log: &Log, peer: &str, seq: Seq) -> Result<anyhow::Error> {
+    if seq.get() <= log.floor(peer)? {
+        return Ok(anyhow!("entry {seq} of {} was pruned from this log", display_peer(peer)));
+    }
     let why = match (no_feed(log, peer)?, log.head(peer)?) {
         (Some(no_feed), _) => no_feed,
         (None, 0) => "the local feed is empty".to_owned(),

@@ -21,8 +21,33 @@ pub fn notice(notice: Notice) -> String {
         ),
         Notice::NewId(peer) => new_id(&peer),
         Notice::Gap(peer, head, seq) => format!(
-            "gap: the remote sent entry {seq} of {peer} after entry {head}, the entries between the two are deleted in \
-             the remote log, this feed is stopped: --accept-gaps stores up to {GAP_ENTRIES_MAX} such consecutive entries as deleted"
+            "gap: the remote sent entry {seq} of {peer} after entry {head}, the entries between the two were deleted or \
+             pruned in the remote log, this feed is stopped: --accept-gaps stores up to {GAP_ENTRIES_MAX} such consecutive entries as deleted"
+        ),
+        Notice::Floor(peer, head, seq) => {
+            let first = u64::from(seq.get()) + 1;
+            let here = if head == 0 { String::new() } else { format!("this log had entries up to {head}, ") };
+            format!("the remote has pruned the entries of {peer} up to {seq}: {here}this feed goes on at entry {first}")
+        }
+        Notice::FloorOfLocalFeed(peer, head, seq) => format!(
+            "this log is behind in its local feed: the remote has pruned the entries of {peer} up to {seq}, but this log has entries \
+             only up to {head}, this feed is stopped: do not append before a sync with a log that holds the entries after \
+             {head}, otherwise the feed forks"
+        ),
+        Notice::FloorRefused(peer, seq) => format!(
+            "the remote is behind in its local feed {peer}, and its missing entries up to {seq} were pruned in this log, this feed is \
+             stopped: sync the remote with a log that holds these entries"
+        ),
+        Notice::ForkAtFloor(peer, seq) => format!(
+            "fork: the two logs differ in entry {seq} of {peer} or in one before it, these entries were pruned, this feed is \
+             stopped: each log keeps its version, and the fork is not marked"
+        ),
+        Notice::PrunedLeftOut(peer, seq, Wire::Original) => format!(
+            "the entries of {peer} up to {seq} were pruned in this log, the original wire cannot say so: the remote log gets a gap"
+        ),
+        Notice::PrunedLeftOut(peer, seq, Wire::Native) => format!(
+            "the entries of {peer} up to {seq} were pruned in this log, the program of the remote is too old for that, this feed \
+             is not sent: install a newer scuttleup on the remote"
         ),
         Notice::NotComparable(peer, seq) => format!(
             "gap: entry {seq} of {peer} is an accepted gap in only one of the two logs, the native wire cannot compare the \
@@ -176,8 +201,8 @@ impl Report<'_> {
         }
         match outcome.left_out {
             0 => {}
-            1 => problems.push("1 deleted entry cannot be sent on this wire".to_owned()),
-            entries => problems.push(format!("{entries} deleted entries cannot be sent on this wire")),
+            1 => problems.push("1 deleted or pruned entry cannot be sent on this wire".to_owned()),
+            entries => problems.push(format!("{entries} deleted or pruned entries cannot be sent on this wire")),
         }
         problems.extend(failed.map(|failed| format!("{failed}: see its messages")));
         // The remote reports this session, often on the same stderr.
@@ -291,11 +316,12 @@ fn json(outcome: &Outcome, exit: Exit) -> Vec<u8> {
          \"received\":{received},\"missing\":{missing},\"forks\":{forks},\"gaps\":{gaps},\
          \"bytes_sent\":{bytes_sent},\"bytes_received\":{bytes_received},\"seconds\":{}.{:03},\
          \"remote_mode\":{mode},\"unsent_by_mode\":{unsent_by_mode},\"missing_by_mode\":{missing_by_mode},\
-         \"refused\":{not_allowed}}}\n",
+         \"refused\":{not_allowed},\"floors\":{}}}\n",
         exit == Exit::Done,
         exit.code(),
         millis / 1000,
-        millis % 1000
+        millis % 1000,
+        outcome.floors
     );
     line.extend_from_slice(rest.as_bytes());
     line

@@ -12,6 +12,7 @@ use super::prefetch::prefetch_next;
 use crate::model::{Error, Offset, PeerId, Printable, Result, Seq, Tombstone};
 use crate::store::files::lock::Turn;
 use crate::store::files::place::{Place, StoredPlace};
+use crate::store::prune::Retention;
 use crate::store::rows::{FeedRow, PackRow, RunRow, bad_row, decode_tombstone, encode_tombstone};
 
 /// The handles of the tables.
@@ -34,6 +35,18 @@ struct SealedTables {
     deleted: Database,
 }
 
+/// What a row of the table of entries takes besides its record: the key, and the header of the row in its page.
+const ROW_EXTRA_BYTES: u64 = 18;
+/// A longer record has pages of its own, each of [`PAGE_BYTES`].
+const SHARED_PAGE_BYTES_MAX: u64 = 2000;
+const PAGE_BYTES: u64 = 4096;
+
+/// About what a row of the table of entries takes on the disk, in bytes.
+fn row_bytes(record: &[u8]) -> u64 {
+    let bytes = record.len() as u64 + ROW_EXTRA_BYTES;
+    if bytes > SHARED_PAGE_BYTES_MAX { bytes.next_multiple_of(PAGE_BYTES) } else { bytes }
+}
+
 /// The names of the tables.
 pub const NAMES: [&str; 8] = ["meta", "peers", "numbers", "entries", "runs", "times", "packs", "deleted"];
 /// The number of tables.
@@ -47,6 +60,10 @@ mod key {
     pub const PLACE: &str = "clone";
     pub const TXN: &str = "txn";
     pub const DELETIONS: &str = "deletions";
+    pub const FLOOR: &str = "floor";
+    pub const POLICY: &str = "policy";
+    /// The name of a cursor follows, of at most [`CURSOR_BYTES_MAX`](crate::store::CURSOR_BYTES_MAX) bytes.
+    pub const CURSOR: &str = "cursor ";
     /// A peer id follows, so the key has at most 260 bytes. LMDB allows 511.
     pub const FORK: &str = "fork ";
 }
@@ -178,6 +195,29 @@ impl<T: Transaction> Txn<'_, T> {
         self.meta(key::TXN)?.map(number).transpose()
     }
 
+    /// The last offset that was pruned, [`Offset::ZERO`] if there is none.
+    pub fn floor(&self) -> Result<Offset> {
+        let floor = |value: &[u8]| value.try_into().map(u64::from_le_bytes).map_err(|_| bad_row("meta"));
+        Ok(Offset(self.meta(key::FLOOR)?.map_or(Ok(0), floor)?))
+    }
+
+    /// How much of the log is kept. `None`: everything.
+    pub fn retention(&self) -> Result<Option<Retention>> {
+        self.meta(key::POLICY)?.map(|text| std::str::from_utf8(text).map_err(|_| bad_row("meta"))?.parse()).transpose()
+    }
+
+    /// The cursors: names and offsets, in the order of the names.
+    pub fn cursors(&self) -> Result<Vec<(String, Offset)>> {
+        let mut cursors = Vec::new();
+        self.meta_rows(key::CURSOR, |name, offset| {
+            let name = std::str::from_utf8(name).map_err(|_| bad_row("meta"))?;
+            let offset = offset.try_into().map_err(|_| bad_row("meta"))?;
+            cursors.push((name.to_owned(), Offset(u64::from_le_bytes(offset))));
+            Ok(())
+        })?;
+        Ok(cursors)
+    }
+
     /// The fork mark of a feed: the lowest seq that is known to differ.
     pub fn fork(&self, peer: &PeerId) -> Result<Option<Seq>> {
         self.meta(&fork_key(peer))?.map_or(Ok(None), decode_fork)
@@ -185,7 +225,7 @@ impl<T: Transaction> Txn<'_, T> {
 
     /// Gives each fork mark to `each`, in the order of the ids: peer id and seq.
     pub fn forks(&self, mut each: impl FnMut(PeerId, Seq)) -> Result<()> {
-        self.fork_rows(|peer, seq| {
+        self.meta_rows(key::FORK, |peer, seq| {
             if let Some(seq) = decode_fork(seq)? {
                 each(PeerId::from_bytes(peer)?, seq);
             }
@@ -203,20 +243,21 @@ impl<T: Transaction> Txn<'_, T> {
     /// The number of feeds with a fork mark.
     pub fn fork_count(&self) -> Result<u64> {
         let mut count = 0;
-        self.fork_rows(|_, seq| {
+        self.meta_rows(key::FORK, |_, seq| {
             count += u64::from(decode_fork(seq)?.is_some());
             Ok(())
         })?;
         Ok(count)
     }
 
-    fn fork_rows(&self, mut each: impl FnMut(&[u8], &[u8]) -> Result<()>) -> Result<()> {
-        let prefix = key::FORK.as_bytes();
+    /// Gives each row of `meta` whose key begins with `prefix` to `each`: the rest of the key, and the value.
+    fn meta_rows(&self, prefix: &str, mut each: impl FnMut(&[u8], &[u8]) -> Result<()>) -> Result<()> {
+        let prefix = prefix.as_bytes();
         let cursor = self.cursor(self.tables.meta)?;
         let mut next = self.found(cursor.get(Some(prefix), None, sys::MDB_SET_RANGE))?;
         while let Some((key, value)) = next {
-            let Some(peer) = key.and_then(|key| key.strip_prefix(prefix)) else { break };
-            each(peer, value)?;
+            let Some(rest) = key.and_then(|key| key.strip_prefix(prefix)) else { break };
+            each(rest, value)?;
             next = self.found(cursor.get(None, None, sys::MDB_NEXT))?;
         }
         Ok(())
@@ -312,8 +353,8 @@ impl<T: Transaction> Txn<'_, T> {
         if expected > self.last_offset()? { Ok(()) } else { Err(missing_record(expected)) }
     }
 
-    /// The offset of the last entry, [`Offset::ZERO`] in an empty log. It is also the number of entries, including deleted
-    /// entries.
+    /// The offset of the last entry, [`Offset::ZERO`] in an empty log. It is also the number of entries, including deleted and
+    /// pruned entries. The newest entry is never pruned.
     ///
     /// # Errors
     /// [`Error::Corrupt`] if the table of entries has not one row for each offset: then pages of different commits are mixed.
@@ -346,14 +387,15 @@ impl<T: Transaction> Txn<'_, T> {
 
     /// Whether rows were ever removed from a table.
     pub fn has_removed_rows(&self) -> Result<bool> {
-        Ok(self.sealed_end()? > Offset::ZERO)
+        Ok(self.meta(key::FLOOR)?.is_some() || self.sealed_end()? > Offset::ZERO)
     }
 
-    /// The offset of the last entry that is in a pack, [`Offset::ZERO`] if there is none.
+    /// The offset of the last entry that is in a pack or was pruned, [`Offset::ZERO`] if there is none.
     pub fn sealed_end(&self) -> Result<Offset> {
         let Some(tables) = self.tables.sealed else { return Ok(Offset::ZERO) };
         let last = self.found(self.cursor(tables.packs)?.get(None, None, sys::MDB_LAST))?;
-        last.map_or(Ok(Offset::ZERO), |(key, row)| Ok(PackRow::decode(decode_offset(key)?, row)?.last()))
+        let end = last.map_or(Ok(Offset::ZERO), |(key, row)| Ok(PackRow::decode(decode_offset(key)?, row)?.last()))?;
+        Ok(end.max(self.floor()?))
     }
 
     /// The pack that contains the entry at `offset`. `None` if data.mdb contains it.
@@ -406,7 +448,7 @@ impl<T: Transaction> Txn<'_, T> {
         Ok(self.meta(key::DELETIONS)?.map_or(Some(0), |value| value.try_into().ok().map(u64::from_le_bytes)).unwrap_or(0))
     }
 
-    /// The offset of an entry of the feed `row` of `peer`. `None` if the feed ends before it.
+    /// The offset of an entry of the feed `row` of `peer`. `None` if the feed ends before it, or it was pruned.
     ///
     /// # Errors
     /// [`Error::Corrupt`] if no run has the entry.
@@ -415,8 +457,110 @@ impl<T: Transaction> Txn<'_, T> {
             return Ok(None);
         }
         let offset = self.run(row.number, seq.get())?.and_then(|run| run.offset_of(seq.get()));
-        let bad_index = || Error::Corrupt(format!("the index of {} is wrong at entry {seq}", Printable(peer)));
-        offset.ok_or_else(bad_index).map(Some)
+        if offset.is_none() && seq.get() > row.floor_seq() {
+            return Err(Error::Corrupt(format!("the index of {} is wrong at entry {seq}", Printable(peer))));
+        }
+        Ok(offset)
+    }
+
+    /// The first run of a feed that starts at `seq` or behind it. `number` is the peer number.
+    pub fn run_after(&self, number: u32, seq: u32) -> Result<Option<RunRow>> {
+        let sought = RunRow::key(number, seq);
+        let row = self.found(self.cursor(self.tables.runs)?.get(Some(&sought), None, sys::MDB_SET_RANGE))?;
+        let Some((key, row)) = row else { return Ok(None) };
+        let (found_number, run) = RunRow::decode(key.unwrap_or_default(), row)?;
+        Ok((found_number == number).then_some(run))
+    }
+
+    /// Gives each row of the table of entries to `each`, offset and size in bytes, from the first one on, until `each` breaks.
+    fn entry_rows(&self, mut each: impl FnMut(Offset, u64) -> ControlFlow<()>) -> Result<()> {
+        let cursor = self.cursor(self.tables.entries)?;
+        let mut next = self.found(cursor.get(None, None, sys::MDB_FIRST))?;
+        while let Some((key, record)) = next {
+            if each(decode_offset(key)?, row_bytes(record)).is_break() {
+                break;
+            }
+            next = self.found(cursor.get(None, None, sys::MDB_NEXT))?;
+        }
+        Ok(())
+    }
+
+    /// The bytes of all entries on the disk: of the packs, and of the pages of the table of entries.
+    pub fn stored_bytes(&self) -> Result<u64> {
+        let mut bytes = self.entries_bytes()?;
+        self.packs(|pack| bytes += pack.file_bytes)?;
+        Ok(bytes)
+    }
+
+    /// The offset up to which entries must be removed, so that the others take at most `bytes` on the disk. Packs are removed as a
+    /// whole.
+    pub fn end_of_excess(&self, bytes: u64) -> Result<Offset> {
+        let (mut left, mut end) = (self.stored_bytes()?, Offset::ZERO);
+        self.packs(|pack| {
+            if left > bytes {
+                (left, end) = (left.saturating_sub(pack.file_bytes), pack.last());
+            }
+        })?;
+        let sealed = self.sealed_end()?;
+        self.entry_rows(|offset, row_bytes| {
+            if left <= bytes {
+                return ControlFlow::Break(());
+            }
+            left = left.saturating_sub(row_bytes);
+            end = end.max(if offset > sealed { offset } else { end });
+            ControlFlow::Continue(())
+        })?;
+        Ok(end)
+    }
+
+    /// The bytes that are free after the entries up to the offset `end` are removed: of whole packs, and of rows of the table of
+    /// entries.
+    pub fn bytes_up_to(&self, end: Offset) -> Result<u64> {
+        let mut bytes = 0;
+        self.packs(|pack| bytes += if pack.last() <= end { pack.file_bytes } else { 0 })?;
+        self.entry_rows(|offset, row_bytes| {
+            if offset > end {
+                return ControlFlow::Break(());
+            }
+            bytes += row_bytes;
+            ControlFlow::Continue(())
+        })?;
+        Ok(bytes)
+    }
+
+    /// The offset of the last entry before the first commit that is not older than `millis`, in Unix milliseconds.
+    pub fn end_before(&self, millis: u64) -> Result<Offset> {
+        let cursor = self.cursor(self.tables.times)?;
+        let mut next = self.found(cursor.get(None, None, sys::MDB_FIRST))?;
+        while let Some((key, time)) = next {
+            let time = u64::from_le_bytes(time.try_into().map_err(|_| bad_row("times"))?);
+            if time >= millis {
+                return Ok(Offset(decode_offset(key)?.0.saturating_sub(1)));
+            }
+            next = self.found(cursor.get(None, None, sys::MDB_NEXT))?;
+        }
+        self.last_offset()
+    }
+
+    /// Whether there are packs, or rows in the table of entries, of which all entries were pruned.
+    pub fn has_pruned_rows(&self) -> Result<bool> {
+        let (floor, mut has_pack) = (self.floor()?, false);
+        self.packs(|pack| has_pack |= pack.last() <= floor)?;
+        Ok(has_pack || self.first_row()?.is_some_and(|first| first <= floor))
+    }
+
+    /// The first two keys of the table of times.
+    fn first_times(&self) -> Result<[Option<Offset>; 2]> {
+        let cursor = self.cursor(self.tables.times)?;
+        let first = self.found(cursor.get(None, None, sys::MDB_FIRST))?.map(|(key, _)| decode_offset(key)).transpose()?;
+        let second = self.found(cursor.get(None, None, sys::MDB_NEXT))?.map(|(key, _)| decode_offset(key)).transpose()?;
+        Ok([first, second])
+    }
+
+    /// The time of the first commit in the table of times, in Unix milliseconds.
+    pub fn first_time(&self) -> Result<Option<u64>> {
+        let row = self.found(self.cursor(self.tables.times)?.get(None, None, sys::MDB_FIRST))?;
+        row.map(|(_, time)| time.try_into().map(u64::from_le_bytes).map_err(|_| bad_row("times"))).transpose()
     }
 
     /// The last run of a feed that starts at `seq` or before. `number` is the peer number.
@@ -475,6 +619,14 @@ impl<'e> WriteTxn<'e> {
         self.txn.txn.set(table, key, value, flags).map_err(|err| write_error(self.txn.dir, err, self.map_bytes))
     }
 
+    /// Removes a row, if it exists.
+    fn remove(&mut self, table: Database, key: &[u8]) -> Result<()> {
+        match self.txn.txn.remove(table, key) {
+            Err(lmdb::Error::NotFound) => Ok(()),
+            removed => removed.map_err(|err| write_error(self.txn.dir, err, self.map_bytes)),
+        }
+    }
+
     fn set_meta(&mut self, key: &str, value: &[u8]) -> Result<()> {
         self.set(self.tables.meta, key.as_bytes(), value)
     }
@@ -489,6 +641,59 @@ impl<'e> WriteTxn<'e> {
 
     pub fn set_root(&mut self, root: u128) -> Result<()> {
         self.set_meta(key::ROOT, &root.to_le_bytes())
+    }
+
+    /// Sets how much of the log is kept. `None`: everything.
+    pub fn set_retention(&mut self, retention: Option<Retention>) -> Result<()> {
+        match retention {
+            Some(retention) => self.set_meta(key::POLICY, retention.to_string().as_bytes()),
+            None => self.note_removal().and_then(|()| self.remove(self.tables.meta, key::POLICY.as_bytes())),
+        }
+    }
+
+    /// Sets a cursor. `None` removes it.
+    pub fn set_cursor(&mut self, name: &str, offset: Option<Offset>) -> Result<()> {
+        let key = [key::CURSOR, name].concat();
+        match offset {
+            Some(offset) => self.set_meta(&key, &offset.0.to_le_bytes()),
+            None => self.note_removal().and_then(|()| self.remove(self.tables.meta, key.as_bytes())),
+        }
+    }
+
+    /// Notes that rows are removed: see [`Txn::has_removed_rows`]. The row of the floor says so, also if it is 0.
+    pub fn note_removal(&mut self) -> Result<()> {
+        let floor = self.floor()?;
+        self.set_floor(floor)
+    }
+
+    pub fn remove_run(&mut self, number: u32, first_seq: u32) -> Result<()> {
+        self.remove(self.tables.runs, &RunRow::key(number, first_seq))
+    }
+
+    /// Removes the rows of packs of which all entries were pruned, and up to `rows_max` rows of pruned entries, deletions and times.
+    pub fn remove_pruned_rows(&mut self, rows_max: u64) -> Result<()> {
+        let (floor, mut packs) = (self.floor()?, Vec::new());
+        self.packs(|pack| packs.extend((pack.last() <= floor).then_some(pack.first)))?;
+        for first in packs {
+            self.remove_pack(first)?;
+        }
+        self.remove_records(floor, rows_max)?;
+        for _ in 0..rows_max {
+            let Some((offset, _)) = self.deleted_from(Offset::ZERO)?.filter(|(offset, _)| *offset <= floor) else { break };
+            self.clear_deleted(offset)?;
+        }
+        for _ in 0..rows_max {
+            // The last time at or before the next entry is the time of this entry.
+            let [first, second] = self.first_times()?;
+            let Some(first) = first.filter(|_| second.is_some_and(|second| second <= floor.next())) else { break };
+            self.remove(self.tables.times, &first.0.to_ne_bytes())?;
+        }
+        Ok(())
+    }
+
+    /// Sets the last offset that was pruned.
+    pub fn set_floor(&mut self, floor: Offset) -> Result<()> {
+        self.set_meta(key::FLOOR, &floor.0.to_le_bytes())
     }
 
     pub fn set_place(&mut self, place: Place) -> Result<()> {
@@ -551,7 +756,7 @@ impl<'e> WriteTxn<'e> {
     /// Removes a pack.
     pub fn remove_pack(&mut self, first: Offset) -> Result<()> {
         let packs = self.sealed_tables()?.packs;
-        self.remove(packs, first)
+        self.remove(packs, &first.0.to_ne_bytes())
     }
 
     /// Adds a pack, or replaces that with the same first entry.
@@ -567,21 +772,16 @@ impl<'e> WriteTxn<'e> {
     /// Removes the mark of [`WriteTxn::set_deleted`]: the pack contains the tombstone now.
     pub fn clear_deleted(&mut self, offset: Offset) -> Result<()> {
         let deleted = self.sealed_tables()?.deleted;
-        self.remove(deleted, offset)
-    }
-
-    fn remove(&mut self, table: Database, offset: Offset) -> Result<()> {
-        let removed = self.txn.txn.remove(table, &offset.0.to_ne_bytes());
-        removed.map_err(|err| write_error(self.txn.dir, err, self.map_bytes))
+        self.remove(deleted, &offset.0.to_ne_bytes())
     }
 
     /// Removes up to `rows_max` rows of the table of entries, from the first one to that of `last`. Returns whether there are
     /// more of them.
     pub fn remove_records(&mut self, last: Offset, rows_max: u64) -> Result<bool> {
-        let Some(first) = self.first_row()? else { return Ok(false) };
+        let Some(first) = self.first_row()?.filter(|first| *first <= last) else { return Ok(false) };
         let end = last.0.min(first.0.saturating_add(rows_max - 1));
         for offset in first.0..=end {
-            self.remove(self.tables.entries, Offset(offset))?;
+            self.remove(self.tables.entries, &offset.to_ne_bytes())?;
         }
         Ok(end < last.0)
     }

@@ -29,6 +29,7 @@ pub fn put_hello(out: &mut Vec<u8>, hello: &Hello) {
         put_fixed(body, 7, hello.nonce);
         put_number(body, 8, u64::from(hello.evidence));
         hello.allowed.texts().for_each(|glob| put_bytes(body, 9, glob.as_bytes()));
+        put_number(body, 10, u64::from(hello.floors));
     });
 }
 
@@ -39,11 +40,18 @@ pub fn put_pull(out: &mut Vec<u8>) {
 
 /// Adds a head to the body of a HEADS.
 pub fn put_head(body: &mut Vec<u8>, head: Head<'_>) {
-    put_message(body, 1, |body| {
-        put_bytes(body, 1, head.peer.as_bytes());
-        put_number(body, 2, u64::from(head.seq));
-        put_chain(body, 3, head.chain);
-    });
+    put_message(body, 1, |body| put_head_fields(body, head));
+}
+
+fn put_head_fields(body: &mut Vec<u8>, head: Head<'_>) {
+    put_bytes(body, 1, head.peer.as_bytes());
+    put_number(body, 2, u64::from(head.seq));
+    put_chain(body, 3, head.chain);
+}
+
+/// Adds a FLOOR: seq and chain of `floor` are those of the floor.
+pub fn put_floor(out: &mut Vec<u8>, floor: Head<'_>) {
+    put_frame(out, kind::FLOOR, |body| put_head_fields(body, floor));
 }
 
 /// Adds a HEADS. `heads` was made by [`put_head`].
@@ -145,6 +153,15 @@ pub fn put_fork(out: &mut Vec<u8>, fork: &Fork<'_>) {
         }
         if let Some((seq, entry)) = fork.entry {
             put_tombstone(body, 3, seq, entry);
+        }
+        if fork.floor > 0 {
+            put_number(body, 4, u64::from(fork.floor));
+        }
+        if fork.over {
+            put_number(body, 5, 1);
+        }
+        if fork.refused {
+            put_number(body, 6, 1);
         }
     });
 }

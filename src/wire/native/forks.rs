@@ -9,12 +9,15 @@
 //!
 //! A side that only receives reveals no chain that the remote has not sent itself, because a short entry can be guessed from its
 //! chain. It answers with the bounds of the search only, and the remote narrows them.
+//!
+//! A log with a floor knows no chain below it. So the search goes down to the base only: the higher floor of the two logs. If the
+//! chains at the base differ, the first entry that differs was pruned, and the search ends without it.
 
 use std::collections::HashMap;
 
 use super::encode::put_fork;
 use super::message::{Fork, Hello, Point, WITHHELD};
-use crate::model::{Chain, Error, FeedKey, PeerId, Result, Seq, Tombstone};
+use crate::model::{Chain, Error, FeedKey, PeerId, Printable, Result, Seq, Tombstone};
 use crate::wire::protobuf::unexpected;
 use crate::wire::{Link, LinkOf, Mode};
 
@@ -31,6 +34,8 @@ pub struct Forks {
     shows_entries: bool,
     /// The remote shows its entries, and this side uses them.
     awaits_entries: bool,
+    /// The remote knows floors.
+    knows_floors: bool,
     stopped: HashMap<FeedKey, Stage>,
     /// The number of stopped feeds with a stage other than [`Stage::Over`].
     unfinished: usize,
@@ -68,6 +73,12 @@ pub enum DifferenceKind {
     Fork,
     /// The remote claims another chain, and has not shown its entry.
     Unproven,
+    /// The chains differ at a floor of one of the two logs: the first entry that differs is this one or an earlier one, and it was
+    /// pruned.
+    Pruned,
+    /// Not a fork: this seq is the floor of the local log, the feed is the local feed of the remote log, and the remote lacks entries
+    /// that were pruned.
+    Refused,
     /// Not a fork: one of the two logs has an unknown tombstone there ([`Tombstone::UNKNOWN`]).
     Unknown,
 }
@@ -79,6 +90,7 @@ impl Forks {
             is_private: local.is_private(),
             shows_entries: false,
             awaits_entries: false,
+            knows_floors: false,
             stopped: HashMap::new(),
             unfinished: 0,
         }
@@ -89,6 +101,7 @@ impl Forks {
         self.shows_entries = remote.evidence && !self.is_private;
         // A side that only sends changes nothing in its log, so it needs no evidence.
         self.awaits_entries = remote.evidence && remote.mode.sends() && local.receives();
+        self.knows_floors = remote.floors;
     }
 
     /// Whether the feed is stopped.
@@ -134,7 +147,7 @@ impl Forks {
             return Ok(None);
         }
         self.begin(peer, hi, false)?;
-        self.narrow(out, &Fork { peer, points: vec![(hi, remote_chain)], entry: None }, 0, hi, link_of)
+        self.narrow(out, &Fork::new(peer, vec![(hi, remote_chain)]), 0, hi, link_of)
     }
 
     /// Begins a search: the feed may differ somewhere up to seq `hi`. Asks the remote.
@@ -143,7 +156,7 @@ impl Forks {
             return Ok(());
         }
         self.begin(peer, hi, false)?;
-        self.put_bounds(out, peer, 0, hi, link_of)
+        self.put_bounds(out, peer, (0, 0), hi, link_of)
     }
 
     /// Compares the remote's chains at some seqs with the local chains. Returns the difference if it is known now.
@@ -152,6 +165,12 @@ impl Forks {
     /// [`Error::Wire`] when nothing differs although this side searches, or too many feeds are stopped.
     pub fn compare(&mut self, out: &mut Vec<u8>, fork: &Fork<'_>, link_of: &mut LinkOf<'_>) -> Result<Option<Difference>> {
         let peer = fork.peer;
+        if fork.over {
+            return self.end(fork, link_of);
+        }
+        if fork.refused {
+            return self.end_refused(peer, link_of);
+        }
         let searching = match self.stopped.get(&FeedKey::of(peer)) {
             Some(Stage::Over) => return Ok(None),
             Some(Stage::Claimed(claimed)) => {
@@ -169,9 +188,19 @@ impl Forks {
                 None => {}
             }
         }
-        if self.is_private {
+        if self.is_private && searching.is_none() {
             // It answers only in a search that it has begun. So a remote cannot try one chain after the other.
-            let Some((lo, hi, is_reported)) = searching else { return Ok(None) };
+            return Ok(None);
+        }
+        let floor = floor_of(peer, link_of)?;
+        let hi = lowest.or(searching.filter(|_| same.is_empty()).map(|(_, hi, _)| hi));
+        let is_unknown = fork.points.iter().all(|&(seq, _)| seq < floor) && !fork.points.is_empty();
+        if is_unknown || hi.is_some_and(|hi| hi <= floor.max(fork.floor) && same.iter().all(|&(seq, _)| seq < hi)) {
+            return self.give_up(out, peer, floor.max(fork.floor), link_of);
+        }
+        if self.is_private
+            && let Some((lo, hi, is_reported)) = searching
+        {
             let above = same.iter().map(|&(seq, _)| seq).filter(|&seq| lowest.is_none_or(|lowest| seq < lowest)).max();
             let bounds = (lo.max(above.unwrap_or(0)), hi.min(lowest.unwrap_or(hi)));
             if bounds.0 >= bounds.1 {
@@ -189,7 +218,7 @@ impl Forks {
             if searching.is_some() {
                 return Err(Error::damaged_in_transit(peer));
             }
-            put_fork(out, &Fork { peer, points: same, entry: None });
+            self.put(out, Fork::new(peer, same), link_of)?;
             return Ok(None);
         };
         if lo >= hi {
@@ -211,29 +240,94 @@ impl Forks {
         hi: u32,
         link_of: &mut LinkOf<'_>,
     ) -> Result<Option<Difference>> {
-        if hi - lo == 1 {
+        let base = floor_of(fork.peer, link_of)?.max(fork.floor);
+        if hi <= base {
+            return self.give_up(out, fork.peer, base, link_of);
+        }
+        if hi - lo == 1 && lo >= base {
             return self.found(out, fork, hi, link_of);
         }
-        self.put_bounds(out, fork.peer, lo, hi, link_of)?;
+        self.put_bounds(out, fork.peer, (lo, base), hi, link_of)?;
         Ok(None)
     }
 
-    /// Sends the local chains from `lo` to `hi`. A side that only receives sends the bounds: the remote has sent the chain at
-    /// `lo` itself.
-    fn put_bounds(&self, out: &mut Vec<u8>, peer: &str, lo: u32, hi: u32, link_of: &mut LinkOf<'_>) -> Result<()> {
+    /// Sends the local chains from `lo` to `hi`, but none below `base`. A side that only receives sends the bounds: the remote has
+    /// sent the chain at `lo` itself.
+    fn put_bounds(&self, out: &mut Vec<u8>, peer: &str, (lo, base): (u32, u32), hi: u32, link_of: &mut LinkOf<'_>) -> Result<()> {
         let points = if self.is_private {
             let lo = if lo > 0 { link_of(peer, lo)?.map(|local| (lo, local.chain)) } else { None };
             lo.into_iter().chain([(hi, WITHHELD)]).collect()
         } else {
-            points_between(peer, lo, hi, link_of)?
+            points_between(peer, lo.max(base).max(floor_of(peer, link_of)?), hi, link_of)?
         };
-        put_fork(out, &Fork { peer, points, entry: None });
+        self.put(out, Fork::new(peer, points), link_of)
+    }
+
+    /// Sends a FORK, with the floor of the local feed.
+    fn put(&self, out: &mut Vec<u8>, fork: Fork<'_>, link_of: &mut LinkOf<'_>) -> Result<()> {
+        let floor = if self.knows_floors { floor_of(fork.peer, link_of)? } else { 0 };
+        put_fork(out, &Fork { floor, ..fork });
         Ok(())
+    }
+
+    /// The first difference is not above `base`, and one of the two logs has pruned its entries up to there. Tells the remote.
+    ///
+    /// # Errors
+    /// [`Error::Wire`] if the remote does not know floors: it would search for ever.
+    fn give_up(&mut self, out: &mut Vec<u8>, peer: &str, base: u32, link_of: &mut LinkOf<'_>) -> Result<Option<Difference>> {
+        if !self.knows_floors {
+            return Err(Error::Wire(format!(
+                "the feeds of {} in the two logs differ at entry {base} or before it, these entries were pruned, and the program \
+                 of the remote is too old to end the search for the first one: install a newer scuttleup there",
+                Printable(peer)
+            )));
+        }
+        self.put(out, Fork { over: true, ..Fork::new(peer, Vec::new()) }, link_of)?;
+        self.set_pruned(peer, base)
+    }
+
+    /// The remote cannot find or show the first difference, because it was pruned.
+    fn end(&mut self, fork: &Fork<'_>, link_of: &mut LinkOf<'_>) -> Result<Option<Difference>> {
+        let base = floor_of(fork.peer, link_of)?.max(fork.floor);
+        self.set_pruned(fork.peer, base)
+    }
+
+    /// The remote has a floor of the local feed that this log does not take. Tells the remote, so that it does not wait for
+    /// acknowledgements.
+    pub fn refuse(&mut self, out: &mut Vec<u8>, peer: &str, link_of: &mut LinkOf<'_>) -> Result<()> {
+        if !self.is_stopped(FeedKey::of(peer)) {
+            self.set(peer, Stage::Over)?;
+            self.put(out, Fork { refused: true, ..Fork::new(peer, Vec::new()) }, link_of)?;
+        }
+        Ok(())
+    }
+
+    /// The remote does not take a floor of its local feed.
+    fn end_refused(&mut self, peer: &str, link_of: &mut LinkOf<'_>) -> Result<Option<Difference>> {
+        if self.is_stopped(FeedKey::of(peer)) {
+            return Ok(None);
+        }
+        self.set(peer, Stage::Over)?;
+        difference(peer, floor_of(peer, link_of)?.max(1), DifferenceKind::Refused)
+    }
+
+    /// Ends the search in a feed. Returns the difference if it was not reported before.
+    fn set_pruned(&mut self, peer: &str, base: u32) -> Result<Option<Difference>> {
+        let found = match self.stopped.get(&FeedKey::of(peer)) {
+            Some(Stage::Over | Stage::Searching { is_reported: true, .. }) => None,
+            Some(Stage::Claimed(claimed)) => Some(claimed.clone()),
+            Some(Stage::Searching { .. }) | None => difference(peer, base.max(1), DifferenceKind::Pruned)?,
+        };
+        self.set(peer, Stage::Over)?;
+        Ok(found)
     }
 
     /// The first difference is at `seq`. Tells the remote. `fork` is what the remote has sent, perhaps with its entry.
     fn found(&mut self, out: &mut Vec<u8>, fork: &Fork<'_>, seq: u32, link_of: &mut LinkOf<'_>) -> Result<Option<Difference>> {
-        let Some((before, local)) = neighbours(fork.peer, seq, link_of)? else { return Ok(None) };
+        let Some((before, local)) = neighbours(fork.peer, seq, link_of)? else {
+            // The log was pruned meanwhile.
+            return self.give_up(out, fork.peer, floor_of(fork.peer, link_of)?, link_of);
+        };
         self.put_found(out, fork.peer, seq, before, local);
         let is_reported =
             matches!(self.stopped.get(&FeedKey::of(fork.peer)), Some(Stage::Searching { is_reported: true, .. } | Stage::Over));
@@ -251,7 +345,9 @@ impl Forks {
     /// Checks the entry that the remote shows, if it shows one: is it evidence of the claimed difference?
     fn judge(&mut self, claimed: Difference, fork: &Fork<'_>, link_of: &mut LinkOf<'_>) -> Result<Option<Difference>> {
         let Some((seq, entry)) = fork.entry else { return Ok(None) };
-        let Some((before, local)) = neighbours(fork.peer, claimed.seq.get(), link_of)? else { return Ok(None) };
+        let Some((before, local)) = neighbours(fork.peer, claimed.seq.get(), link_of)? else {
+            return self.set_pruned(fork.peer, claimed.seq.get());
+        };
         let is_evidence = seq == claimed.seq.get() && chain_at(fork, seq) == Some(before.next(entry)) && entry != local.entry;
         let kind = match is_evidence {
             true if entry == Tombstone::UNKNOWN => DifferenceKind::Unknown,
@@ -277,12 +373,14 @@ impl Forks {
             // The remote has not sent its chain before the entry, so it must search.
             None if self.is_private && seq > 1 => {
                 self.begin(peer, seq, true)?;
-                self.put_bounds(out, peer, 0, seq, link_of)?;
+                self.put_bounds(out, peer, (0, 0), seq, link_of)?;
             }
             None => {
                 self.set(peer, Stage::Over)?;
-                if let Some((before, local)) = neighbours(peer, seq, link_of)? {
-                    self.put_found(out, peer, seq, before, local);
+                match neighbours(peer, seq, link_of)? {
+                    Some((before, local)) => self.put_found(out, peer, seq, before, local),
+                    // The log was pruned meanwhile. The remote must not wait for acknowledgements of this feed.
+                    None => self.put(out, Fork { over: true, ..Fork::new(peer, Vec::new()) }, link_of)?,
                 }
             }
         }
@@ -298,7 +396,9 @@ impl Forks {
         // An unknown tombstone reveals nothing: it is no entry of the author.
         let is_secret = self.is_private && local.entry != Tombstone::UNKNOWN;
         points.push((seq, if is_secret { WITHHELD } else { local.chain }));
-        put_fork(out, &Fork { peer, points, entry: self.shows_entries.then_some((seq, local.entry)) });
+        let entry = self.shows_entries.then_some((seq, local.entry));
+        let floor = if self.knows_floors { local.floor } else { 0 };
+        put_fork(out, &Fork { entry, floor, ..Fork::new(peer, points) });
     }
 
     /// The session ends: returns the differences of which the remote has not shown its entry.
@@ -316,13 +416,19 @@ impl Forks {
     }
 }
 
-/// The local chains at up to 17 seqs from `lo` to `hi`. `lo` must be below `hi`.
+/// The floor of a feed in the local log, 0 if there is none.
+fn floor_of(peer: &str, link_of: &mut LinkOf<'_>) -> Result<u32> {
+    Ok(link_of(peer, 0)?.map_or(0, |start| start.floor))
+}
+
+/// The local chains at up to 17 seqs from `lo` to `hi`. If `lo` is not below `hi`, that at `hi`.
 fn points_between(peer: &str, lo: u32, hi: u32, link_of: &mut LinkOf<'_>) -> Result<Vec<Point>> {
+    let lo = lo.min(hi);
     let span = u64::from(hi - lo);
     let steps = STEPS.min(span);
     let mut points = Vec::with_capacity(steps as usize + 1);
     for step in 0..=steps {
-        let seq = lo + (span * step / steps) as u32;
+        let seq = lo + (span * step / steps.max(1)) as u32;
         if let Some(local) = link_of(peer, seq)?.filter(|_| seq > 0) {
             points.push((seq, local.chain));
         }

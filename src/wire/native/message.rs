@@ -32,6 +32,8 @@ pub mod kind {
     pub const SYNCED: u8 = 7;
     pub const ERROR: u8 = 8;
     pub const FIN: u8 = 9;
+    /// Only for a remote with [`super::Hello::floors`].
+    pub const FLOOR: u8 = 10;
     /// An older reader skips it.
     pub const PULL: u8 = 128;
 }
@@ -61,6 +63,8 @@ pub struct Hello {
     pub evidence: bool,
     /// The feeds that it accepts.
     pub allowed: PeerGlobs,
+    /// The side knows FLOOR, and the floor of a FORK.
+    pub floors: bool,
 }
 
 /// The head of a feed, and the chain at it.
@@ -125,6 +129,19 @@ pub struct Fork<'a> {
     pub points: Vec<Point>,
     /// The first entry that differs, by its seq: evidence of the fork.
     pub entry: Option<(u32, Tombstone)>,
+    /// The floor of the feed in the log of the sender, 0 if there is none: it knows no chain below it.
+    pub floor: u32,
+    /// The search is over: the first entry that differs was pruned.
+    pub over: bool,
+    /// No fork: the sender does not take a FLOOR of its local feed, nor what follows.
+    pub refused: bool,
+}
+
+impl<'a> Fork<'a> {
+    /// These chains, without an entry and without a floor.
+    pub fn new(peer: &'a str, points: Vec<Point>) -> Self {
+        Self { peer, points, entry: None, floor: 0, over: false, refused: false }
+    }
 }
 
 /// A message of the native wire.
@@ -142,6 +159,8 @@ pub enum Message<'a> {
     Ack(u32, u32),
     /// Chains of a feed.
     Fork(Fork<'a>),
+    /// Everything of a feed up to a seq was pruned, and the chain at this seq.
+    Floor(&'a str, Seq, Chain),
     /// The sender has sent all entries that it held at its HELLO and that the receiver lacked.
     Synced,
     /// The reason why the sender ends the session, and whether it refuses what the receiver sent.
@@ -198,6 +217,11 @@ impl<'a> Message<'a> {
                 Ok(Self::Error(text, refused))
             }
             kind::FIN => numbers(body).map(|[sent, stored]| Self::Fin(sent, stored)),
+            kind::FLOOR => {
+                let Head { peer, seq, chain } = decode_head(body)?;
+                let seq = Seq::new(u64::from(seq)).filter(|_| chain != WITHHELD);
+                Ok(Self::Floor(peer, seq.ok_or_else(|| missing("a seq or a chain"))?, chain))
+            }
             kind::PULL => Ok(Self::Pull),
             kind if kind >= OPTIONAL_MIN => Ok(Self::Unknown),
             kind => Err(Error::Wire(format!("a frame of the unknown type {kind}"))),
@@ -220,6 +244,7 @@ fn numbers(body: &[u8]) -> Result<[u64; 2]> {
 fn decode_hello(body: &[u8]) -> Result<Hello> {
     let (mut version, mut id, mut mode, mut live, mut root) = (0, None, Mode::Sync, false, None);
     let (mut entry_bytes_max, mut nonce, mut evidence, mut allowed) = (u64::MAX, 0, false, Vec::new());
+    let mut floors = false;
     each_field(body, |field| {
         match field {
             (1, Value::Number(number)) => version = number,
@@ -234,6 +259,7 @@ fn decode_hello(body: &[u8]) -> Result<Hello> {
                 return Err(Error::Wire(format!("a HELLO with more than {GLOBS_MAX} patterns")));
             }
             (9, Value::Bytes(bytes)) => allowed.push(peer_str(bytes)?),
+            (10, Value::Number(number)) => floors = number != 0,
             _ => {}
         }
         Ok(())
@@ -243,7 +269,7 @@ fn decode_hello(body: &[u8]) -> Result<Hello> {
     }
     let (id, root) = (id.ok_or_else(|| missing("an id"))?, root.ok_or_else(|| missing("a root"))?);
     let allowed = PeerGlobs::new(allowed).map_err(|err| Error::Wire(err.to_string()))?;
-    Ok(Hello { id, mode, live, root, entry_bytes_max, nonce, evidence, allowed })
+    Ok(Hello { id, mode, live, root, entry_bytes_max, nonce, evidence, allowed, floors })
 }
 
 fn decode_heads(body: &[u8]) -> Result<Message<'_>> {
@@ -251,22 +277,12 @@ fn decode_heads(body: &[u8]) -> Result<Message<'_>> {
     each_field(body, |field| {
         match field {
             (1, Value::Bytes(bytes)) => {
-                let (mut peer, mut seq, mut at) = (None, 0, None);
-                each_field(bytes, |field| {
-                    match field {
-                        (1, Value::Bytes(bytes)) => peer = Some(peer_str(bytes)?),
-                        (2, Value::Number(number)) => seq = number_u32(number)?,
-                        (3, Value::Bytes(bytes)) => at = Some(chain(bytes)?),
-                        _ => {}
-                    }
-                    Ok(())
-                })?;
-                let peer = peer.ok_or_else(|| missing("a peer"))?;
+                let head = decode_head(bytes)?;
                 // A decoded head takes more memory than an encoded one.
                 if heads.len() == HEADS_MAX {
                     return Err(Error::Wire(format!("a frame of more than {HEADS_MAX} heads")));
                 }
-                heads.push(Head { peer, seq, chain: at.ok_or_else(|| missing("a chain"))? });
+                heads.push(head);
             }
             (2, Value::Number(number)) => last = number != 0,
             _ => {}
@@ -274,6 +290,21 @@ fn decode_heads(body: &[u8]) -> Result<Message<'_>> {
         Ok(())
     })?;
     Ok(Message::Heads(heads, last))
+}
+
+/// Reads a Head or a Floor.
+fn decode_head(body: &[u8]) -> Result<Head<'_>> {
+    let (mut peer, mut seq, mut at) = (None, 0, None);
+    each_field(body, |field| {
+        match field {
+            (1, Value::Bytes(bytes)) => peer = Some(peer_str(bytes)?),
+            (2, Value::Number(number)) => seq = number_u32(number)?,
+            (3, Value::Bytes(bytes)) => at = Some(chain(bytes)?),
+            _ => {}
+        }
+        Ok(())
+    })?;
+    Ok(Head { peer: peer.ok_or_else(|| missing("a peer"))?, seq, chain: at.ok_or_else(|| missing("a chain"))? })
 }
 
 fn decode_run(body: &[u8]) -> Result<Run<'_>> {
@@ -327,6 +358,7 @@ fn decode_tombstone(body: &[u8]) -> Result<(u32, Tombstone)> {
 
 fn decode_fork(body: &[u8]) -> Result<Fork<'_>> {
     let (mut peer, mut points, mut entry) = (None, Vec::new(), None);
+    let (mut floor, mut over, mut refused) = (0, false, false);
     each_field(body, |field| {
         match field {
             (1, Value::Bytes(bytes)) => peer = Some(peer_str(bytes)?),
@@ -346,9 +378,12 @@ fn decode_fork(body: &[u8]) -> Result<Fork<'_>> {
                 points.push((seq, at.ok_or_else(|| missing("a chain"))?));
             }
             (3, Value::Bytes(bytes)) => entry = Some(decode_tombstone(bytes)?),
+            (4, Value::Number(number)) => floor = number_u32(number)?,
+            (5, Value::Number(number)) => over = number != 0,
+            (6, Value::Number(number)) => refused = number != 0,
             _ => {}
         }
         Ok(())
     })?;
-    Ok(Fork { peer: peer.ok_or_else(|| missing("a peer"))?, points, entry })
+    Ok(Fork { peer: peer.ok_or_else(|| missing("a peer"))?, points, entry, floor, over, refused })
 }

@@ -14,7 +14,7 @@ use std::sync::Arc;
 pub use forks::{Difference, DifferenceKind};
 pub use message::{FRAME_EXTRA_BYTES_MAX, Fork, Head, Hello, Message, RUN_BYTES_MAX, Run, WITHHELD};
 
-pub(super) use encode::{put_ack, put_error, put_fin, put_head, put_heads, put_hello, put_pull, put_synced};
+pub(super) use encode::{put_ack, put_error, put_fin, put_floor, put_head, put_heads, put_hello, put_pull, put_synced};
 pub(super) use runs::Runs;
 
 use forks::Forks;
@@ -22,8 +22,8 @@ use handles::Handles;
 
 use super::protobuf::{sent_by_remote, unexpected};
 use super::session::{Body, Progress, ReceivedFeed, Remote};
-use super::{Entries, Event, LinkOf, Mode, NamedHead, News, Relation, RemoteHeads, Stored};
-use crate::model::{Error, FeedKey, PeerId, Result};
+use super::{ClaimedFloor, Entries, Event, LinkOf, Mode, NamedHead, News, Relation, RemoteHeads, Stored};
+use crate::model::{Chain, Error, FeedKey, PeerId, Result, Seq};
 
 /// The maximum length of the FORK answers that wait to be sent, in bytes: twice the length that the maximum number of forked
 /// feeds can cause.
@@ -40,6 +40,8 @@ pub(in crate::wire) struct IncomingHalf {
     heads_over: bool,
     /// The heads so far.
     heads: RemoteHeads,
+    /// The heads, once they are complete.
+    announced: Option<Arc<RemoteHeads>>,
     /// Always empty: the heads for a remote with an equal root.
     no_heads: Arc<RemoteHeads>,
     handles: Handles,
@@ -63,6 +65,7 @@ impl IncomingHalf {
             remote: None,
             heads_over: false,
             heads: RemoteHeads::default(),
+            announced: None,
             no_heads: Arc::default(),
             handles: Handles::default(),
             sent: HashMap::new(),
@@ -92,6 +95,7 @@ impl IncomingHalf {
             Message::Heads(heads, last) => Event::Heads(owned(heads)?, last),
             Message::Feed(handle, peer) => self.handles.add(handle, peer).map(|()| Event::Nothing)?,
             Message::Run(run) => self.handle_run(run, received, news)?,
+            Message::Floor(peer, seq, chain) => self.handle_floor(peer, seq, chain)?,
             Message::Ack(handle, seq) if self.sent.get(&handle).is_none_or(|&sent| seq > sent) => {
                 return Err(unexpected("an acknowledgement of an entry that was not sent to it"));
             }
@@ -164,6 +168,7 @@ impl IncomingHalf {
             root: Some(hello.root),
             entry_bytes_max: hello.entry_bytes_max,
             evidence: hello.evidence,
+            floors: hello.floors,
             allowed: hello.allowed.clone(),
         });
         self.remote = Some(hello);
@@ -183,13 +188,34 @@ impl IncomingHalf {
         self.remote.as_ref().is_some_and(|remote| remote.mode.sends_to(self.local.mode))
     }
 
-    fn handle_run<'a>(&mut self, run: Run<'a>, received: &'a mut ReceivedFeed, news: &mut News) -> Result<Event<'a>> {
-        if !self.receives() || !self.heads_over {
-            return Err(match self.local.mode {
-                Mode::Push => Error::PushOnly,
-                _ => unexpected("entries before its heads, or in a direction that the modes forbid"),
-            });
+    /// Checks that entries and floors may come.
+    fn check_direction(&self) -> Result<()> {
+        match self.local.mode {
+            _ if self.receives() && self.heads_over => Ok(()),
+            Mode::Push => Err(Error::PushOnly),
+            _ => Err(unexpected("entries before its heads, or in a direction that the modes forbid")),
         }
+    }
+
+    /// Whether the session continues after both logs are equal.
+    fn is_live(&self) -> bool {
+        self.local.live && self.remote.as_ref().is_some_and(|remote| remote.live)
+    }
+
+    fn handle_floor(&mut self, peer: &str, seq: Seq, chain: Chain) -> Result<Event<'static>> {
+        self.check_direction()?;
+        let feed = FeedKey::of(peer);
+        // Of a feed that began after its heads, the remote sends entries only in a live session.
+        let is_named = self.is_live() || self.announced.as_ref().is_some_and(|heads| heads.get(feed) > 0);
+        if self.forks.is_stopped(feed) || !self.local.allowed.matches(peer) || !is_named {
+            return Ok(Event::Nothing);
+        }
+        self.progress.runs_received += 1;
+        Ok(Event::Floor(ClaimedFloor { peer: PeerId::new(peer)?, seq, chain }))
+    }
+
+    fn handle_run<'a>(&mut self, run: Run<'a>, received: &'a mut ReceivedFeed, news: &mut News) -> Result<Event<'a>> {
+        self.check_direction()?;
         let max = usize::try_from(self.local.entry_bytes_max).unwrap_or(usize::MAX);
         if run.longest > max {
             return Err(Error::EntryTooLong(run.longest as u64, max));
@@ -236,7 +262,8 @@ impl IncomingHalf {
         }
         if last {
             self.heads_over = true;
-            news.heads = Some(Arc::new(std::mem::take(&mut self.heads)));
+            let heads = self.announced.insert(Arc::new(std::mem::take(&mut self.heads)));
+            news.heads = Some(Arc::clone(heads));
         }
         Ok(())
     }
@@ -260,6 +287,14 @@ impl IncomingHalf {
         }
         for (peer, head) in stored.mismatches {
             self.forks.ask(&mut news.frames, peer.as_str(), *head, link_of)?;
+            self.stop_if_forked(peer.as_str(), news);
+        }
+        for peer in stored.refused {
+            self.forks.refuse(&mut news.frames, peer.as_str(), link_of)?;
+            self.stop_if_forked(peer.as_str(), news);
+        }
+        for &(ref peer, seq, chain) in stored.floors {
+            found.extend(self.forks.suspect(&mut news.frames, peer.as_str(), (seq, chain), link_of)?);
             self.stop_if_forked(peer.as_str(), news);
         }
         self.progress.runs_stored += stored.runs;

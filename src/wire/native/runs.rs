@@ -82,8 +82,14 @@ impl Runs {
         self.in_flight == 0
     }
 
-    /// Adds the next change. `chain_before` returns the local chain before it.
-    pub fn add(&mut self, out: &mut Vec<u8>, change: &Change<'_>, chain_before: impl FnOnce() -> Result<Chain>) -> Result<()> {
+    /// Adds the next change. `chain_before` returns the local chain before it. Returns false, without the change, if this chain is
+    /// not known.
+    pub fn add(
+        &mut self,
+        out: &mut Vec<u8>,
+        change: &Change<'_>,
+        chain_before: impl FnOnce() -> Result<Option<Chain>>,
+    ) -> Result<bool> {
         let (seq, bytes) = (change.seq.get(), if let Entry::Bytes(bytes, _) = change.entry.entry() { bytes } else { b"" });
         let continues = self.open.as_ref().is_some_and(|open| {
             open.next == seq
@@ -93,28 +99,38 @@ impl Runs {
         });
         if !continues {
             self.close(out);
-            self.open = Some(self.begin(out, change, chain_before)?);
+            self.open = self.begin(out, change, chain_before)?;
         }
-        let Some(open) = &mut self.open else { return Ok(()) };
+        let Some(open) = &mut self.open else { return Ok(false) };
         match change.entry.entry() {
             Entry::Bytes(bytes, _) => self.body.add(bytes),
             Entry::Deleted(tombstone) => self.body.add_deleted(tombstone),
         }
         open.chain = open.chain.next(change.entry.tombstone());
         open.next = seq.wrapping_add(1);
-        Ok(())
+        Ok(true)
     }
 
-    fn begin(&mut self, out: &mut Vec<u8>, change: &Change<'_>, chain_before: impl FnOnce() -> Result<Chain>) -> Result<OpenRun> {
+    fn begin(
+        &mut self,
+        out: &mut Vec<u8>,
+        change: &Change<'_>,
+        chain_before: impl FnOnce() -> Result<Option<Chain>>,
+    ) -> Result<Option<OpenRun>> {
         let (peer, first) = (change.peer.clone(), change.seq.get());
         let feed = FeedKey::of(peer.as_str());
+        let sent = self.handles.get(&feed).map(|&handle| &self.feeds[handle as usize]);
+        let chain = match sent {
+            Some(sent) if sent.seq == first - 1 => Some(sent.chain),
+            None if first == 1 => Some(Chain::start(&peer)),
+            _ => chain_before()?,
+        };
+        let Some(chain) = chain else { return Ok(None) };
         let handle = match self.handles.get(&feed) {
             Some(&handle) => handle,
             None => self.give_handle(out, feed, &peer)?,
         };
-        let sent = &self.feeds[handle as usize];
-        let chain = if sent.seq == first - 1 { sent.chain } else { chain_before()? };
-        Ok(OpenRun { handle, peer, first, next: first, chain })
+        Ok(Some(OpenRun { handle, peer, first, next: first, chain }))
     }
 
     /// Gives the feed the next handle. If all handles are given, it gets the handle of a feed whose entries are all acknowledged.
@@ -215,7 +231,7 @@ mod tests {
     fn send(runs: &mut Runs, peer: &str) -> Vec<u8> {
         let (peer, mut out) = (PeerId::new(peer).unwrap(), Vec::new());
         let change = Change { offset: Offset(1), peer: &peer, seq: Seq::new(1).unwrap(), entry: HashedEntry::new(b"1") };
-        runs.add(&mut out, &change, || Ok(Chain::start(&peer))).unwrap();
+        runs.add(&mut out, &change, || Ok(Some(Chain::start(&peer)))).unwrap();
         runs.close(&mut out);
         out
     }

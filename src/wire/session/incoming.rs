@@ -128,7 +128,8 @@ impl Incoming {
         let Some(Handshake { id, heads, mode }) = read else { return Ok(None) };
         self.remote = Some((id, mode));
         let allowed = PeerGlobs::default();
-        self.news.remote = Some(Remote { mode, live: true, root: None, entry_bytes_max: u64::MAX, evidence: false, allowed });
+        self.news.remote =
+            Some(Remote { mode, live: true, root: None, entry_bytes_max: u64::MAX, evidence: false, floors: false, allowed });
         Ok(Some(Event::AllHeads { heads: self.news.heads.insert(Arc::new(heads)), receives: mode.sends_to(self.local.mode) }))
     }
 

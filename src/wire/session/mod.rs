@@ -16,7 +16,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 pub use incoming::Incoming;
-pub use outgoing::{LeftOut, Outgoing, Task};
+pub use outgoing::{Before, LeftOut, Outgoing, Task};
 
 use super::native::{Difference, Hello, Run};
 use super::negotiate::Wire;
@@ -58,6 +58,7 @@ impl Local {
             nonce: self.nonce,
             evidence: true,
             allowed: self.allowed.clone(),
+            floors: true,
         }
     }
 }
@@ -104,8 +105,8 @@ pub enum Relation {
     Same,
     /// The log holds this entry, and another chain at it.
     Differs,
-    /// The log does not hold this entry.
-    Beyond,
+    /// The log does not know the chain there: it does not hold this entry, or has pruned it.
+    Unknown,
 }
 
 /// Consecutive entries of one feed, from the remote.
@@ -146,6 +147,17 @@ impl<'a> Entries<'a> {
     }
 }
 
+/// The floor of a feed that the remote claims (FLOOR).
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ClaimedFloor {
+    /// The author of the feed.
+    pub peer: PeerId,
+    /// The remote holds no entry up to this one.
+    pub seq: Seq,
+    /// The chain there.
+    pub chain: Chain,
+}
+
 /// A message of the remote, and the reaction that it requires from the driver.
 #[derive(Debug)]
 pub enum Event<'a> {
@@ -162,6 +174,8 @@ pub enum Event<'a> {
     },
     /// Entries. Store them and call [`Incoming::stored`].
     Entries(Entries<'a>),
+    /// A floor. Apply it in its place among the entries, and call [`Incoming::stored`], which counts it as a run.
+    Floor(ClaimedFloor),
     /// Entries of a feed that is not allowed, and their number. They must not be stored.
     Refused(PeerId, u64),
     /// The first entry at which the two logs differ in a feed. Record it.
@@ -178,7 +192,7 @@ pub enum Event<'a> {
 /// The result of storing received entries, for [`Incoming::stored`].
 #[derive(Clone, Copy, Default, Debug)]
 pub struct Stored<'a> {
-    /// The number of runs that were handled.
+    /// The number of runs and floors that were handled.
     pub runs: u64,
     /// The number of entries that were new.
     pub new: u64,
@@ -188,6 +202,10 @@ pub struct Stored<'a> {
     pub forks: &'a [(PeerId, Seq)],
     /// Feeds with a run that did not continue the feed of the log, and the head in the log.
     pub mismatches: &'a [(PeerId, u32)],
+    /// Feeds whose chain in the log differs from the chain of a floor, with the seq and the chain of the floor.
+    pub floors: &'a [(PeerId, u32, Chain)],
+    /// Local feeds with a floor above the head, which was not applied.
+    pub refused: &'a [PeerId],
 }
 
 /// The number of feeds in [`News::held`] that are not left to wait.
@@ -231,6 +249,8 @@ pub(super) struct Remote {
     pub entry_bytes_max: u64,
     /// It accepts heads with a withheld chain (native wire).
     pub evidence: bool,
+    /// It knows FLOOR (native wire).
+    pub floors: bool,
     /// The feeds that it accepts.
     pub allowed: PeerGlobs,
 }

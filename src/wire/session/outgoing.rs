@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::{Local, News, Progress, Remote, raise_all};
 use crate::model::{Chain, Change, Entry, FeedKey, FeedMap, Offset, PeerGlobs, PeerId, Result, Seq};
 use crate::wire::native::{
-    Head, Runs, WITHHELD, put_ack, put_error, put_fin, put_head, put_heads, put_hello, put_pull, put_synced,
+    Head, Runs, WITHHELD, put_ack, put_error, put_fin, put_floor, put_head, put_heads, put_hello, put_pull, put_synced,
 };
 use crate::wire::negotiate::{PREAMBLE, Wire};
 use crate::wire::original::{can_hold, digest_bytes, put_change, put_digest, put_handshake, put_mode};
@@ -41,9 +41,21 @@ pub enum LeftOut {
     Id(PeerId),
     /// The entry is longer than the remote accepts, in bytes: the feed is stopped.
     TooLong(PeerId, Seq, u64),
+    /// The remote lacks entries up to this one, which were pruned, and does not know floors. On the original wire the remote gets a
+    /// gap. On the native wire the feed is not sent.
+    Pruned(PeerId, Seq),
     /// The session is live, and the mode of the remote closes a direction that the local mode opens. Reported once for each
     /// session.
     Direction(Mode),
+}
+
+/// The local feed before an entry.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Before {
+    /// The chain there.
+    pub chain: Chain,
+    /// Whether the floor is there: the log does not hold the entry before.
+    pub is_floor: bool,
 }
 
 /// The outgoing half of a session.
@@ -69,11 +81,11 @@ pub struct Outgoing {
     held: Held,
     /// Feeds of which nothing is sent.
     stopped: HashSet<FeedKey>,
-    /// Feeds withheld because an entry exceeds the remote's limit: the seq of that entry.
+    /// Feeds withheld because an entry exceeds the remote's limit, or was pruned: the seq of that entry.
     withheld: HashMap<FeedKey, u32>,
     left_out: Vec<LeftOut>,
-    /// How many feeds were stopped at a too long entry.
-    too_long: u64,
+    /// How many feeds were withheld.
+    withheld_feeds: u64,
     is_refusal_reported: bool,
     /// Frames that are complete.
     frames: Vec<u8>,
@@ -96,7 +108,7 @@ struct Original {
     /// written as they were.
     has_counted: bool,
     digests_bytes: u64,
-    /// Feeds of which a deleted entry was left out, and how many entries were.
+    /// Feeds of which a deleted or pruned entry was left out, and how many entries were.
     gap_feeds: HashSet<PeerId>,
     deleted: u64,
     is_id_reported: bool,
@@ -157,7 +169,7 @@ impl Outgoing {
             stopped: HashSet::new(),
             withheld: HashMap::new(),
             left_out: Vec::new(),
-            too_long: 0,
+            withheld_feeds: 0,
             is_refusal_reported: false,
             frames: Vec::new(),
             caught_up: false,
@@ -417,38 +429,113 @@ impl Outgoing {
         if is_sent && !self.stopped.contains(&feed) { self.held.get(feed) } else { u32::MAX }
     }
 
-    /// Adds a change to `out` if the remote lacks it. Changes must be offered in the order of arrival. `chain_before` returns the
-    /// local chain before the change.
+    /// The floor of a feed of the log, and the chain there. Floors must be offered before the changes above them: before the first
+    /// change, and again when the log was pruned. A feed without a floor need not be offered.
+    pub fn offer_floor(&mut self, out: &mut Vec<u8>, peer: &PeerId, seq: Seq, chain: Chain) {
+        let current = self.held.of(peer);
+        let (feed, held) = (current.feed, current.seq);
+        if held >= seq.get() || self.stopped.contains(&feed) {
+            return;
+        }
+        if !current.is_allowed {
+            return self.refuse(peer);
+        }
+        let knows_floors = self.remote.as_ref().is_some_and(|remote| remote.floors);
+        match &mut self.protocol {
+            Protocol::Native(native) if knows_floors => {
+                native.runs.close(out);
+                put_floor(out, Head { peer: peer.as_str(), seq: seq.get(), chain });
+                current.seq = seq.get();
+                // An entry that is too long may be one of those that were pruned.
+                if self.withheld.get(&feed).is_some_and(|&at| at <= seq.get()) {
+                    self.withheld.remove(&feed);
+                }
+            }
+            Protocol::Native(_) => {
+                if self.withheld.insert(feed, seq.get()).is_none() {
+                    self.withheld_feeds += 1;
+                    self.left_out.push(LeftOut::Pruned(peer.clone(), seq));
+                }
+            }
+            Protocol::Original(_) if !can_hold(peer.as_str()) => {
+                current.seq = u32::MAX;
+                self.leave_out_id(peer.as_str());
+            }
+            Protocol::Original(original) => {
+                original.deleted += u64::from(seq.get() - held);
+                current.seq = seq.get();
+                if original.gap_feeds.insert(peer.clone()) {
+                    self.left_out.push(LeftOut::Pruned(peer.clone(), seq));
+                }
+            }
+            Protocol::Undecided => {}
+        }
+    }
+
+    /// Adds a change to `out` if the remote lacks it. Changes must be offered in the order of arrival. `before` returns what the log
+    /// knows before the change, or `None` if it was pruned. Then this returns false: the floors and later changes must be offered.
     ///
     /// # Errors
-    /// Those of `chain_before`.
-    pub fn offer(&mut self, out: &mut Vec<u8>, change: &Change<'_>, chain_before: impl FnOnce() -> Result<Chain>) -> Result<()> {
+    /// Those of `before`.
+    pub fn offer(
+        &mut self,
+        out: &mut Vec<u8>,
+        change: &Change<'_>,
+        before: impl FnOnce() -> Result<Option<Before>>,
+    ) -> Result<bool> {
         let current = self.held.of(change.peer);
         let (feed, is_allowed, is_first) = (current.feed, current.is_allowed, current.seq == 0);
-        let held = &mut current.seq;
+        let held = &current.seq;
         if !is_allowed && *held < change.seq.get() {
-            if !std::mem::replace(&mut self.is_refusal_reported, true) {
-                self.left_out.push(LeftOut::NotAllowed(change.peer.clone()));
-            }
-            return Ok(());
+            self.refuse(change.peer);
+            return Ok(true);
         }
         if *held >= change.seq.get()
             || self.withheld.get(&feed).is_some_and(|&seq| *held < seq)
             || (!self.stopped.is_empty() && self.stopped.contains(&feed))
         {
-            return Ok(());
+            return Ok(true);
         }
         if let (Entry::Bytes(bytes, _), Some(&Remote { entry_bytes_max, .. })) = (change.entry.entry(), self.remote.as_ref())
             && bytes.len() as u64 > entry_bytes_max
         {
             self.withheld.insert(feed, change.seq.get());
             self.left_out.push(LeftOut::TooLong(change.peer.clone(), change.seq, entry_bytes_max));
-            self.too_long += 1;
-            return Ok(());
+            self.withheld_feeds += 1;
+            return Ok(true);
+        }
+        if change.seq.get() - *held > 1 {
+            let Some(Before { chain, is_floor }) = before()? else { return Ok(false) };
+            // The feed has begun anew since its floor was offered.
+            if let Some(floor) = Seq::new(u64::from(change.seq.get()) - 1).filter(|_| is_floor) {
+                self.offer_floor(out, change.peer, floor, chain);
+                if self.held.of(change.peer).seq != floor.get() {
+                    return Ok(true);
+                }
+            }
+            return self.frame(out, change, is_first, || Ok(Some(chain)));
+        }
+        self.frame(out, change, is_first, || Ok(before()?.map(|before| before.chain)))
+    }
+
+    /// Adds a change to `out`. `is_first`: the remote lacks the whole feed.
+    fn frame(
+        &mut self,
+        out: &mut Vec<u8>,
+        change: &Change<'_>,
+        is_first: bool,
+        chain_before: impl FnOnce() -> Result<Option<Chain>>,
+    ) -> Result<bool> {
+        let held = &mut self.held.of(change.peer).seq;
+        if let Protocol::Native(native) = &mut self.protocol {
+            let is_added = native.runs.add(out, change, chain_before)?;
+            if is_added {
+                *held = change.seq.get();
+            }
+            return Ok(is_added);
         }
         *held = change.seq.get();
         match (&mut self.protocol, change.entry.entry()) {
-            (Protocol::Native(native), _) => native.runs.add(out, change, chain_before)?,
             (Protocol::Original(_), _) if is_first && !can_hold(change.peer.as_str()) => {
                 // The rest of the feed is skipped.
                 *held = u32::MAX;
@@ -465,9 +552,16 @@ impl Outgoing {
                     self.left_out.push(LeftOut::Deleted(change.peer.clone(), change.seq));
                 }
             }
-            (Protocol::Undecided, _) => {}
+            (Protocol::Native(_) | Protocol::Undecided, _) => {}
         }
-        Ok(())
+        Ok(true)
+    }
+
+    /// The remote does not accept the feed of `peer`.
+    fn refuse(&mut self, peer: &PeerId) {
+        if !std::mem::replace(&mut self.is_refusal_reported, true) {
+            self.left_out.push(LeftOut::NotAllowed(peer.clone()));
+        }
     }
 
     fn leave_out_id(&mut self, peer: &str) {
@@ -570,16 +664,17 @@ impl Outgoing {
         self.native().map(|native| native.runs.durable())
     }
 
-    /// The number of deleted entries that were left out, and the number of feeds that were stopped at an entry that is too long.
+    /// The number of deleted or pruned entries that were left out, and the number of feeds that were withheld at an entry that is too
+    /// long or was pruned.
     pub fn left_out(&self) -> (u64, u64) {
         let deleted = if let Protocol::Original(original) = &self.protocol { original.deleted } else { 0 };
-        (deleted, self.too_long)
+        (deleted, self.withheld_feeds)
     }
 
     /// Whether [`Outgoing::lacks`] may be above 0 for a feed. `ended_early`: the output ended before everything was sent.
     pub fn has_unsent(&self, ended_early: bool) -> bool {
         let is_finished = self.native().map_or(!ended_early, Native::is_over);
-        (!is_finished || self.too_long > 0) && self.has_remote_heads && self.sends()
+        (!is_finished || self.withheld_feeds > 0) && self.has_remote_heads && self.sends()
     }
 
     /// The number of entries that the remote lacked at the start and that the modes do not let this side send. Feeds that are
