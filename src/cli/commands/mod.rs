@@ -2,12 +2,14 @@
 
 mod append;
 mod compact;
+mod cursor;
 mod del;
 mod entry;
 mod heads;
 mod id;
 mod info;
 mod init;
+mod prune;
 mod read;
 mod replicate;
 mod watch;
@@ -28,7 +30,7 @@ struct Subcommand {
 }
 
 /// All commands, in the order of the help.
-const SUBCOMMANDS: [Subcommand; 12] = [
+const SUBCOMMANDS: [Subcommand; 14] = [
     Subcommand { name: "init", command: init::command, run: init::run },
     Subcommand { name: "append", command: append::command, run: append::run },
     Subcommand { name: "read", command: read::command, run: read::run },
@@ -38,7 +40,9 @@ const SUBCOMMANDS: [Subcommand; 12] = [
     Subcommand { name: "write", command: write::command, run: write::run },
     Subcommand { name: "heads", command: heads::command, run: heads::run },
     Subcommand { name: "replicate", command: replicate::command, run: replicate::run },
+    Subcommand { name: "prune", command: prune::command, run: prune::run },
     Subcommand { name: "compact", command: compact::command, run: compact::run },
+    Subcommand { name: "cursor", command: cursor::command, run: cursor::run },
     Subcommand { name: "id", command: id::command, run: id::run },
     Subcommand { name: "info", command: info::command, run: info::run },
 ];
