@@ -2,6 +2,7 @@
 
 mod crash;
 mod cut;
+mod floors;
 mod forks;
 mod forks_live;
 mod in_sync;

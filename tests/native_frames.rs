@@ -13,6 +13,7 @@ pub const FORK: u8 = 6;
 pub const SYNCED: u8 = 7;
 pub const ERROR: u8 = 8;
 pub const FIN: u8 = 9;
+pub const FLOOR: u8 = 10;
 pub const PULL: u8 = 128;
 /// An empty frame, which has no type.
 pub const HEARTBEAT: u8 = 0;
@@ -59,10 +60,15 @@ pub fn hello_taking(id: &str, entry_bytes_max: u64) -> Vec<u8> {
 }
 
 fn hello_with(id: &str, mode: u64, live: bool, root: u128, entry_bytes_max: u64) -> Vec<u8> {
-    typed(HELLO, [hello_fields(id, mode, live, root, entry_bytes_max), number_field(8, 1)].concat())
+    typed(HELLO, [hello_fields(id, mode, live, root, entry_bytes_max), number_field(8, 1), number_field(10, 1)].concat())
 }
 
-/// The HELLO of an older program: it shows no entries, and knows no withheld chains.
+/// The HELLO of an older program: it does not know floors.
+pub fn hello_without_floors(id: &str, root: u128) -> Vec<u8> {
+    typed(HELLO, [hello_fields(id, 1, false, root, ENTRY_BYTES_MAX), number_field(8, 1)].concat())
+}
+
+/// The HELLO of a still older program: it shows no entries, and knows no withheld chains.
 pub fn old_hello(id: &str, mode: u64, live: bool, root: u128) -> Vec<u8> {
     typed(HELLO, hello_fields(id, mode, live, root, ENTRY_BYTES_MAX))
 }
@@ -86,9 +92,9 @@ pub fn kinds(stream: &[u8]) -> Vec<u8> {
 pub fn forget_nonce(bytes: &mut [u8]) {
     let mut start = if bytes.starts_with(PREAMBLE) { PREAMBLE.len() } else { 0 };
     start += if bytes[start..].starts_with(&pull()) { pull().len() } else { 0 };
-    // The nonce is the last field but one.
+    // Two fields of two bytes follow the nonce.
     if let [length, HELLO, 0x08, 1, ..] = bytes[start..]
-        && let Some(nonce) = bytes.get_mut(start + usize::from(length) - 9..start + usize::from(length) - 1)
+        && let Some(nonce) = bytes.get_mut(start + usize::from(length) - 11..start + usize::from(length) - 3)
     {
         nonce.fill(0);
     }
@@ -129,6 +135,11 @@ pub fn fork_showing(peer: &str, points: &[(u32, u128)], seq: u32, entry: &str) -
     let hash = [&[2 << 3 | 1][..], &xxh3_64(entry.as_bytes()).to_le_bytes()].concat();
     let shown = [number_field(1, u64::from(seq)), hash, number_field(3, entry.len() as u64)].concat();
     typed(FORK, [bytes_field(1, peer), points.iter().flat_map(point).collect(), bytes_field(3, shown)].concat())
+}
+
+/// A FLOOR.
+pub fn floor(peer: &str, seq: u32, chain: u128) -> Vec<u8> {
+    typed(FLOOR, [bytes_field(1, peer), number_field(2, u64::from(seq)), chain_field(3, chain)].concat())
 }
 
 /// The first frame of a side that only receives.

@@ -31,6 +31,7 @@ mod packs;
 mod pipes;
 mod progress;
 mod protocol;
+mod prune;
 mod quota;
 mod read;
 mod replicate;
