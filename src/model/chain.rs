@@ -9,6 +9,9 @@ use super::{PEER_BYTES_MAX, PeerId, Tombstone};
 pub struct Chain(pub u128);
 
 impl Chain {
+    /// Stands for a chain that is not known.
+    pub const UNKNOWN: Self = Self(0);
+
     /// chain_0: xxh3-128 of the peer id.
     pub fn start(peer: &PeerId) -> Self {
         Self(xxh3_128(peer.as_str().as_bytes()))

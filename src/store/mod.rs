@@ -11,6 +11,8 @@
 //! | `lmdb` | tables and transactions; no other module imports lmdb |
 //! | `seal` | moves old entries into packs |
 //! | `pack` | sealed entries in compressed files |
+//! | `repair` | puts lost entries back, or copies what can be read of a damaged log |
+//! | `verify` | checks everything against everything |
 //! | `files` | the directory and the files of a log |
 
 mod cursors;
@@ -23,8 +25,10 @@ mod pack;
 mod prune;
 mod reader;
 mod records;
+pub mod repair;
 mod rows;
 mod seal;
+mod verify;
 mod writer;
 
 pub use cursors::CURSOR_BYTES_MAX;
@@ -35,4 +39,5 @@ pub use notify::InotifyLimit;
 pub(crate) use notify::Watcher;
 pub use prune::{Pruning, Retention};
 pub use reader::{Bounds, Reader};
+pub use verify::{Damage, Finding, Part, Verified, verify};
 pub use writer::{Committed, Writer};

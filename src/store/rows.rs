@@ -141,7 +141,7 @@ impl RunRow {
     /// The offset of the entry `seq`, if it is in this run.
     pub fn offset_of(&self, seq: u32) -> Option<Offset> {
         let index = seq.checked_sub(self.first_seq)?;
-        (index < self.count).then(|| Offset(self.first_offset + u64::from(index)))
+        (index < self.count).then(|| Offset(self.first_offset.saturating_add(u64::from(index))))
     }
 }
 

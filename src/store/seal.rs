@@ -11,7 +11,7 @@ use super::files::{data, directory, file, space};
 use super::pack::{self, PackRow, PackWriter, PackedFeed};
 use super::records::{Records, check_record};
 use super::{Bounds, Log};
-use crate::model::{Entry, Error, Offset, Result, Seq};
+use crate::model::{Chain, Entry, Error, Offset, Result, Seq};
 
 /// A new pack is complete at this many bytes, before compression. The record that reaches it is still added.
 const PACK_BYTES: u64 = 32 << 20;
@@ -167,6 +167,11 @@ impl Sealer<'_> {
         let (txn, mut records) = (self.log.env.read()?, Records::new(self.log.dir()));
         let feed_of = |number, seq: Seq| {
             let peer = txn.peer(number)?;
+            let floor = txn.feed(peer.as_str())?.and_then(|row| row.floor);
+            if floor.is_some_and(|floor| seq.get() <= floor.seq) {
+                // Its run may be gone.
+                return Ok(PackedFeed { number, peer, chain_before: Chain::UNKNOWN });
+            }
             let chain_before = chain_before(&txn, &mut records, peer.as_str(), number, seq.get())?;
             Ok(PackedFeed { number, peer, chain_before })
         };
@@ -287,7 +292,7 @@ mod tests {
     use std::cell::Cell;
 
     use super::*;
-    use crate::model::{Chain, HashedEntry, PeerId, Seq};
+    use crate::model::{HashedEntry, PeerId, Seq};
     use crate::store::{Shrunk, shrink};
 
     const PACK_BYTES: u64 = 5000;

@@ -212,6 +212,21 @@ impl Writer<'_> {
         Ok(Some(tombstone))
     }
 
+    /// Replaces the record of an entry, which is damaged. The caller has compared the chain. Returns the length of the record.
+    pub(super) fn replace(&mut self, offset: Offset, number: u32, seq: Seq, entry: HashedEntry<'_>) -> Result<usize> {
+        let tombstone = entry.tombstone();
+        let record = match entry.entry() {
+            Entry::Deleted(_) => encode_deleted(offset, number, seq, tombstone).to_vec(),
+            Entry::Bytes(bytes, kind) => {
+                let header = Header { number, seq: seq.get(), kind: Some(kind) }.encode(offset, tombstone.hash);
+                [&header[..], bytes].concat()
+            }
+        };
+        self.txn.replace_record(offset, &record)?;
+        self.changed = true;
+        Ok(record.len())
+    }
+
     /// Head and chain of a feed, including the entries that this transaction has added. An unknown feed has head 0.
     ///
     /// # Errors

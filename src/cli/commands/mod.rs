@@ -11,7 +11,9 @@ mod info;
 mod init;
 mod prune;
 mod read;
+mod repair;
 mod replicate;
+mod verify;
 mod watch;
 mod write;
 
@@ -30,7 +32,7 @@ struct Subcommand {
 }
 
 /// All commands, in the order of the help.
-const SUBCOMMANDS: [Subcommand; 14] = [
+const SUBCOMMANDS: [Subcommand; 16] = [
     Subcommand { name: "init", command: init::command, run: init::run },
     Subcommand { name: "append", command: append::command, run: append::run },
     Subcommand { name: "read", command: read::command, run: read::run },
@@ -43,6 +45,8 @@ const SUBCOMMANDS: [Subcommand; 14] = [
     Subcommand { name: "prune", command: prune::command, run: prune::run },
     Subcommand { name: "compact", command: compact::command, run: compact::run },
     Subcommand { name: "cursor", command: cursor::command, run: cursor::run },
+    Subcommand { name: "verify", command: verify::command, run: verify::run },
+    Subcommand { name: "repair", command: repair::command, run: repair::run },
     Subcommand { name: "id", command: id::command, run: id::run },
     Subcommand { name: "info", command: info::command, run: info::run },
 ];

@@ -70,6 +70,11 @@ fn print(label: &str, text: &str) {
     print_verbatim(line(label, text).as_bytes());
 }
 
+/// A number and what it counts.
+pub fn counted(count: u64, one: &str, many: &str) -> String {
+    format!("{count} {}", if count == 1 { one } else { many })
+}
+
 /// The line of a diagnostic, with its prefix and its newline.
 pub fn line(label: &str, text: &str) -> String {
     let text = Printable(text);

@@ -85,6 +85,11 @@ impl LockFile {
         self.try_lock(SEALING, &self.sealing)
     }
 
+    /// Waits until no other process seals.
+    pub fn wait_to_seal(&self) -> Result<Turn<'_>> {
+        self.wait(SEALING, &self.sealing)
+    }
+
     /// Whether no process has the log open. The caller must hold the lock for opening, and must not have the log open: as long
     /// as it holds the lock, no process opens the log.
     pub fn is_unused(&self) -> bool {

@@ -34,7 +34,7 @@ use ffi::{SAME_PROCESS_ID, SharedEnv, Snapshot, UnsharedEnv, continues_newest_co
 pub use lmdb::Transaction;
 pub use rewrite::{Shrunk, shrink};
 use tables::Tables;
-pub use tables::{ReadTxn, Txn, WriteTxn};
+pub use tables::{NAMES, ReadTxn, Txn, WriteTxn};
 
 /// The maximum size of the memory map, in bytes: 1 TiB of address space. Less if the address space is limited.
 const MAP_BYTES_MAX: usize = 1 << 40;
@@ -67,18 +67,7 @@ impl Env {
     pub fn open(dir: &Path, write: bool) -> Result<Self> {
         let fail = |err| open_error(dir, err);
         let locks = Locks::open(dir, write)?;
-        let mut opening = locks.usable().map(LockFile::wait_to_open).transpose()?;
-        locks.check_snapshot()?;
-        let data = if write { data::open_for_writing(dir)? } else { data::open(dir)? };
-        locks.usable().map_or(Ok(()), |file| file.reserve_blocks(write))?;
-        let (env, map_bytes) = open_environment(dir, write)?;
-        let files = OpenFiles::new(dir, &locks, &data)?;
-        let place = Place::of(&data)?;
-        let env = UnsharedEnv::new(env).map_err(fail)?;
-        // LMDB opens the files by their names.
-        if !files.are_unchanged() || !files.is_data_file(env.data_file()) {
-            return Err(Error::Replaced);
-        }
+        let Opened { env, map_bytes, files, place, mut opening } = open_files(dir, write, &locks)?;
         let mut tables = open_tables(&env).map_err(fail)?;
         if tables.is_none()
             && let Some(file) = locks.usable()
@@ -105,6 +94,34 @@ impl Env {
             writes: AtomicU32::new(0),
             locks,
         })
+    }
+
+    /// Opens the environment in `dir` for reading, without a look at its tables. Of data.mdb, LMDB reads only the meta pages. So
+    /// this is safe if any other page is damaged.
+    pub fn open_unread(dir: &Path) -> Result<Self> {
+        let locks = Locks::open(dir, false)?;
+        let Opened { env, map_bytes, files, place, opening } = open_files(dir, false, &locks)?;
+        drop(opening);
+        Ok(Self {
+            dir: dir.to_path_buf(),
+            env: env.into_shared(),
+            tables: None,
+            map_bytes,
+            files,
+            place,
+            writes: AtomicU32::new(0),
+            locks,
+        })
+    }
+
+    /// Waits until no process seals, and keeps others from it until the result is dropped. Packs are then not replaced.
+    pub fn wait_to_seal(&self) -> Result<Option<Turn<'_>>> {
+        self.locks.usable().map(LockFile::wait_to_seal).transpose()
+    }
+
+    /// Keeps the pages of the newest commit from being used again, until the result is dropped.
+    pub fn pin(&self) -> Result<Pin<'_>> {
+        self.snapshot().map(Pin)
     }
 
     /// Creates the missing tables and calls `fill`, in one commit. Another process may have created the log since this
@@ -239,6 +256,42 @@ impl Env {
     }
 }
 
+/// The commit whose pages are kept.
+pub struct Pin<'e>(Snapshot<'e>);
+
+impl Pin<'_> {
+    /// The number of its transaction.
+    pub fn number(&self) -> u64 {
+        ffi::number(&self.0)
+    }
+}
+
+/// An environment that was just opened, and the lock under which this was done.
+struct Opened<'l> {
+    env: UnsharedEnv,
+    map_bytes: usize,
+    files: OpenFiles,
+    place: Place,
+    opening: Option<Turn<'l>>,
+}
+
+/// Opens the files of the log in `dir`. Checks that LMDB opens the same files.
+fn open_files<'l>(dir: &Path, write: bool, locks: &'l Locks) -> Result<Opened<'l>> {
+    let opening = locks.usable().map(LockFile::wait_to_open).transpose()?;
+    locks.check_snapshot()?;
+    let data = if write { data::open_for_writing(dir)? } else { data::open(dir)? };
+    locks.usable().map_or(Ok(()), |file| file.reserve_blocks(write))?;
+    let (env, map_bytes) = open_environment(dir, write)?;
+    let files = OpenFiles::new(dir, locks, &data)?;
+    let place = Place::of(&data)?;
+    let env = UnsharedEnv::new(env).map_err(|err| open_error(dir, err))?;
+    // LMDB opens the files by their names.
+    if !files.are_unchanged() || !files.is_data_file(env.data_file()) {
+        return Err(Error::Replaced);
+    }
+    Ok(Opened { env, map_bytes, files, place, opening })
+}
+
 /// Waits until no other process writes. The log must be open for writing.
 fn wait_to_write(locks: &Locks) -> Result<Turn<'_>> {
     locks.usable().expect("a log that is open for writing has locks").wait_to_write()
@@ -255,7 +308,7 @@ fn open_tables(env: &UnsharedEnv) -> lmdb::Result<Option<Tables>> {
 /// Whether the data file belongs to another program: it has tables, but none of those of a log, which one commit creates.
 fn holds_other_tables(env: &UnsharedEnv) -> lmdb::Result<bool> {
     let names = env.table_names(2 * tables::COUNT as usize)?;
-    Ok(!names.is_empty() && !names.iter().any(|name| tables::NAMES.iter().any(|known| known.as_bytes() == name)))
+    Ok(!names.is_empty() && !names.iter().any(|name| NAMES.iter().any(|known| known.as_bytes() == name)))
 }
 
 /// Opens the environment with the largest memory map that fits into the address space. Also returns the size of the map in

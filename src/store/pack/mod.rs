@@ -13,11 +13,17 @@ mod writer;
 pub use reader::Pack;
 pub use writer::PackWriter;
 
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
 use xxhash_rust::xxh3::xxh3_64;
 
+use super::files::file;
 pub use super::rows::PackRow;
 use super::rows::{u32_at, u64_at, u128_at};
-use crate::model::{Chain, Offset, PeerId};
+use crate::model::{Chain, Error, Offset, PeerId, Result};
 
 /// The directory of the packs, in the directory of the log.
 pub const DIR_NAME: &str = "packs";
@@ -75,6 +81,51 @@ impl Header {
     }
 }
 
+/// The files of packs in the directory `dir`, as their names and headers describe them, in the order of the offsets. Files that
+/// are no packs are left out.
+///
+/// # Errors
+/// When the directory cannot be read. A missing directory has no packs.
+pub fn find(dir: &Path) -> Result<Vec<PackRow>> {
+    let fail = |err| Error::io(format!("{} cannot be read", dir.display()), err);
+    let names = match fs::read_dir(dir) {
+        Err(err) if err.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        names => names.map_err(fail)?,
+    };
+    let mut rows = Vec::new();
+    for name in names {
+        let name = name.map_err(fail)?.file_name();
+        let Some(name) = name.to_str().filter(|name| name.ends_with(".pack")) else { continue };
+        rows.extend(describe(dir, name));
+    }
+    rows.sort_unstable_by_key(|row: &PackRow| (row.first, row.generation));
+    Ok(rows)
+}
+
+/// The row of a file, if its name and its header fit.
+fn describe(dir: &Path, name: &str) -> Option<PackRow> {
+    let file = file::open(dir, name).ok()??;
+    let mut header = [0; HEADER_BYTES];
+    file.read_exact_at(&mut header, 0).ok()?;
+    let header = Header::decode(&header).filter(|header| header.entries > 0)?;
+    let generation = name.strip_suffix(".pack")?.split_once('-').map_or(Some(0), |(_, generation)| generation.parse().ok())?;
+    let row = PackRow { first: header.first, entries: header.entries, file_bytes: file.metadata().ok()?.len(), generation };
+    Some(row).filter(|row| row.file_name() == name)
+}
+
+/// Reads the whole file of a pack. After this, a read of its map does not raise SIGBUS because of a disk error.
+///
+/// # Errors
+/// When the file cannot be read.
+pub fn read_through(dir: &Path, row: PackRow) -> Result<()> {
+    let path = dir.join(row.file_name());
+    let read = |mut file: File| io::copy(&mut file, &mut io::sink());
+    match file::open(dir, &row.file_name())?.map(read) {
+        Some(Err(err)) => Err(Error::io(format!("{} cannot be read", path.display()), err)),
+        _ => Ok(()),
+    }
+}
+
 /// A feed that has entries in a pack. With it, the entries of a pack can be read and checked without data.mdb.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct PackedFeed {
@@ -96,7 +147,6 @@ impl PackedFeed {
         out.extend_from_slice(id);
     }
 
-    #[allow(dead_code)]
     /// Reads the first feed of `bytes`, and removes it from there. Returns `None` if there is no feed.
     fn decode(bytes: &mut &[u8]) -> Option<Self> {
         let (fields, rest) = bytes.split_at_checked(21)?;

@@ -61,7 +61,6 @@ impl Pack {
         self.row
     }
 
-    #[allow(dead_code)]
     /// Gives each feed that has entries in this pack to `each`, in the order of the peer numbers.
     ///
     /// # Errors
@@ -72,6 +71,13 @@ impl Pack {
             each(PackedFeed::decode(&mut bytes).ok_or_else(|| damaged(&self.path, "its list of feeds is damaged"))?)?;
         }
         Ok(())
+    }
+
+    /// The offset of the first record of the block after the one that contains `offset`. `None`: it is in the last block.
+    pub fn next_block(&self, offset: Offset) -> Option<Offset> {
+        let index = self.index();
+        let next = index.partition_point(|entry| IndexEntry::decode(entry).first <= offset);
+        index.get(next).map(|entry| IndexEntry::decode(entry).first)
     }
 
     fn index(&self) -> &[[u8; INDEX_ENTRY_BYTES]] {

@@ -1,0 +1,324 @@
+//! `repair`: fetch lost entries again from another log.
+//!
+//! If only records of entries are damaged, a temporary log in the directory of the log receives the lost entries, and they are
+//! put back into their places. If anything else is damaged, the log is not changed, and a new log is built beside it.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fs::{self, DirBuilder, File};
+use std::io::ErrorKind;
+use std::ops::ControlFlow;
+use std::os::fd::AsFd;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Result, bail};
+use clap::{Arg, ArgMatches, Command, value_parser};
+use nix::fcntl::{Flock, FlockArg};
+use scuttleup::ingest::Quota;
+use scuttleup::repair::{self, Restored};
+use scuttleup::{Error, Finding, Log, Mode, Options, PeerGlobs, PeerId, Seq, Step, ndjson, verify};
+
+use crate::cli::args::{entry_bytes, entry_bytes_arg};
+use crate::cli::child;
+use crate::cli::context::Context;
+use crate::cli::exit::Exit;
+use crate::cli::help::epilogue;
+use crate::cli::io::output::Output;
+use crate::cli::io::signals::Stop;
+use crate::cli::report::diagnostics::counted;
+use crate::cli::report::errors;
+use crate::cli::report::progress::{Progress, Total};
+use crate::cli::report::session::{self, Format, Report};
+use crate::cli::report::transfer::Transfer;
+
+/// The name of the folder for the temporary log.
+const WORKPLACE: &str = "repair";
+/// The number of feeds that one session fetches: a session takes so many patterns.
+const FEEDS_AT_ONCE: usize = 64;
+
+pub fn command() -> Command {
+    Command::new("repair").about("Fetch lost entries again from the log that COMMAND replicates; see verify").defer(|command| {
+        let words = Arg::new("command").value_name("COMMAND").num_args(1..).last(true).required(true);
+        command
+            .arg(entry_bytes_arg())
+            .arg(words.value_parser(value_parser!(OsString)).help("Run this program and replicate over its stdin and stdout"))
+            .after_help(epilogue("scuttleup-repair", "scuttleup repair -- ssh host scuttleup replicate"))
+    })
+}
+
+pub fn run(context: &Context, args: &ArgMatches) -> Result<Exit> {
+    let words: Vec<OsString> = args.get_many("command").unwrap_or_default().cloned().collect();
+    let stop = Stop::on_signal()?;
+    let repair = Repair { context, words: &words, entry_bytes_max: entry_bytes(args), stop: &stop, output: Output::new() };
+    let Some(found) = repair.find()? else { return Ok(stop.exit().unwrap_or(Exit::Error)) };
+    let ended = match found {
+        Found::Nothing => {
+            if context.dir.join(WORKPLACE).exists() {
+                // A killed process has left it. If it cannot be removed now, the next repair tries again.
+                Workplace::new(&context.dir).ok();
+            }
+            context.diagnostics.note("the log has no damage");
+            Exit::Done
+        }
+        Found::LostEntries(lost) => repair.restore(&lost)?,
+        Found::Other => repair.rebuild()?,
+    };
+    Ok(if ended == Exit::Done { ended } else { stop.exit().unwrap_or(ended) })
+}
+
+/// What is damaged.
+enum Found {
+    Nothing,
+    /// Only the records of these entries, in the order of the seqs.
+    LostEntries(BTreeMap<PeerId, Vec<Seq>>),
+    Other,
+}
+
+struct Repair<'r> {
+    context: &'r Context,
+    words: &'r [OsString],
+    entry_bytes_max: usize,
+    stop: &'r Stop,
+    output: Output,
+}
+
+impl Repair<'_> {
+    /// Checks the log. Returns `None` if a signal came first.
+    fn find(&self) -> Result<Option<Found>> {
+        let progress = Progress::new(self.context.diagnostics, self.stop);
+        let (mut lost, mut has_other) = (BTreeMap::<PeerId, Vec<Seq>>::new(), false);
+        let verified = verify(&self.context.dir, |finding| {
+            match finding {
+                Finding::Total(entries) => progress.set_total(Total::Entries(entries)),
+                Finding::Checked(entries, bytes) => progress.add(entries, bytes),
+                Finding::Damage(damage) => match (damage.peer, damage.seq) {
+                    (Some(peer), Some(seq)) if damage.part == scuttleup::Part::Entry => lost.entry(peer).or_default().push(seq),
+                    _ => has_other = true,
+                },
+            }
+            if self.stop.exit().is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        })?;
+        Ok(verified.map(|_| match (has_other, lost.is_empty()) {
+            (true, _) => Found::Other,
+            (false, true) => Found::Nothing,
+            (false, false) => Found::LostEntries(lost),
+        }))
+    }
+
+    /// Puts lost entries back into their places.
+    fn restore(&self, lost: &BTreeMap<PeerId, Vec<Seq>>) -> Result<Exit> {
+        let log = self.context.open()?;
+        let workplace = Workplace::new(log.dir())?;
+        let (mut repaired, mut differing, mut session) = (0, 0, Exit::Done);
+        let feeds: Vec<_> = lost.iter().collect();
+        for group in feeds.chunks(FEEDS_AT_ONCE) {
+            let received = workplace.create_log()?;
+            for (peer, seqs) in group {
+                log.copy_before(peer, seqs[0], &received)?;
+            }
+            let globs: Vec<String> = group.iter().map(|(peer, _)| glob_of(peer)).collect();
+            let allowed = PeerGlobs::new(globs.iter().map(String::as_str))?;
+            session = self.receive(&received, Some(&allowed));
+            for (peer, seqs) in group {
+                log.restore(peer, seqs, &received, |seq, restored| {
+                    repaired += u64::from(restored == Restored::Done);
+                    differing += u64::from(restored == Restored::Differs);
+                    let result = match restored {
+                        Restored::Done => "repaired",
+                        Restored::Missing => "missing",
+                        Restored::Differs => "differs",
+                    };
+                    self.print(peer, u64::from(seq.get()), result)
+                        .map_err(|err| Error::Io(err.to_string(), ErrorKind::Other.into()))
+                })?;
+            }
+            if self.stop.exit().is_some() {
+                break;
+            }
+        }
+        let total: u64 = lost.values().map(|seqs| seqs.len() as u64).sum();
+        let left = total - repaired;
+        self.context
+            .diagnostics
+            .note(&format!("repaired {repaired} of {total} lost entries{}", if left == 0 { "" } else { ADVICE }));
+        Ok(exit_of(left == 0, differing, session))
+    }
+
+    /// Builds a new log beside the damaged one: from what can be read of it, and from the remote.
+    fn rebuild(&self) -> Result<Exit> {
+        let (dir, to) = (&self.context.dir, beside(&self.context.dir)?);
+        let diagnostics = self.context.diagnostics;
+        if to.symlink_metadata().is_ok() {
+            bail!("{} exists already: remove it or rename it, and run it again", to.display());
+        }
+        let id = repair::id(dir)?;
+        let log = match &id {
+            Some(id) => Log::create(&to, Some(id.clone()))?,
+            None => Log::open_or_create(&to)?,
+        };
+        diagnostics.note(&format!("the damage is not only in entries: building a new log in {}", to.display()));
+        let read = repair::salvage(dir, &log)?;
+        let session = self.receive(&log, None);
+        // Entries that follow a lost one can be added now.
+        let read = read + repair::salvage(dir, &log)?;
+        // Whether the local feed is whole, if the damaged log says so.
+        let (mut missing, mut differing, mut local) = (0, 0, None);
+        let knows_all = repair::compare(dir, &log, |feed| {
+            if id.as_ref() == Some(&feed.peer) {
+                local = Some(feed.has >= feed.head && !feed.differs);
+            }
+            let result = match () {
+                () if feed.differs => "differs",
+                () if feed.has < feed.head => "missing",
+                () => return Ok(()),
+            };
+            differing += u64::from(feed.differs);
+            missing += u64::from(feed.head.saturating_sub(feed.has));
+            let first = if feed.differs { feed.head } else { feed.has + 1 };
+            let printed = (first..=feed.head).try_for_each(|seq| self.print(&feed.peer, u64::from(seq), result));
+            printed.map_err(|err| Error::Io(err.to_string(), ErrorKind::Other.into()))
+        })?;
+        if id.is_none() {
+            diagnostics.note(&format!("the id of the damaged log cannot be read: the new log has the new id {}", log.id()));
+        } else if !local.unwrap_or(knows_all) {
+            self.take_new_id(&log)?;
+        }
+        let info = log.info()?;
+        drop(log);
+        diagnostics.note(&format!(
+            "the new log in {} holds {} of {}, {read} of them are from the damaged log: \
+             move the damaged log in {} away, and move the new log to its place",
+            to.display(),
+            counted(info.entries, "entry", "entries"),
+            counted(info.feeds, "feed", "feeds"),
+            dir.display()
+        ));
+        if !knows_all {
+            diagnostics.note(&format!("the heads of the damaged log cannot be read: entries can be missing{ADVICE}"));
+        } else if missing > 0 {
+            diagnostics.note(&format!("{missing} entries are missing{ADVICE}"));
+        }
+        Ok(exit_of(missing == 0 && knows_all, differing, session))
+    }
+
+    /// Gives the new log a new id: an entry of its local feed may be missing, and an append would then fork the feed.
+    fn take_new_id(&self, log: &Log) -> Result<()> {
+        let mut writer = log.writer()?;
+        let new = writer.renew_id()?;
+        writer.commit()?;
+        let why = "the last entries of the local feed may be missing, and an append would fork it";
+        self.context.diagnostics.note(&format!("{why}: new entries go to the feed of the new id {new}"));
+        Ok(())
+    }
+
+    /// Receives entries from COMMAND. A session that fails is reported; what it has received is used.
+    fn receive(&self, log: &Log, allowed: Option<&PeerGlobs>) -> Exit {
+        let diagnostics = self.context.diagnostics;
+        let transfer = Transfer::new(diagnostics, self.stop, "");
+        let step = |step: Step<'_>| transfer.step(step);
+        let options = Options {
+            mode: Mode::Pull,
+            once: true,
+            entry_bytes_max: self.entry_bytes_max,
+            allowed,
+            quota: Quota::NONE,
+            progress: Some(&step),
+            stop: Some(self.stop.as_fd()),
+            ..Options::default()
+        };
+        match child::with_command(log, self.words, options, self.stop, &transfer) {
+            Err(err) => {
+                drop(transfer);
+                errors::report("", &err)
+            }
+            Ok((outcome, failed)) => {
+                drop(transfer);
+                let failed = failed.as_ref().map(|failed| failed.text.as_str());
+                let exit = session::exit_of(&outcome, failed, false);
+                let report = Report { format: Format::Text, diagnostics, label: "", serves: false };
+                // The remote may hold other feeds: this session refuses them on purpose.
+                let exit = if exit == Exit::Refused && allowed.is_some() { Exit::Done } else { exit };
+                if exit != Exit::Done {
+                    report.print(&outcome, failed, exit).ok();
+                }
+                exit
+            }
+        }
+    }
+
+    /// Prints what became of an entry.
+    fn print(&self, peer: &PeerId, seq: u64, result: &str) -> Result<()> {
+        let mut line = b"{\"peer\":".to_vec();
+        ndjson::put_string(&mut line, peer.as_str());
+        line.extend_from_slice(format!(",\"seq\":{seq},\"result\":\"{result}\"}}\n").as_bytes());
+        self.output.write(&line)
+    }
+}
+
+/// What to do if entries are still missing.
+const ADVICE: &str = ": run it again with another log that holds them, `scuttleup verify` names them";
+
+/// How the command ends: `differing` feeds or entries of the remote have other bytes, and the session has ended with `session`.
+fn exit_of(is_whole: bool, differing: u64, session: Exit) -> Exit {
+    match session {
+        _ if differing > 0 => Exit::Fork,
+        _ if is_whole => Exit::Done,
+        Exit::Done => Exit::Incomplete,
+        session => session,
+    }
+}
+
+/// A pattern that matches the id, and perhaps similar ones.
+fn glob_of(peer: &PeerId) -> String {
+    peer.as_str().replace(['*', '?', '['], "?")
+}
+
+/// The directory of the new log, beside the damaged one.
+fn beside(dir: &Path) -> Result<PathBuf> {
+    let dir = fs::canonicalize(dir).map_err(|err| Error::io(format!("{} cannot be opened", dir.display()), err))?;
+    let Some(name) = dir.file_name() else { bail!("{} has no place beside it for a new log", dir.display()) };
+    let mut name = name.to_owned();
+    name.push(".repaired");
+    Ok(dir.with_file_name(name))
+}
+
+/// The folder for temporary logs. One process at a time uses it. It is removed at the end; a killed process leaves it, and the
+/// next one empties it.
+struct Workplace {
+    dir: PathBuf,
+    _lock: Flock<File>,
+}
+
+impl Workplace {
+    fn new(log: &Path) -> Result<Self> {
+        let dir = log.join(WORKPLACE);
+        let fail = |doing: &str, err| Error::io(format!("{} cannot be {doing}", dir.display()), err);
+        match DirBuilder::new().mode(0o700).create(&dir) {
+            // A symbolic link could lead to files that must not be removed.
+            Err(err) if err.kind() == ErrorKind::AlreadyExists && dir.symlink_metadata().is_ok_and(|about| about.is_dir()) => {}
+            created => created.map_err(|err| fail("created", err))?,
+        }
+        let file = File::open(&dir).map_err(|err| fail("opened", err))?;
+        let Ok(lock) = Flock::lock(file, FlockArg::LockExclusiveNonblock) else {
+            bail!("another process repairs this log: wait until it ends");
+        };
+        Ok(Self { dir, _lock: lock })
+    }
+
+    /// A new log, in place of the one before.
+    fn create_log(&self) -> Result<Log> {
+        let dir = self.dir.join("log");
+        match fs::remove_dir_all(&dir) {
+            Err(err) if err.kind() == ErrorKind::NotFound => {}
+            removed => removed.map_err(|err| Error::io(format!("{} cannot be removed", dir.display()), err))?,
+        }
+        Ok(Log::create(&dir, None)?)
+    }
+}
+
+impl Drop for Workplace {
+    fn drop(&mut self) {
+        fs::remove_dir_all(&self.dir).ok();
+    }
+}
