@@ -18,7 +18,7 @@ const PACK_BYTES: u64 = 32 << 20;
 /// Small packs are merged up to this many bytes, as files.
 const MERGED_BYTES_MAX: u64 = 8 << 20;
 /// Rows are removed from data.mdb in transactions of this many, so that no writer waits long.
-const REMOVED_ROWS_MAX: u64 = 16 << 10;
+const REMOVED_ROWS_MAX: u64 = 32 << 10;
 /// The pages that one removed row may change, in bytes.
 const REMOVED_ROW_BYTES: u64 = 4 << 10;
 
