@@ -157,13 +157,24 @@ fn the_bytes_of_deleted_entries_are_in_no_file_after_compact() {
     }
     let lines = Run::new(&log).args(["read"]).success().json();
     assert_eq!(lines.iter().filter(|line| line["deleted"] == true).count(), 6);
+    // Random bytes are not compressed: they can be found in a pack too.
+    let mut random = Random(11).bytes(200_000);
+    random.splice(100_000..100_000, *b"needle-random");
+    Run::new(&log).args(["append", "--raw"]).stdin(&random).success();
+    append(&log, "3\n");
+    compact(&log);
+    assert!(holders("needle-random") > 0);
+    let last = Run::new(&log).args(["heads"]).success().json()[0]["seq"].as_u64().expect("a seq");
+    del(&(last - 1).to_string());
+    compact(&log);
+    assert_eq!(holders("needle-random"), 0);
     // The same in a data file of which only a small part is free: its table of runs is large.
     let line = |n: usize| format!("{{\"peer\":\"p{}\",\"seq\":{},\"entry\":{n}}}\n", n % 2, n / 2 + 1);
     Run::new(&log).args(["write"]).stdin((0..6000).map(line).collect::<String>()).success();
     compact(&log);
     append(&log, "\"needle-late\"\n\"next\"\n");
     assert!(holders("needle-late") > 0);
-    del("504");
+    del(&(last + 1).to_string());
     compact(&log);
     assert_eq!(holders("needle-late"), 0);
 }

@@ -155,6 +155,8 @@ fn a_cursor_holds_the_floor_unless_forced() {
     assert_eq!(entries(&a), values(31..=100));
     prune(&a, &["--keep-last", "10", "--force"]).success();
     assert_eq!(entries(&a), values(91..=100));
+    let lines = "{\"cursor\":\"fast\",\"offset\":100,\"unread\":0}\n{\"cursor\":\"slow\",\"offset\":30,\"unread\":10}\n";
+    cursor(&["list"]).stdout(lines).success();
     cursor(&["rm", "slow"]).stdout("").stderr("").success();
     cursor(&["rm", "slow"]).stderr_has("there is no cursor slow").status(1);
     prune(&a, &["--keep-last", "1"]).success();

@@ -64,20 +64,21 @@ fn remove(context: &Context, args: &ArgMatches) -> Result<Exit> {
 fn list(context: &Context, json: bool) -> Result<Exit> {
     signals::exit_on_signal()?;
     let log = Log::open_read_only(&context.dir)?;
-    let (cursors, last) = (log.cursors()?, log.last_offset()?);
+    let (cursors, info) = (log.cursors()?, log.info()?);
+    let unread_after = |offset: Offset| info.last_offset.0.saturating_sub(offset.max(info.floor).0);
     let mut lines = Vec::new();
     if std::io::stdout().is_terminal() && !json {
         let width = cursors.iter().map(|(name, _)| name.chars().count()).max().unwrap_or(0).max("cursor".len());
         lines.extend_from_slice(format!("{:width$}  offset  unread\n", "cursor").as_bytes());
         for (name, offset) in cursors {
-            let unread = last.0.saturating_sub(offset.0);
+            let unread = unread_after(offset);
             lines.extend_from_slice(format!("{:width$}  {offset:>6}  {unread:>6}\n", Printable(&name).to_string()).as_bytes());
         }
     } else {
         for (name, offset) in cursors {
             lines.extend_from_slice(b"{\"cursor\":");
             ndjson::put_string(&mut lines, &name);
-            let unread = last.0.saturating_sub(offset.0);
+            let unread = unread_after(offset);
             lines.extend_from_slice(format!(",\"offset\":{offset},\"unread\":{unread}}}\n").as_bytes());
         }
     }
