@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use clap::{ArgMatches, Command};
-use scuttleup::{Log, Shrunk, shrink};
+use scuttleup::{Shrunk, shrink};
 
 use crate::cli::context::Context;
 use crate::cli::exit::Exit;
@@ -18,7 +18,7 @@ pub fn command() -> Command {
 pub fn run(context: &Context, _args: &ArgMatches) -> Result<Exit> {
     let stop = Stop::on_signal()?;
     let goes_on = || stop.exit().is_none();
-    let log = Log::open(&context.dir)?;
+    let log = context.open()?;
     let sealed = log.seal(0, &goes_on)?;
     let rewritten = if goes_on() { log.rewrite_packs(&goes_on)? } else { None };
     let deletions = log.deletions()?;

@@ -49,13 +49,13 @@ fn name(args: &ArgMatches) -> &str {
 fn set(context: &Context, args: &ArgMatches) -> Result<Exit> {
     let stop = Stop::on_signal()?;
     let offset = Offset(*args.get_one("offset").expect("required"));
-    Log::open(&context.dir)?.set_cursor(name(args), offset)?;
+    context.open()?.set_cursor(name(args), offset)?;
     Ok(stop.exit().unwrap_or(Exit::Done))
 }
 
 fn remove(context: &Context, args: &ArgMatches) -> Result<Exit> {
     let stop = Stop::on_signal()?;
-    if !Log::open(&context.dir)?.remove_cursor(name(args))? {
+    if !context.open()?.remove_cursor(name(args))? {
         bail!("there is no cursor {}: `scuttleup cursor list` prints all cursors", Printable(name(args)));
     }
     Ok(stop.exit().unwrap_or(Exit::Done))

@@ -49,11 +49,11 @@ pub fn run(context: &Context, args: &ArgMatches) -> Result<Exit> {
     }
     let stop = Stop::on_signal()?;
     if args.get_flag("unset") {
-        Log::open(&context.dir)?.set_retention(None)?;
+        context.open()?.set_retention(None)?;
         return Ok(stop.exit().unwrap_or(Exit::Done));
     }
     let retention = retention(args)?;
-    let log = Log::open(&context.dir)?;
+    let log = context.open()?;
     if args.get_flag("set") {
         log.set_retention(Some(retention))?;
     }
