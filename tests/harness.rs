@@ -1,6 +1,7 @@
 //! Runs the binary as a user does. Every wait has a time limit: a process that takes too long is killed and its test fails.
 
 use std::ffi::{OsStr, OsString};
+use std::fs;
 use std::io::{BufRead, BufReader, Read, Write, pipe};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
@@ -34,7 +35,17 @@ impl Place {
     /// Writes a file in this directory.
     pub fn file(&self, name: &str, content: impl AsRef<[u8]>) -> PathBuf {
         let path = self.path(name);
-        std::fs::write(&path, content).expect("a file can be written");
+        fs::write(&path, content).expect("a file can be written");
+        path
+    }
+
+    /// A copy of the log with the id "old" that a program of format 1 has written.
+    pub fn log_of_format_1(&self) -> PathBuf {
+        let path = self.path("old");
+        fs::create_dir(&path).expect("a directory");
+        for name in ["data.mdb", "created", "bell"] {
+            fs::copy(format_1_file(name), path.join(name)).expect("a copy");
+        }
         path
     }
 
@@ -311,6 +322,11 @@ impl Drop for Running {
             child.wait().ok();
         }
     }
+}
+
+/// The path of a file beside the log of format 1.
+pub fn format_1_file(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/format-1").join(name)
 }
 
 /// Runs a line of bash in which `$scuttleup` is the binary and `pipefail` is set.

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use nix::sys::signal::Signal;
 
-use crate::harness::{Place, Run, Running, SCUTTLEUP, append, assert_equal, heads, read, root, shell};
+use crate::harness::{Place, Run, Running, SCUTTLEUP, append, assert_equal, format_1_file, heads, read, root, shell};
 use crate::hostile::Random;
 
 /// A log with the feeds "a" and "b", whose entries alternate, of all kinds, with deleted entries.
@@ -297,13 +297,8 @@ fn a_damaged_pack_gives_an_error_and_no_wrong_byte() {
 #[test]
 fn a_log_of_format_1_is_read_and_upgraded_by_its_first_writer() {
     let place = Place::new();
-    let log = place.path("old");
-    let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/format-1");
-    fs::create_dir(&log).expect("a directory");
-    for name in ["data.mdb", "created", "bell"] {
-        fs::copy(fixture.join(name), log.join(name)).expect("a copy");
-    }
-    let old = fs::read_to_string(fixture.join("read.ndjson")).expect("the lines that the earlier program printed");
+    let log = place.log_of_format_1();
+    let old = fs::read_to_string(format_1_file("read.ndjson")).expect("the lines that the earlier program printed");
     let data = fs::read(log.join("data.mdb")).expect("the data file");
     assert_eq!(read(&log), old);
     assert_eq!(heads(&log), ["{\"peer\":\"old\",\"seq\":41}", "{\"peer\":\"other\",\"seq\":4}"]);

@@ -414,12 +414,7 @@ fn no_pack_is_replaced_during_a_check() {
 #[test]
 fn a_log_of_format_1_is_checked_and_not_upgraded() {
     let place = Place::new();
-    let log = place.path("old");
-    let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/format-1");
-    fs::create_dir(&log).expect("a directory");
-    for name in ["data.mdb", "created", "bell"] {
-        fs::copy(fixture.join(name), log.join(name)).expect("a copy");
-    }
+    let log = place.log_of_format_1();
     let before = data(&log);
     assert_eq!(damages(&log), []);
     assert!(data(&log) == before, "the data file was changed");

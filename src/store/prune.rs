@@ -55,7 +55,7 @@ impl FromStr for Retention {
     }
 }
 
-/// What a pruning removes, or would remove.
+/// The entries that a pruning removes, or would remove.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub struct Pruning {
     /// The number of entries.
@@ -121,7 +121,7 @@ impl Log {
         Ok(self.prune(&pruning, goes_on)?.then_some(pruning))
     }
 
-    /// What a pruning with this retention removes. With `force`, it passes cursors.
+    /// Returns what a pruning with this retention removes. With `force`, it passes cursors.
     ///
     /// # Errors
     /// When the log cannot be read.

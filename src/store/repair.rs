@@ -17,7 +17,7 @@ use crate::model::{Chain, Error, HashedEntry, Offset, PeerId, Result, Seq, Tombs
 const COMMIT_ENTRIES_MAX: u64 = 1 << 14;
 const COMMIT_BYTES_MAX: usize = 4 << 20;
 
-/// What became of a lost entry.
+/// The result of restoring a lost entry.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Restored {
     /// It is back in its place.
@@ -167,7 +167,7 @@ pub fn salvage(dir: &Path, log: &Log) -> Result<u64> {
         // An entry may come before the one that it follows.
         let new = salvage_once(dir, log)?;
         all += new;
-        // What remains of a feed with a floor begins behind its floor.
+        // A feed with a floor can go on behind its floor.
         if new == 0 && !salvage_floors(dir, log)? {
             return Ok(all);
         }

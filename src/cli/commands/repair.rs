@@ -67,7 +67,7 @@ pub fn run(context: &Context, args: &ArgMatches) -> Result<Exit> {
     Ok(if ended == Exit::Done { ended } else { stop.exit().unwrap_or(ended) })
 }
 
-/// What is damaged.
+/// The damages of a log.
 enum Found {
     Nothing,
     /// Only the records of these entries, in the order of the seqs.
@@ -256,7 +256,7 @@ impl Repair<'_> {
     }
 }
 
-/// What to do if entries are still missing.
+/// The advice if entries are still missing.
 const ADVICE: &str = ": run it again with another log that holds them, `scuttleup verify` names them";
 
 /// How the command ends: `differing` feeds or entries of the remote have other bytes, and the session has ended with `session`.

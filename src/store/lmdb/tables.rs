@@ -35,7 +35,7 @@ struct SealedTables {
     deleted: Database,
 }
 
-/// What a row of the table of entries takes besides its record: the key, and the header of the row in its page.
+/// The bytes of a row of the table of entries besides its record: the key, and the header of the row in its page.
 const ROW_EXTRA_BYTES: u64 = 18;
 /// A longer record has pages of its own, each of [`PAGE_BYTES`].
 const SHARED_PAGE_BYTES_MAX: u64 = 2000;

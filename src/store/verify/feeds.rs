@@ -1,4 +1,4 @@
-//! What is known of each feed while the entries are read in order of arrival: 30 bytes for each feed.
+//! The state of each feed while the entries are read in order of arrival: 30 bytes for each feed.
 
 use crate::model::Chain;
 

@@ -6,9 +6,9 @@
 //! | `state` | the consistent state of data.mdb that is checked, also while writers commit |
 //! | `tables` | the rows of all tables, and what they say about each other |
 //! | `salvage` | what can still be read of a damaged log |
-//! | `feeds` | what is known of each feed while the entries are read |
+//! | `feeds` | the state of each feed while the entries are read |
 //!
-//! The memory is bounded: 26 bytes for each feed, one bit for each page, and 24 bytes for each range of damaged entries.
+//! The memory is bounded: 30 bytes for each feed, one bit for each page, and 24 bytes for each range of damaged entries.
 
 mod feeds;
 mod pages;
@@ -25,7 +25,7 @@ use super::files::{created, data, directory};
 use super::notify;
 use crate::model::{Error, Offset, PeerId, Result, Seq};
 
-/// What a damage concerns.
+/// The part of a log that is damaged.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Part {
     /// A file of the log.
@@ -51,11 +51,11 @@ pub enum Part {
 /// One damage of a log.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Damage {
-    /// What it concerns.
+    /// The part that is damaged.
     pub part: Part,
     /// Where it is: a file, a page, a row or an offset.
     pub place: String,
-    /// What is wrong there.
+    /// The fault there.
     pub why: String,
     /// The peer of the feed that it concerns, if it is known.
     pub peer: Option<PeerId>,
