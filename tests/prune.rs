@@ -109,9 +109,12 @@ fn the_bytes_and_the_age_decide() {
     append(&a, "1\n");
     prune(&a, &["--older-than", "0s"]).success();
     assert_eq!(entries(&a), values(1..=1));
-    for bad in ["1", "1y", "h"] {
+    for bad in ["1", "1y", "h", "1h ago"] {
         prune(&a, &["--older-than", bad]).status(2);
     }
+    let advice = "'2 months' for '--older-than <AGE>': not an age in weeks, days, hours, minutes or seconds";
+    prune(&a, &["--older-than", "2 months"]).stderr_has(advice).status(2);
+    prune(&a, &["--older-than", "2 weeks", "--dry-run"]).success();
     prune(&a, &[])
         .stderr("scuttleup: say what to keep: --keep-last, --keep-bytes or --older-than (see scuttleup prune --help)\n")
         .end();

@@ -85,23 +85,6 @@ pub fn parse_size(text: &str) -> Result<u64, &'static str> {
     parse_number(number)?.checked_mul(1 << (10 * power)).ok_or("the number is too large")
 }
 
-/// Parses an age: a number with a unit, such as 90s, 15m, 12h, 30d or 8w.
-///
-/// # Errors
-/// The reason, which clap prints after the value and the name of the argument.
-pub fn parse_seconds(text: &str) -> Result<u64, &'static str> {
-    let (number, unit) = text.split_at(text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len());
-    let seconds = match unit {
-        "s" => 1,
-        "m" => 60,
-        "h" => 3600,
-        "d" => 24 * 3600,
-        "w" => 7 * 24 * 3600,
-        _ => return Err("not an age, such as 90s, 15m, 12h, 30d or 8w"),
-    };
-    parse_number(number)?.checked_mul(seconds).ok_or("the number is too large")
-}
-
 /// The options that set the payload of change lines.
 pub fn payload_args() -> [Arg; 3] {
     [
@@ -138,16 +121,6 @@ pub fn invalid_peer_id(err: &Error) -> anyhow::Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn ages() {
-        for (text, seconds) in [("0s", 0), ("90s", 90), ("2m", 120), ("12h", 43200), ("30d", 2_592_000), ("1w", 604_800)] {
-            assert_eq!(parse_seconds(text), Ok(seconds), "{text}");
-        }
-        for text in ["", "d", "30", "-1d", "1.5h", "1y", "1 d", "99999999999999999999d", "9999999999999999999w"] {
-            assert!(parse_seconds(text).is_err(), "{text}");
-        }
-    }
 
     #[test]
     fn sizes() {

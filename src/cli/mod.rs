@@ -1,4 +1,4 @@
-//! The command line. Imports point down: commands, select and child, report, io, exit.
+//! The command line. Imports point down: commands, select and child, report, io, exit and time.
 
 mod args;
 mod child;
@@ -11,6 +11,7 @@ mod io;
 pub mod report;
 mod retry;
 mod select;
+mod time;
 
 use clap::{ArgMatches, Command};
 

@@ -6,13 +6,14 @@ use anyhow::Result;
 use clap::{Arg, ArgGroup, ArgMatches, Command};
 use scuttleup::{Log, Printable, Pruning, Retention};
 
-use crate::cli::args::{flag, parse_number, parse_seconds, parse_size};
+use crate::cli::args::{flag, parse_number, parse_size};
 use crate::cli::context::Context;
 use crate::cli::exit::{Exit, Usage};
 use crate::cli::help::epilogue;
 use crate::cli::io::output::Output;
 use crate::cli::io::signals::{self, Stop};
 use crate::cli::report::diagnostics;
+use crate::cli::time::age;
 
 /// The time after which a pruning that waits for a sealing process looks again.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
@@ -21,7 +22,7 @@ pub fn command() -> Command {
     Command::new("prune").about("Forget the oldest entries of this log; replication does not bring them back").defer(|command| {
         let keep_last = Arg::new("keep-last").long("keep-last").value_name("N").value_parser(parse_number);
         let keep_bytes = Arg::new("keep-bytes").long("keep-bytes").value_name("SIZE").value_parser(parse_size);
-        let older_than = Arg::new("older-than").long("older-than").value_name("AGE").value_parser(parse_seconds);
+        let older_than = Arg::new("older-than").long("older-than").value_name("AGE").value_parser(age);
         command
             .arg(keep_last.help("Keep the newest N entries"))
             .arg(keep_bytes.help("Keep the newest entries that take SIZE on the disk, such as 500MiB or 10G"))
