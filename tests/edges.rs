@@ -49,6 +49,20 @@ fn on_a_full_disk_append_fails_and_read_works() {
     assert_eq!(lines[4], format!("{{\"peer\":\"a\",\"seq\":{},\"own\":true}}", stored + 1));
 }
 
+/// A prune is what a user runs on a full disk, and LMDB needs pages before it gives pages back.
+#[test]
+fn on_a_full_disk_prune_makes_room_in_the_log() {
+    let place = Place::new();
+    let script = "mkdir -p \"$DISK\"; mount -t tmpfs -o size=16m none \"$DISK\"; export SCUTTLEUP_LOG=\"$DISK/log\"; \
+                  $SCUTTLEUP -q init --id a; yes \"$(seq -s _ 60)\" | head -n 40000 | $SCUTTLEUP append --text; \
+                  cat /dev/zero > \"$DISK/filler\" 2> /dev/null; \
+                  echo 1 | $SCUTTLEUP append; echo $?; $SCUTTLEUP -q prune --keep-last 100; echo $?; \
+                  seq 1000 | $SCUTTLEUP append; echo $?; $SCUTTLEUP verify; $SCUTTLEUP read --peer a | wc -l";
+    let run = Run::program("unshare").args(["--mount", "bash", "-c", script]).env("SCUTTLEUP", SCUTTLEUP);
+    let printed = run.env("DISK", place.path("disk")).stderr_has("no damage: checked 1100 entries").success();
+    assert_eq!(printed.lines(), ["5", "0", "0", "1101"], "1100 entries and a floor");
+}
+
 /// LMDB writes its lock file through a memory map: without disk space, a write would end the process with SIGBUS.
 #[test]
 fn on_a_full_disk_without_a_lock_file_all_fail_and_nothing_crashes() {

@@ -310,7 +310,8 @@ fn id_new_and_id_keep() {
     let new = |args: &[&str]| Run::new(&log).args(["id", "--new"]).args(args);
     new(&["b"]).stdout("b\n").stderr("").success();
     keeps_its_id(&log, "b", 1);
-    new(&["b"]).stdout("b\n").stderr("").success();
+    let said = "scuttleup: this log already has the id b: choose an id that no log has had\n";
+    new(&["b"]).stdout("").stderr(said).status(1);
     let printed = new(&[]).stderr("").success();
     assert!(follows(printed.text().trim_end(), "b") && id(&log) == printed.text().trim_end());
     let said =

@@ -115,6 +115,11 @@ fn the_bytes_and_the_age_decide() {
     let advice = "'2 months' for '--older-than <AGE>': not an age in weeks, days, hours, minutes or seconds";
     prune(&a, &["--older-than", "2 months"]).stderr_has(advice).status(2);
     prune(&a, &["--older-than", "2 weeks", "--dry-run"]).success();
+    prune(&a, &["--older-than", "-1h"]).stderr_has("'-1h' for '--older-than <AGE>': an age has no sign").status(2);
+    prune(&a, &["--keep-bytes", "-1G"]).stderr_has("'-1G' for '--keep-bytes <SIZE>': not a size").status(2);
+    prune(&a, &["--keep-last", "-1"]).stderr_has("'-1' for '--keep-last <N>': the number is negative").status(2);
+    Run::new(&a).args(["read", "-n", "-1"]).stderr_has("'-1' for '-n <N>': the number is negative").status(2);
+    Run::new(&a).args(["entry", "a", "-1"]).stderr_has("'-1' for '<SEQ>': the number is negative").status(2);
     prune(&a, &[])
         .stderr("scuttleup: say what to keep: --keep-last, --keep-bytes or --older-than (see scuttleup prune --help)\n")
         .end();
@@ -160,6 +165,13 @@ fn a_cursor_holds_the_floor_unless_forced() {
     assert_eq!(entries(&a), values(91..=100));
     let lines = "{\"cursor\":\"fast\",\"offset\":100,\"unread\":0}\n{\"cursor\":\"slow\",\"offset\":30,\"unread\":10}\n";
     cursor(&["list"]).stdout(lines).success();
+    // A cursor may start below the floor.
+    cursor(&["set", "new", "89"])
+        .stderr("scuttleup: entries up to offset 90 were pruned: the reader of this cursor continues after it\n")
+        .success();
+    cursor(&["set", "new", "90"]).stderr("").success();
+    cursor(&["set", "new", "-1"]).stderr_has("'-1' for '<OFFSET>': the number is negative").status(2);
+    cursor(&["rm", "new"]).success();
     cursor(&["rm", "slow"]).stdout("").stderr("").success();
     cursor(&["rm", "slow"]).stderr_has("there is no cursor slow").status(1);
     prune(&a, &["--keep-last", "1"]).success();

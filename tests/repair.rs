@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use nix::fcntl::{Flock, FlockArg};
 
-use crate::harness::{Place, Printed, Run, SCUTTLEUP, append, heads, read, root};
+use crate::harness::{Place, Printed, Run, SCUTTLEUP, append, heads, read, root, shell};
 
 const PAGE_BYTES: usize = 4096;
 
@@ -219,6 +219,26 @@ fn a_log_that_is_built_again_keeps_its_id_only_if_its_local_feed_is_whole() {
 }
 
 #[test]
+fn a_new_log_that_is_not_complete_is_not_to_be_used() {
+    let place = Place::new();
+    let (log, remote) = pair(&place);
+    damage_page(&log, "\"a\":\"entry 1500\"");
+    let new = place.path("alice.repaired");
+    let again = "remove the new log, and run repair again";
+    let failing = Run::new(&log).args(["repair", "--", "false"]).stderr_has("because the session did not end").stderr_has(again);
+    assert!(!failing.status(3).stderr.contains("to its place"));
+    fs::remove_dir_all(&new).expect("removed");
+    let none = place.log("none");
+    repair(&log, &none, "auto").stderr_has("if another log holds more of them").stderr_has("to its place").status(3);
+    fs::remove_dir_all(&new).expect("removed");
+    let line = "ulimit -f 100; $scuttleup --log \"$LOG\" repair -- $scuttleup --log \"$REMOTE\" replicate";
+    let full = shell(line).env("LOG", &log).env("REMOTE", &remote).stderr_has("cannot store more").stderr_has(again);
+    assert!(!full.status(5).stderr.contains("to its place"));
+    fs::remove_dir_all(&new).expect("removed");
+    repair(&log, &remote, "auto").stderr_has("to its place").success();
+}
+
+#[test]
 fn one_process_at_a_time_repairs_and_removes_what_a_killed_one_left() {
     let place = Place::new();
     let (log, remote) = pair(&place);
@@ -262,7 +282,7 @@ fn contents(log: &Path) -> Vec<String> {
 #[test]
 fn entries_that_only_the_damaged_log_holds_are_found_without_the_trees() {
     // Without its meta pages or its tables, the newest heads of a log are not known for certain.
-    let unsure = "the heads of the damaged log cannot be read: entries can be missing";
+    let unsure = "the heads of the damaged log cannot be read, so entries can be missing";
     type Damage = fn(&Path);
     let damages = [
         (damage_meta_pages as Damage, 3, unsure),
@@ -360,7 +380,8 @@ fn a_log_without_its_data_file_is_built_again_from_its_packs() {
     seal(&log);
     fs::write(log.join("data.mdb"), "").expect("the data file");
     let said = "4509 of them are from the damaged log";
-    repair(&log, &remote, "auto").stdout("").stderr_has(said).stderr_has("the new id").status(3);
+    let unknown = "the heads of the damaged log cannot be read, so entries can be missing: if another log holds more of them";
+    repair(&log, &remote, "auto").stdout("").stderr_has(said).stderr_has(unknown).stderr_has("the new id").status(3);
     let new = place.path("alice.repaired");
     assert_eq!(contents(&new), before);
     assert_intact(&new);

@@ -14,13 +14,24 @@ pub fn flag(name: &'static str, help: &'static str) -> Arg {
     Arg::new(name).long(name).action(ArgAction::SetTrue).help(help)
 }
 
+/// An argument whose value is a number. A negative number is its value, too, so that the message names the argument.
+pub fn number(arg: Arg) -> Arg {
+    arg.value_parser(parse_number).allow_negative_numbers(true)
+}
+
+/// An option whose value is a size.
+pub fn size(option: Arg) -> Arg {
+    option.value_parser(parse_size).allow_hyphen_values(true)
+}
+
 /// Parses a number of the command line.
 ///
 /// # Errors
 /// The reason, which clap prints after the value and the name of the argument.
-pub fn parse_number(text: &str) -> Result<u64, &'static str> {
+fn parse_number(text: &str) -> Result<u64, &'static str> {
     text.parse().map_err(|err: ParseIntError| match err.kind() {
         IntErrorKind::PosOverflow => "the number is too large",
+        _ if text.starts_with('-') => "the number is negative",
         _ => "not a number",
     })
 }
@@ -29,7 +40,7 @@ pub fn parse_number(text: &str) -> Result<u64, &'static str> {
 pub fn peer_and_seq_args() -> [Arg; 2] {
     [
         Arg::new("peer").value_name("PEER").required(true).help("The peer id of the feed"),
-        Arg::new("seq").value_name("SEQ").required(true).value_parser(parse_number).help("The number of the entry in the feed"),
+        number(Arg::new("seq").value_name("SEQ").required(true)).help("The number of the entry in the feed"),
     ]
 }
 
@@ -48,6 +59,7 @@ pub fn entry_bytes_arg() -> Arg {
     Arg::new("entry-bytes-max")
         .long("entry-bytes-max")
         .value_name("N")
+        .allow_negative_numbers(true)
         .value_parser(|text: &str| match parse_number(text)? {
             bytes @ 1..=ENTRY_BYTES_LIMIT => Ok(bytes),
             _ => Err("not a number from 1 to 1073741824"),
@@ -70,7 +82,7 @@ pub fn input_json_arg() -> Arg {
 ///
 /// # Errors
 /// The reason, which clap prints after the value and the name of the argument.
-pub fn parse_size(text: &str) -> Result<u64, &'static str> {
+fn parse_size(text: &str) -> Result<u64, &'static str> {
     let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
     let (number, unit) = text.split_at(digits);
     let power = match unit.to_ascii_uppercase().trim_end_matches("IB") {

@@ -10,7 +10,7 @@ use clap::{Arg, ArgAction, ArgMatches, value_parser};
 use scuttleup::ndjson::parse_head;
 use scuttleup::{Bounds, Change, Error, Heads, Log, Offset, PeerId, Reader, Seq};
 
-use crate::cli::args::{flag, invalid_peer_id, parse_number};
+use crate::cli::args::{flag, invalid_peer_id, number};
 use crate::cli::exit::BadInput;
 use crate::cli::report::diagnostics::Diagnostics;
 use crate::cli::report::missing::no_feed;
@@ -24,8 +24,8 @@ pub fn options() -> [Arg; 6] {
     [
         flag("live", "Continue with new entries as they arrive").short('f'),
         flag("tail", "Only entries that arrive from now on (implies --live)"),
-        Arg::new("last").short('n').value_name("N").value_parser(parse_number).help("Only the last N existing entries"),
-        Arg::new("after").long("after").value_name("OFFSET").value_parser(parse_number).help("Only entries after this offset"),
+        number(Arg::new("last").short('n').value_name("N")).help("Only the last N existing entries"),
+        number(Arg::new("after").long("after").value_name("OFFSET")).help("Only entries after this offset"),
         Arg::new("since-heads")
             .long("since-heads")
             .value_name("FILE")

@@ -64,6 +64,8 @@ pub struct Pruning {
     pub feeds: u64,
     /// The bytes of the removed records.
     pub bytes: u64,
+    /// Whether some of the pruned entries share a pack with newer ones: only a rewrite of this pack gives back their space.
+    pub cuts_pack: bool,
     /// The floor after it: the last offset that is pruned.
     pub floor: Offset,
     /// A cursor that has not read further, its offset, and the floor without it.
@@ -144,6 +146,7 @@ impl Log {
         pruning.entries = pruning.floor.0 - floor.0;
         if pruning.entries > 0 {
             pruning.bytes = txn.bytes_up_to(pruning.floor)?;
+            txn.packs(|pack| pruning.cuts_pack |= pack.first <= pruning.floor && pruning.floor < pack.last())?;
             txn.feeds(|_, row| {
                 let first = txn.run_after(row.number, 0)?;
                 pruning.feeds += u64::from(first.is_some_and(|run| run.first_offset <= pruning.floor.0));
@@ -161,17 +164,19 @@ impl Log {
     pub fn prune(&self, pruning: &Pruning, goes_on: &dyn Fn() -> bool) -> Result<bool> {
         // Sealing reads the runs and the rows that are removed here.
         let Some(sealer) = self.sealer(goes_on)? else { return Ok(false) };
-        let mut next = Next::After(None);
+        let (mut next, mut steps_max) = (Next::After(None), STEPS_MAX);
         while let Next::After(after) = next {
             if !goes_on() || self.pruned()? >= pruning.floor {
                 break;
             }
-            let mut writer = self.writer()?;
-            next = writer.raise_floors(after, pruning.floor)?;
-            if next == Next::Nothing {
-                writer.set_pruned(pruning.floor)?;
-            }
-            writer.commit()?;
+            next = fewer_if_full(&mut steps_max, |steps_max| {
+                let mut writer = self.writer()?;
+                let next = writer.raise_floors(after.clone(), pruning.floor, steps_max)?;
+                if next == Next::Nothing {
+                    writer.set_pruned(pruning.floor)?;
+                }
+                writer.commit().map(|_| next)
+            })?;
         }
         self.remove_pruned_rows(goes_on)?;
         sealer.remove_orphans()?;
@@ -180,12 +185,29 @@ impl Log {
 
     /// Removes rows of pruned entries that are still in data.mdb, also those that a killed process has left.
     fn remove_pruned_rows(&self, goes_on: &dyn Fn() -> bool) -> Result<()> {
+        let mut steps_max = STEPS_MAX;
         while goes_on() && self.env.read()?.has_pruned_rows()? {
-            let mut writer = self.writer()?;
-            writer.remove_pruned_rows()?;
-            writer.commit()?;
+            fewer_if_full(&mut steps_max, |steps_max| {
+                let mut writer = self.writer()?;
+                writer.remove_pruned_rows(steps_max)?;
+                writer.commit().map(|_| ())
+            })?;
         }
         Ok(())
+    }
+}
+
+/// Runs a transaction of at most `steps_max` steps. If the disk is full, it is run again with fewer: it needs fewer pages before it
+/// gives pages back.
+fn fewer_if_full<T>(steps_max: &mut u64, transaction: impl Fn(u64) -> Result<T>) -> Result<T> {
+    loop {
+        match transaction(*steps_max) {
+            Err(Error::DiskFull(_)) if *steps_max > 1 => *steps_max = (*steps_max / 8).max(1),
+            ended => {
+                *steps_max = (*steps_max * 2).min(STEPS_MAX);
+                return ended;
+            }
+        }
     }
 }
 
@@ -215,41 +237,41 @@ impl Writer<'_> {
         self.txn.set_floor(floor)
     }
 
-    fn remove_pruned_rows(&mut self) -> Result<()> {
+    fn remove_pruned_rows(&mut self, steps_max: u64) -> Result<()> {
         self.changed = true;
         // Of three tables.
-        self.entry_bytes += 3 * STEPS_MAX * STEP_BYTES;
-        self.txn.remove_pruned_rows(STEPS_MAX)
+        self.entry_bytes += 3 * steps_max * STEP_BYTES;
+        self.txn.remove_pruned_rows(steps_max)
     }
 
     /// Raises the floors of the next feeds after the id `after`, to their last entry at or below the offset `until`. The transaction
     /// must not use feeds otherwise.
-    fn raise_floors(&mut self, mut after: Option<PeerId>, until: Offset) -> Result<Next> {
-        let (mut ids, mut seen) = (Vec::new(), 0);
+    fn raise_floors(&mut self, mut after: Option<PeerId>, until: Offset, steps_max: u64) -> Result<Next> {
+        let (mut ids, mut seen, feeds_max) = (Vec::new(), 0, FEEDS_MAX.min(steps_max));
         self.txn.feeds_after(after.as_ref().map_or("", PeerId::as_str), |peer, _| {
             ids.push(PeerId::new(peer)?);
             seen += 1;
-            Ok(if seen == FEEDS_MAX { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+            Ok(if seen == feeds_max { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
         })?;
         self.txn.note_removal()?;
-        self.entry_bytes += 2 * STEPS_MAX * STEP_BYTES;
+        self.entry_bytes += 2 * steps_max * STEP_BYTES;
         let mut steps = 0;
         for peer in ids {
-            if !self.raise_floor(&peer, until, &mut steps)? {
+            if !self.raise_floor(&peer, until, &mut steps, steps_max)? {
                 // The rest of this feed is next.
                 return Ok(Next::After(after));
             }
             after = Some(peer);
         }
-        Ok(if seen < FEEDS_MAX { Next::Nothing } else { Next::After(after) })
+        Ok(if seen < feeds_max { Next::Nothing } else { Next::After(after) })
     }
 
     /// Raises the floor of one feed. Returns false if the transaction is large enough before that.
-    fn raise_floor(&mut self, peer: &PeerId, until: Offset, steps: &mut u64) -> Result<bool> {
+    fn raise_floor(&mut self, peer: &PeerId, until: Offset, steps: &mut u64, steps_max: u64) -> Result<bool> {
         let Some(mut row) = self.txn.feed(peer.as_str())? else { return Ok(true) };
         let (before, mut is_done) = (row, true);
         while let Some(run) = self.txn.run_after(row.number, 0)?.filter(|run| run.first_offset <= until.0) {
-            if *steps >= STEPS_MAX {
+            if *steps >= steps_max {
                 is_done = false;
                 break;
             }

@@ -8,6 +8,7 @@ use crate::cli::context::Context;
 use crate::cli::exit::Exit;
 use crate::cli::help::epilogue;
 use crate::cli::io::signals::Stop;
+use crate::cli::report::diagnostics::counted;
 
 pub fn command() -> Command {
     Command::new("compact")
@@ -30,7 +31,11 @@ pub fn run(context: &Context, _args: &ArgMatches) -> Result<Exit> {
         context.diagnostics.note("another process seals entries of this log: run compact again when it has ended");
         return Ok(Exit::Incomplete);
     };
-    context.diagnostics.note(&format!("{sealed} entries were sealed, {rewritten} packs were written again"));
+    context.diagnostics.note(&format!(
+        "sealed {}, wrote {} again",
+        counted(sealed, "entry", "entries"),
+        counted(rewritten, "pack", "packs")
+    ));
     // The old bytes of a deleted entry may be anywhere in data.mdb.
     match shrink(&context.dir, deletions > 0)? {
         Shrunk::Done(before, after) => context.diagnostics.note(&format!("data.mdb: {before} bytes before, {after} bytes now")),

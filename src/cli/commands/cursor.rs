@@ -6,7 +6,7 @@ use anyhow::{Result, bail};
 use clap::{Arg, ArgMatches, Command};
 use scuttleup::{Log, Offset, Printable, ndjson};
 
-use crate::cli::args::{flag, parse_number};
+use crate::cli::args::{flag, number};
 use crate::cli::context::Context;
 use crate::cli::exit::{Exit, Usage};
 use crate::cli::help::epilogue;
@@ -17,7 +17,7 @@ pub fn command() -> Command {
     Command::new("cursor").about("List, set or remove the named positions of readers: prune does not pass them").defer(
         |command| {
             let name = || Arg::new("name").value_name("NAME").required(true).help("The name of the cursor");
-            let offset = Arg::new("offset").value_name("OFFSET").required(true).value_parser(parse_number);
+            let offset = number(Arg::new("offset").value_name("OFFSET").required(true));
             command
                 .subcommand_required(true)
                 .arg(flag("json", "Print lines of JSON, also on a terminal").global(true))
@@ -49,7 +49,14 @@ fn name(args: &ArgMatches) -> &str {
 fn set(context: &Context, args: &ArgMatches) -> Result<Exit> {
     let stop = Stop::on_signal()?;
     let offset = Offset(*args.get_one("offset").expect("required"));
-    context.open()?.set_cursor(name(args), offset)?;
+    let log = context.open()?;
+    log.set_cursor(name(args), offset)?;
+    let floor = log.pruned()?;
+    if offset < floor {
+        context
+            .diagnostics
+            .note(&format!("entries up to offset {floor} were pruned: the reader of this cursor continues after it"));
+    }
     Ok(stop.exit().unwrap_or(Exit::Done))
 }
 

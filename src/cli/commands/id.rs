@@ -1,6 +1,6 @@
 //! `id`: print the peer id of the log, give it a new one, or keep it after a move.
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use clap::{Arg, ArgMatches, Command};
 use scuttleup::{Log, PeerId};
 
@@ -45,6 +45,7 @@ fn renew(context: &Context, id: Option<&PeerId>) -> Result<PeerId> {
     let log = context.open()?;
     let mut writer = log.writer()?;
     match id {
+        Some(id) if log.local_id()? == *id => bail!("this log already has the id {id}: choose an id that no log has had"),
         Some(id) => writer.set_id(id)?,
         // A copy has taken a new id when it was opened.
         None if log.copy_of().is_some() => {}

@@ -6,13 +6,13 @@ use anyhow::Result;
 use clap::{Arg, ArgGroup, ArgMatches, Command};
 use scuttleup::{Log, Printable, Pruning, Retention};
 
-use crate::cli::args::{flag, parse_number, parse_size};
+use crate::cli::args::{flag, number, size};
 use crate::cli::context::Context;
 use crate::cli::exit::{Exit, Usage};
 use crate::cli::help::epilogue;
 use crate::cli::io::output::Output;
 use crate::cli::io::signals::{self, Stop};
-use crate::cli::report::diagnostics;
+use crate::cli::report::diagnostics::{self, counted};
 use crate::cli::time::age;
 
 /// The time after which a pruning that waits for a sealing process looks again.
@@ -20,9 +20,9 @@ const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 pub fn command() -> Command {
     Command::new("prune").about("Forget the oldest entries of this log; replication does not bring them back").defer(|command| {
-        let keep_last = Arg::new("keep-last").long("keep-last").value_name("N").value_parser(parse_number);
-        let keep_bytes = Arg::new("keep-bytes").long("keep-bytes").value_name("SIZE").value_parser(parse_size);
-        let older_than = Arg::new("older-than").long("older-than").value_name("AGE").value_parser(age);
+        let keep_last = number(Arg::new("keep-last").long("keep-last").value_name("N"));
+        let keep_bytes = size(Arg::new("keep-bytes").long("keep-bytes").value_name("SIZE"));
+        let older_than = Arg::new("older-than").long("older-than").value_name("AGE").value_parser(age).allow_hyphen_values(true);
         command
             .arg(keep_last.help("Keep the newest N entries"))
             .arg(keep_bytes.help("Keep the newest entries that take SIZE on the disk, such as 500MiB or 10G"))
@@ -58,11 +58,12 @@ pub fn run(context: &Context, args: &ArgMatches) -> Result<Exit> {
     if args.get_flag("set") {
         log.set_retention(Some(retention))?;
     }
-    let pruning = log.plan_pruning(retention, args.get_flag("force"))?;
-    let goes_on = || stop.exit().is_none();
+    let plan = || log.plan_pruning(retention, args.get_flag("force"));
+    let (mut pruning, goes_on) = (plan()?, || stop.exit().is_none());
     while !log.prune(&pruning, &goes_on)? && goes_on() {
-        // Another process seals entries. This has no event.
+        // Another process seals or prunes entries. This has no event.
         std::thread::sleep(LOOK_AGAIN);
+        pruning = plan()?;
     }
     if let Some(exit) = stop.exit() {
         return Ok(exit);
@@ -101,13 +102,14 @@ fn dry_run(context: &Context, args: &ArgMatches) -> Result<Exit> {
 }
 
 fn report(pruning: &Pruning, done: &str) -> String {
-    let Pruning { entries, feeds, bytes, floor, .. } = pruning;
+    let Pruning { entries, feeds, bytes, floor, cuts_pack, .. } = pruning;
     if *entries == 0 {
         return format!("{done} nothing, the floor is {floor}");
     }
-    let plural = |count: u64, one: &str, more: &str| if count == 1 { format!("1 {one}") } else { format!("{count} {more}") };
-    let (entries, feeds) = (plural(*entries, "entry", "entries"), plural(*feeds, "feed", "feeds"));
-    format!("{done} {entries} of {feeds}, {bytes} bytes, the floor is {floor}")
+    let (entries, feeds) = (counted(*entries, "entry", "entries"), counted(*feeds, "feed", "feeds"));
+    let rest =
+        if *cuts_pack { "; compact gives back the space of the others, which share a pack with newer entries" } else { "" };
+    format!("{done} {entries} of {feeds}, {bytes} bytes, the floor is {floor}{rest}")
 }
 
 /// Says which cursor has stopped the pruning.

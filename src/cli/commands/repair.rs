@@ -147,15 +147,23 @@ impl Repair<'_> {
 
     /// Builds a new log beside the damaged one: from what can be read of it, and from the remote.
     fn rebuild(&self) -> Result<Exit> {
-        let (dir, to) = (&self.context.dir, beside(&self.context.dir)?);
-        let diagnostics = self.context.diagnostics;
+        let to = beside(&self.context.dir)?;
         if to.symlink_metadata().is_ok() {
             bail!("{} exists already: remove it or rename it, and run it again", to.display());
         }
+        let rebuilt = self.rebuild_in(&to);
+        if rebuilt.is_err() && to.exists() {
+            self.context.diagnostics.note(&format!("the new log in {} is not complete: {AGAIN}", to.display()));
+        }
+        rebuilt
+    }
+
+    fn rebuild_in(&self, to: &Path) -> Result<Exit> {
+        let (dir, diagnostics) = (&self.context.dir, self.context.diagnostics);
         let id = repair::id(dir)?;
         let log = match &id {
-            Some(id) => Log::create(&to, Some(id.clone()))?,
-            None => Log::open_or_create(&to)?,
+            Some(id) => Log::create(to, Some(id.clone()))?,
+            None => Log::open_or_create(to)?,
         };
         diagnostics.note(&format!("the damage is not only in entries: building a new log in {}", to.display()));
         let read = repair::salvage(dir, &log)?;
@@ -187,19 +195,26 @@ impl Repair<'_> {
         let info = log.info()?;
         drop(log);
         diagnostics.note(&format!(
-            "the new log in {} holds {} of {}, {read} of them are from the damaged log: \
-             move the damaged log in {} away, and move the new log to its place",
+            "the new log in {} holds {} of {}, {read} of them are from the damaged log",
             to.display(),
             counted(info.entries, "entry", "entries"),
             counted(info.feeds, "feed", "feeds"),
-            dir.display()
         ));
-        if !knows_all {
-            diagnostics.note(&format!("the heads of the damaged log cannot be read: entries can be missing{ADVICE}"));
-        } else if missing > 0 {
-            diagnostics.note(&format!("{missing} entries are missing{ADVICE}"));
-        }
-        Ok(exit_of(missing == 0 && knows_all, differing, session))
+        let is_whole = missing == 0 && knows_all;
+        let swap = format!("move the damaged log in {} away, and move the new log to its place", dir.display());
+        let lack = if knows_all {
+            format!("{} missing", counted(missing, "entry is", "entries are"))
+        } else {
+            "the heads of the damaged log cannot be read, so entries can be missing".into()
+        };
+        diagnostics.note(&match session {
+            _ if is_whole => swap,
+            Exit::Done if self.stop.exit().is_none() => {
+                format!("{lack}: if another log holds more of them, {AGAIN} with that log; if not, {swap}")
+            }
+            _ => format!("{lack}, because the session did not end: {AGAIN}"),
+        });
+        Ok(exit_of(is_whole, differing, session))
     }
 
     /// Gives the new log a new id: an entry of its local feed may be missing, and an append would then fork the feed.
@@ -258,6 +273,9 @@ impl Repair<'_> {
 
 /// The advice if entries are still missing.
 const ADVICE: &str = ": run it again with another log that holds them, `scuttleup verify` names them";
+
+/// The advice if a new log is not used.
+const AGAIN: &str = "remove the new log, and run repair again";
 
 /// How the command ends: `differing` feeds or entries of the remote have other bytes, and the session has ended with `session`.
 fn exit_of(is_whole: bool, differing: u64, session: Exit) -> Exit {

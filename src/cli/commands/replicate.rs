@@ -13,7 +13,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use scuttleup::ingest::Quota;
 use scuttleup::{Mode, Options, PeerGlobs, Step, Wire};
 
-use crate::cli::args::{entry_bytes, entry_bytes_arg, flag, parse_number, parse_size};
+use crate::cli::args::{entry_bytes, entry_bytes_arg, flag, number, size};
 use crate::cli::child;
 use crate::cli::context::Context;
 use crate::cli::exit::{Exit, Usage};
@@ -55,17 +55,11 @@ pub fn command() -> Command {
                     .help("Accept only feeds whose peer id matches GLOB; give it several times for several patterns"),
             )
             .arg(
-                Arg::new("receive-feeds-max")
-                    .long("receive-feeds-max")
-                    .value_name("N")
-                    .value_parser(parse_number)
+                number(Arg::new("receive-feeds-max").long("receive-feeds-max").value_name("N"))
                     .help("Store at most N new feeds in one session [default: 100000]"),
             )
             .arg(
-                Arg::new("receive-bytes-max")
-                    .long("receive-bytes-max")
-                    .value_name("N")
-                    .value_parser(parse_size)
+                size(Arg::new("receive-bytes-max").long("receive-bytes-max").value_name("N"))
                     .help("Store entries of at most N bytes in one session, such as 500MiB or 10G [default: no limit]"),
             )
             .arg(entry_bytes_arg())
