@@ -179,6 +179,17 @@ fn the_bytes_of_deleted_entries_are_in_no_file_after_compact() {
     assert_eq!(holders("needle-late"), 0);
 }
 
+#[test]
+fn entries_of_many_bytes_are_sealed_with_twice_their_memory() {
+    let place = Place::new();
+    let log = place.log("a");
+    for _ in 0..3 {
+        shell("head -c 33M /dev/urandom | $scuttleup --log \"$LOG\" append --raw").env("LOG", &log).success();
+    }
+    shell("ulimit -d $((99 << 10)); $scuttleup --log \"$LOG\" compact").env("LOG", &log).success();
+    assert_eq!(packs(&log).len(), 2);
+}
+
 /// `compact` under strace with the option `inject`.
 fn injected(log: &Path, inject: &str) -> Running {
     let strace = ["-f", "-qq", "-o", "/dev/null", "-e", &format!("inject={inject}"), SCUTTLEUP, "--log"].map(str::to_owned);

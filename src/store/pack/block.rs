@@ -7,12 +7,16 @@
 //! Tag and payload are those of a record in data.mdb. The seq step is the difference to the seq of the record before, modulo
 //! 2^32, and the seq itself in the first record. In one feed it is 1, which compresses well.
 
+use super::BLOCK_BYTES;
 use crate::model::{Entry, HashedEntry, Kind, Seq};
 use crate::store::records::{Record, decode_tag, encode_tag};
 use crate::store::rows::{decode_tombstone, encode_tombstone, u32_at};
 
 const COUNT_BYTES: usize = 4;
 const FIELDS_BYTES: usize = 12;
+
+/// A buffer of a block that is larger than this is freed after its use, in bytes.
+pub const KEPT_BYTES_MAX: usize = 4 * BLOCK_BYTES;
 
 /// Collects records.
 #[derive(Default)]
@@ -62,6 +66,10 @@ impl BlockBuilder {
         out.extend_from_slice(&self.fields);
         out.extend_from_slice(&self.payloads);
         self.fields.clear();
+        // The bytes of a long entry would be in memory twice.
+        if self.payloads.capacity() > KEPT_BYTES_MAX {
+            self.payloads = Vec::new();
+        }
         self.payloads.clear();
         self.last_seq = 0;
     }

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use xxhash_rust::xxh3::xxh3_64;
 use zstd::bulk::Compressor;
 
-use super::block::BlockBuilder;
+use super::block::{BlockBuilder, KEPT_BYTES_MAX};
 use super::{BLOCK_BYTES, HEADER_BYTES, Header, IndexEntry, PackRow, PackedFeed};
 use crate::model::{Error, Offset, Result, Seq};
 use crate::store::files::{data, file};
@@ -114,6 +114,9 @@ impl PackWriter {
         self.index.extend_from_slice(&entry.encode());
         self.file.write_all(block).map_err(|err| cannot_write(&self.temporary, err))?;
         self.at += block.len() as u64;
+        if self.raw.capacity() > KEPT_BYTES_MAX {
+            (self.raw, self.compressed) = (Vec::new(), Vec::new());
+        }
         Ok(())
     }
 }
