@@ -81,7 +81,7 @@ fn packs_are_removed_at_once_and_the_rest_by_compact() {
     append(&a, numbers(1..=50));
     let files = || std::fs::read_dir(a.join("packs")).expect("packs").count();
     let before = files();
-    prune(&a, &["--keep-last", "60"]).success();
+    prune(&a, &["--keep-last", "60"]).stderr_has("the floor is 2020; compact gives back the rest of their space\n").success();
     let kept: Vec<Value> = entries(&a);
     assert_eq!((kept.len(), info(&a, "floor")), (60, 2020));
     assert!(files() <= before);

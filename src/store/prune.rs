@@ -64,6 +64,8 @@ pub struct Pruning {
     pub feeds: u64,
     /// The bytes of the removed records.
     pub bytes: u64,
+    /// Whether it passes cursors.
+    pub force: bool,
     /// Whether some of the pruned entries share a pack with newer ones: only a rewrite of this pack gives back their space.
     pub cuts_pack: bool,
     /// The floor after it: the last offset that is pruned.
@@ -99,7 +101,7 @@ impl Log {
         let txn = self.env.read()?;
         let Some(retention) = txn.retention()? else { return Ok(false) };
         let (floor, last) = (txn.floor()?, txn.last_offset()?);
-        let cursor = txn.cursors()?.into_iter().map(|(_, offset)| offset).min();
+        let cursor = txn.lowest_cursor()?.map(|(_, offset)| offset);
         // The newest entry stays, and so do entries behind a cursor.
         if floor.next() >= last || cursor.is_some_and(|cursor| cursor <= floor) {
             return Ok(false);
@@ -137,8 +139,8 @@ impl Log {
         };
         // The newest entry stays: its offset is the last offset of the log.
         let wanted = wanted.min(Offset(last.0.saturating_sub(1))).max(floor);
-        let mut pruning = Pruning { floor: wanted, ..Pruning::default() };
-        let lowest = txn.cursors()?.into_iter().min_by_key(|(_, offset)| *offset);
+        let mut pruning = Pruning { floor: wanted, force, ..Pruning::default() };
+        let lowest = txn.lowest_cursor()?;
         if let Some((name, offset)) = lowest.filter(|(_, offset)| *offset < wanted && !force) {
             pruning.floor = offset.max(floor);
             pruning.held_by = Some((name, offset, wanted));
@@ -157,7 +159,8 @@ impl Log {
     }
 
     /// Moves the floor to that of `pruning`, and removes what is below it. Readers and writers go on meanwhile. Stops early when
-    /// `goes_on` returns false: the next pruning continues. Returns false, and does nothing, if another process seals.
+    /// `goes_on` returns false: the next pruning continues. Returns false, and does nothing, if another process seals, or if a cursor
+    /// was set below the floor of `pruning` since it was planned.
     ///
     /// # Errors
     /// When the log cannot be read or written.
@@ -169,14 +172,20 @@ impl Log {
             if !goes_on() || self.pruned()? >= pruning.floor {
                 break;
             }
-            next = fewer_if_full(&mut steps_max, |steps_max| {
+            let step = fewer_if_full(&mut steps_max, |steps_max| {
                 let mut writer = self.writer()?;
+                let cursor = writer.txn.lowest_cursor()?.map(|(_, offset)| offset);
+                if after.is_none() && !pruning.force && cursor.is_some_and(|cursor| cursor < pruning.floor) {
+                    return Ok(None);
+                }
                 let next = writer.raise_floors(after.clone(), pruning.floor, steps_max)?;
                 if next == Next::Nothing {
                     writer.set_pruned(pruning.floor)?;
                 }
-                writer.commit().map(|_| next)
+                writer.commit().map(|_| Some(next))
             })?;
+            let Some(step) = step else { return Ok(false) };
+            next = step;
         }
         self.remove_pruned_rows(goes_on)?;
         sealer.remove_orphans()?;
@@ -311,5 +320,28 @@ impl Writer<'_> {
         // A snapshot sees the run as it was before this transaction.
         let known = self.log.reader().chain_at(peer.as_str(), last)?;
         known.ok_or_else(|| Error::Corrupt(format!("the chain of {peer} at entry {last} is not known")))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cursor_that_is_set_after_the_plan_is_not_passed() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let log = Log::create(dir.path(), None).expect("a log");
+        for _ in 0..10 {
+            log.append(b"1").expect("an append");
+        }
+        let plan = |force| log.plan_pruning(Retention::Entries(1), force).expect("a plan");
+        let (held, forced) = (plan(false), plan(true));
+        log.set_cursor("slow", Offset(3)).expect("a cursor");
+        assert!(!log.prune(&held, &|| true).expect("a pruning"));
+        assert_eq!(log.pruned().expect("a floor"), Offset::ZERO);
+        assert!(log.prune(&plan(false), &|| true).expect("a pruning"));
+        assert_eq!(log.pruned().expect("a floor"), Offset(3));
+        assert!(log.prune(&forced, &|| true).expect("a pruning"));
+        assert_eq!(log.pruned().expect("a floor"), Offset(9));
     }
 }

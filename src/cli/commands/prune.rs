@@ -61,7 +61,7 @@ pub fn run(context: &Context, args: &ArgMatches) -> Result<Exit> {
     let plan = || log.plan_pruning(retention, args.get_flag("force"));
     let (mut pruning, goes_on) = (plan()?, || stop.exit().is_none());
     while !log.prune(&pruning, &goes_on)? && goes_on() {
-        // Another process seals or prunes entries. This has no event.
+        // Another process seals or prunes entries, or has set a cursor. This has no event.
         std::thread::sleep(LOOK_AGAIN);
         pruning = plan()?;
     }
@@ -107,8 +107,7 @@ fn report(pruning: &Pruning, done: &str) -> String {
         return format!("{done} nothing, the floor is {floor}");
     }
     let (entries, feeds) = (counted(*entries, "entry", "entries"), counted(*feeds, "feed", "feeds"));
-    let rest =
-        if *cuts_pack { "; compact gives back the space of the others, which share a pack with newer entries" } else { "" };
+    let rest = if *cuts_pack { "; compact gives back the rest of their space" } else { "" };
     format!("{done} {entries} of {feeds}, {bytes} bytes, the floor is {floor}{rest}")
 }
 

@@ -218,6 +218,11 @@ impl<T: Transaction> Txn<'_, T> {
         Ok(cursors)
     }
 
+    /// The cursor with the lowest offset.
+    pub fn lowest_cursor(&self) -> Result<Option<(String, Offset)>> {
+        Ok(self.cursors()?.into_iter().min_by_key(|(_, offset)| *offset))
+    }
+
     /// The fork mark of a feed: the lowest seq that is known to differ.
     pub fn fork(&self, peer: &PeerId) -> Result<Option<Seq>> {
         self.meta(&fork_key(peer))?.map_or(Ok(None), decode_fork)
