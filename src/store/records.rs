@@ -9,8 +9,8 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::lmdb::{Transaction, Txn};
 use super::pack::{self, Pack};
-use super::rows::{NUMBERS_MAX, PackRow, TOMBSTONE_BYTES, decode_tombstone, encode_tombstone, u32_at, u64_at};
-use crate::model::{Error, HashedEntry, Kind, Offset, Result, Seq, Tombstone};
+use super::rows::{NUMBERS_MAX, PackRow, decode_tombstone, encode_tombstone, u32_at, u64_at};
+use crate::model::{Entry, Error, HashedEntry, Kind, Offset, Result, Seq};
 
 /// The length of the header in bytes.
 pub const HEADER_BYTES: usize = 16;
@@ -172,13 +172,22 @@ impl Header {
     }
 }
 
-/// The whole record of a deleted entry.
-pub fn encode_deleted(offset: Offset, number: u32, seq: Seq, tombstone: Tombstone) -> [u8; HEADER_BYTES + TOMBSTONE_BYTES] {
-    let mut record = [0; HEADER_BYTES + TOMBSTONE_BYTES];
-    let (header, payload) = record.split_at_mut(HEADER_BYTES);
-    payload.copy_from_slice(&encode_tombstone(tombstone));
-    header.copy_from_slice(&Header { number, seq: seq.get(), kind: None }.encode(offset, xxh3_64(payload)));
-    record
+/// Gives the record of an entry at `offset` to `each`: its header, and its payload.
+pub fn encode_record<R>(
+    offset: Offset,
+    number: u32,
+    seq: Seq,
+    entry: HashedEntry<'_>,
+    each: impl FnOnce(&[u8; HEADER_BYTES], &[u8]) -> R,
+) -> R {
+    let header = |kind, payload_hash| Header { number, seq: seq.get(), kind }.encode(offset, payload_hash);
+    match entry.entry() {
+        Entry::Bytes(bytes, kind) => each(&header(Some(kind), entry.tombstone().hash), bytes),
+        Entry::Deleted(tombstone) => {
+            let payload = encode_tombstone(tombstone);
+            each(&header(None, xxh3_64(&payload)), &payload)
+        }
+    }
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use super::Log;
 use super::files::place::{Place, StoredPlace};
 use super::files::{identity, space};
 use super::lmdb::WriteTxn;
-use super::records::{HEADER_BYTES, Header, Record, Records, encode_deleted};
+use super::records::{Record, Records, encode_record};
 use super::rows::{FeedRow, FloorRow, RUN_ENTRIES_MAX, RunRow};
 use crate::model::{Chain, Entry, Error, FEEDS_MAX, HashedEntry, Offset, PeerId, Result, Seq, Tombstone};
 
@@ -206,22 +206,16 @@ impl Writer<'_> {
         if offset <= self.txn.sealed_end()? {
             self.txn.set_deleted(offset, tombstone)?;
         } else {
-            self.txn.replace_record(offset, &encode_deleted(offset, row.number, seq, tombstone))?;
+            self.replace(offset, row.number, seq, HashedEntry::deleted(tombstone))?;
         }
         self.changed = true;
         Ok(Some(tombstone))
     }
 
-    /// Replaces the record of an entry, which is damaged. The caller has compared the chain. Returns the length of the record.
+    /// Replaces the record of an entry, which is damaged or now deleted. The caller has compared the chain. Returns the length of the
+    /// record.
     pub(super) fn replace(&mut self, offset: Offset, number: u32, seq: Seq, entry: HashedEntry<'_>) -> Result<usize> {
-        let tombstone = entry.tombstone();
-        let record = match entry.entry() {
-            Entry::Deleted(_) => encode_deleted(offset, number, seq, tombstone).to_vec(),
-            Entry::Bytes(bytes, kind) => {
-                let header = Header { number, seq: seq.get(), kind: Some(kind) }.encode(offset, tombstone.hash);
-                [&header[..], bytes].concat()
-            }
-        };
+        let record = encode_record(offset, number, seq, entry, |header, payload| [&header[..], payload].concat());
         self.txn.replace_record(offset, &record)?;
         self.changed = true;
         Ok(record.len())
@@ -380,17 +374,8 @@ impl Writer<'_> {
         let seq = Seq::new(u64::from(feed.row.head) + 1);
         let seq = seq.ok_or_else(|| Error::FeedFull(format!("the feed of {} is full", feed.peer)))?;
         let (offset, number) = (self.next_offset, feed.row.number);
-        let appended = match entry.entry() {
-            Entry::Bytes(bytes, kind) => {
-                let header = Header { number, seq: seq.get(), kind: Some(kind) }.encode(offset, tombstone.hash);
-                self.txn.append_record(offset, &header, bytes)
-            }
-            Entry::Deleted(tombstone) => {
-                let record = encode_deleted(offset, number, seq, tombstone);
-                let (header, payload) = record.split_at(HEADER_BYTES);
-                self.txn.append_record(offset, header, payload)
-            }
-        };
+        let txn = &mut self.txn;
+        let appended = encode_record(offset, number, seq, entry, |header, payload| txn.append_record(offset, header, payload));
         appended.map_err(|err| space::explain_failed_write(self.log.dir(), err, self.entry_bytes))?;
         if let Some(full) = feed.extend_run(seq, offset) {
             self.full_runs.push((number, full));
