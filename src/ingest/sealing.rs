@@ -49,6 +49,8 @@ struct State {
     must_end: bool,
     /// The last run has found another process that seals.
     is_elsewhere: bool,
+    /// The last run has found nothing that it could seal: the newest entry stays in data.mdb, whatever its length.
+    is_exhausted: bool,
     failed: Option<Error>,
     /// A run has failed. There is no other one.
     has_failed: bool,
@@ -108,7 +110,7 @@ impl<'s> Sealing<'s> {
             let mut state = shared.state();
             state.is_running = false;
             match sealed {
-                Ok(sealed) => state.is_elsewhere = sealed.is_none(),
+                Ok(sealed) => (state.is_elsewhere, state.is_exhausted) = (sealed.is_none(), sealed == Some(0)),
                 Err(err) => (state.failed, state.has_failed) = (Some(err), true),
             }
             shared.changed.notify_all();
@@ -130,7 +132,11 @@ impl<'s> Sealing<'s> {
                 state = self.shared.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
             }
         }
+        self.shared.state().is_exhausted = false;
         while self.log.needs_sealing(UNSEALED_BYTES_MAX)? {
+            if self.shared.state().is_exhausted {
+                break;
+            }
             self.start_if_needed(0)?;
             let state = self.shared.state();
             if !state.is_running && !state.is_elsewhere {
