@@ -4,6 +4,7 @@ use anyhow::Result;
 use clap::{ArgMatches, Command};
 use scuttleup::{Shrunk, shrink};
 
+use super::repair::remove_leftovers;
 use crate::cli::context::Context;
 use crate::cli::exit::Exit;
 use crate::cli::help::epilogue;
@@ -24,6 +25,7 @@ pub fn run(context: &Context, _args: &ArgMatches) -> Result<Exit> {
     let rewritten = if goes_on() { log.rewrite_packs(&goes_on)? } else { None };
     let deletions = log.deletions()?;
     drop(log);
+    let is_repaired = !remove_leftovers(&context.dir)?;
     if let Some(exit) = stop.exit() {
         return Ok(exit);
     }
@@ -36,6 +38,11 @@ pub fn run(context: &Context, _args: &ArgMatches) -> Result<Exit> {
         counted(sealed, "entry", "entries"),
         counted(rewritten, "pack", "packs")
     ));
+    if is_repaired && deletions > 0 {
+        let folder = "the folder repair may hold the bytes of deleted entries";
+        context.diagnostics.note(&format!("another process repairs this log, and {folder}: run compact again when it has ended"));
+        return Ok(Exit::Incomplete);
+    }
     // The old bytes of a deleted entry may be anywhere in data.mdb.
     match shrink(&context.dir, deletions > 0)? {
         Shrunk::Done(before, after) => context.diagnostics.note(&format!("data.mdb: {before} bytes before, {after} bytes now")),

@@ -9,7 +9,7 @@ use std::fs::{self, DirBuilder, File};
 use std::io::ErrorKind;
 use std::ops::ControlFlow;
 use std::os::fd::AsFd;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
@@ -54,10 +54,8 @@ pub fn run(context: &Context, args: &ArgMatches) -> Result<Exit> {
     let Some(found) = repair.find()? else { return Ok(stop.exit().unwrap_or(Exit::Error)) };
     let ended = match found {
         Found::Nothing => {
-            if context.dir.join(WORKPLACE).exists() {
-                // A killed process has left it. If it cannot be removed now, the next repair tries again.
-                Workplace::new(&context.dir).ok();
-            }
+            // A process that works in the folder removes it.
+            remove_leftovers(&context.dir)?;
             context.diagnostics.note("the log has no damage");
             Exit::Done
         }
@@ -109,7 +107,9 @@ impl Repair<'_> {
     /// Puts lost entries back into their places.
     fn restore(&self, lost: &BTreeMap<PeerId, Vec<Seq>>) -> Result<Exit> {
         let log = self.context.open()?;
-        let workplace = Workplace::new(log.dir())?;
+        let Some(workplace) = Workplace::new(log.dir())? else {
+            bail!("another process repairs this log: wait until it ends");
+        };
         let (mut repaired, mut differing, mut session) = (0, 0, Exit::Done);
         let feeds: Vec<_> = lost.iter().collect();
         for group in feeds.chunks(FEEDS_AT_ONCE) {
@@ -137,6 +137,7 @@ impl Repair<'_> {
                 break;
             }
         }
+        workplace.remove()?;
         let total: u64 = lost.values().map(|seqs| seqs.len() as u64).sum();
         let left = total - repaired;
         self.context
@@ -148,11 +149,15 @@ impl Repair<'_> {
     /// Builds a new log beside the damaged one: from what can be read of it, and from the remote.
     fn rebuild(&self) -> Result<Exit> {
         let to = beside(&self.context.dir)?;
-        if to.symlink_metadata().is_ok() {
-            bail!("{} exists already: remove it or rename it, and run it again", to.display());
+        // Of two processes that repair the log, one creates the directory.
+        match DirBuilder::new().mode(0o700).create(&to) {
+            Err(err) if err.kind() == ErrorKind::AlreadyExists => {
+                bail!("{} exists already: remove it or rename it, and run it again", to.display())
+            }
+            created => created.map_err(|err| Error::io(format!("{} cannot be created", to.display()), err))?,
         }
         let rebuilt = self.rebuild_in(&to);
-        if rebuilt.is_err() && to.exists() {
+        if rebuilt.is_err() {
             self.context.diagnostics.note(&format!("the new log in {} is not complete: {AGAIN}", to.display()));
         }
         rebuilt
@@ -161,10 +166,7 @@ impl Repair<'_> {
     fn rebuild_in(&self, to: &Path) -> Result<Exit> {
         let (dir, diagnostics) = (&self.context.dir, self.context.diagnostics);
         let id = repair::id(dir)?;
-        let log = match &id {
-            Some(id) => Log::create(to, Some(id.clone()))?,
-            None => Log::open_or_create(to)?,
-        };
+        let log = Log::create(to, id.clone())?;
         diagnostics.note(&format!("the damage is not only in entries: building a new log in {}", to.display()));
         let read = repair::salvage(dir, &log)?;
         let session = self.receive(&log, None);
@@ -301,27 +303,48 @@ fn beside(dir: &Path) -> Result<PathBuf> {
     Ok(dir.with_file_name(name))
 }
 
+/// Removes the folder that a killed repair has left in the directory `log`: it holds bytes of entries. Returns false if another
+/// process repairs the log now.
+pub fn remove_leftovers(log: &Path) -> Result<bool> {
+    if log.join(WORKPLACE).symlink_metadata().is_err() {
+        return Ok(true);
+    }
+    let workplace = Workplace::new(log)?;
+    workplace.map_or(Ok(false), |workplace| workplace.remove().map(|()| true))
+}
+
 /// The folder for temporary logs. One process at a time uses it. It is removed at the end; a killed process leaves it, and the
 /// next one empties it.
 struct Workplace {
     dir: PathBuf,
+    is_removed: bool,
     _lock: Flock<File>,
 }
 
 impl Workplace {
-    fn new(log: &Path) -> Result<Self> {
+    /// Returns `None` if another process uses it.
+    fn new(log: &Path) -> Result<Option<Self>> {
         let dir = log.join(WORKPLACE);
         let fail = |doing: &str, err| Error::io(format!("{} cannot be {doing}", dir.display()), err);
-        match DirBuilder::new().mode(0o700).create(&dir) {
-            // A symbolic link could lead to files that must not be removed.
-            Err(err) if err.kind() == ErrorKind::AlreadyExists && dir.symlink_metadata().is_ok_and(|about| about.is_dir()) => {}
-            created => created.map_err(|err| fail("created", err))?,
+        loop {
+            match DirBuilder::new().mode(0o700).create(&dir) {
+                // A symbolic link could lead to files that must not be removed.
+                Err(err)
+                    if err.kind() == ErrorKind::AlreadyExists && dir.symlink_metadata().is_ok_and(|about| about.is_dir()) => {}
+                created => created.map_err(|err| fail("created", err))?,
+            }
+            let file = match File::open(&dir) {
+                // The process that used it has just removed it.
+                Err(err) if err.kind() == ErrorKind::NotFound => continue,
+                opened => opened.map_err(|err| fail("opened", err))?,
+            };
+            let opened = file.metadata().map_err(|err| fail("opened", err))?;
+            let Ok(lock) = Flock::lock(file, FlockArg::LockExclusiveNonblock) else { return Ok(None) };
+            // It may have been removed, and created again, before it was locked.
+            if dir.symlink_metadata().is_ok_and(|now| (now.dev(), now.ino()) == (opened.dev(), opened.ino())) {
+                return Ok(Some(Self { dir, is_removed: false, _lock: lock }));
+            }
         }
-        let file = File::open(&dir).map_err(|err| fail("opened", err))?;
-        let Ok(lock) = Flock::lock(file, FlockArg::LockExclusiveNonblock) else {
-            bail!("another process repairs this log: wait until it ends");
-        };
-        Ok(Self { dir, _lock: lock })
     }
 
     /// A new log, in place of the one before.
@@ -333,10 +356,19 @@ impl Workplace {
         }
         Ok(Log::create(&dir, None)?)
     }
+
+    fn remove(mut self) -> Result<()> {
+        self.is_removed = true;
+        let removed = fs::remove_dir_all(&self.dir);
+        removed.map_err(|err| Error::io(format!("{} cannot be removed", self.dir.display()), err).into())
+    }
 }
 
 impl Drop for Workplace {
     fn drop(&mut self) {
-        fs::remove_dir_all(&self.dir).ok();
+        // Once it is removed, another process may have created it again.
+        if !self.is_removed {
+            fs::remove_dir_all(&self.dir).ok();
+        }
     }
 }
