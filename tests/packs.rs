@@ -3,12 +3,12 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::FileExt;
-use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 
 use nix::sys::signal::Signal;
 
-use crate::harness::{Place, Run, Running, SCUTTLEUP, append, assert_equal, format_1_file, heads, read, root, shell};
+use crate::call_faults::{CALLS, FAILING_CALLS, Fault, assert_whole, at_each_call, pretend_to_be_large};
+use crate::harness::{Place, Run, SCUTTLEUP, append, assert_equal, format_1_file, heads, read, root, shell};
 use crate::hostile::Random;
 
 /// A log with the feeds "a" and "b", whose entries alternate, of all kinds, with deleted entries.
@@ -190,12 +190,6 @@ fn entries_of_many_bytes_are_sealed_with_twice_their_memory() {
     assert_eq!(packs(&log).len(), 2);
 }
 
-/// `compact` under strace with the option `inject`.
-fn injected(log: &Path, inject: &str) -> Running {
-    let strace = ["-f", "-qq", "-o", "/dev/null", "-e", &format!("inject={inject}"), SCUTTLEUP, "--log"].map(str::to_owned);
-    Run::program("strace").args(strace).args([log]).args(["compact"]).spawn()
-}
-
 /// A log in which `compact` does all its steps: it seals, rewrites a pack, merges packs, and writes data.mdb again.
 fn with_work(place: &Place) -> PathBuf {
     let log = place.log("a");
@@ -208,68 +202,48 @@ fn with_work(place: &Place) -> PathBuf {
     log
 }
 
-/// The system calls by which `compact` changes files.
-const CALLS: [&str; 10] =
-    ["openat", "pwrite64", "pwritev", "write", "ftruncate", "fdatasync", "fsync", "rename", "unlink", "mkdir"];
-
 #[test]
 fn a_kill_at_any_step_of_compact_loses_and_doubles_nothing() {
-    let place = Place::new();
-    let mut kills = 0;
-    let log = with_work(&place);
-    let (mut expected, mut count) = (printed(&log), 700);
-    for call in CALLS {
-        for when in 1.. {
-            let killed = injected(&log, &format!("{call}:signal=SIGKILL:when={when}")).finish();
-            assert_eq!(read(&log), expected[0], "{call} {when}");
-            if killed.status.signal() != Some(9) {
-                assert!(killed.status.success(), "{call} {when}: {}", killed.printed.stderr);
-                break;
-            }
-            kills += 1;
-            // Sometimes the next step is a compaction, sometimes a writer.
-            if when % 2 == 0 {
-                assert_no_orphans(&log);
-            }
-            append(&log, format!("\"{call} {when}\"\n").repeat(30));
-            count += 30;
-            Run::new(&log).args(["del", "a", &(count - 20).to_string()]).success();
-            expected = printed(&log);
-        }
-    }
+    let kills = compacted_with(Fault::Kill, &CALLS);
     assert!(kills > 40, "only {kills} kills");
-    assert_no_orphans(&log);
-    assert_eq!(printed(&log), expected);
 }
 
 #[test]
 fn a_failing_call_of_compact_loses_nothing_and_is_reported() {
+    for fault in [Fault::Full, Fault::Broken] {
+        let faults = compacted_with(fault, &FAILING_CALLS);
+        assert!(faults > 60, "only {faults} faults");
+    }
+}
+
+/// Compacts a log with a fault in each of the calls. Returns the number of faults.
+fn compacted_with(fault: Fault, calls: &[&'static str]) -> u32 {
     let place = Place::new();
-    let mut faults = 0;
     let log = with_work(&place);
     let (mut expected, mut count) = (printed(&log), 700);
-    for (error, code) in [("ENOSPC", 5), ("EIO", 1)] {
-        for call in ["pwrite64", "pwritev", "write", "ftruncate", "fdatasync", "fsync", "rename"] {
-            for when in 1..12 {
-                let ended = injected(&log, &format!("{call}:error={error}:when={when}")).finish();
-                assert_eq!(read(&log), expected[0], "{call} {when}");
-                if ended.status.success() {
-                    continue;
-                }
-                let stderr = &ended.printed.stderr;
-                assert!(ended.status.code().is_some_and(|found| found == code || found == 1), "{call} {error} {when}: {stderr}");
-                assert!(stderr.starts_with("scuttleup: "), "{call} {error} {when}: {stderr}");
-                faults += 1;
-                append(&log, format!("\"{call} {when}\"\n").repeat(30));
-                count += 30;
-                Run::new(&log).args(["del", "a", &(count - 20).to_string()]).success();
-                expected = printed(&log);
-            }
+    let faults = at_each_call(fault, calls, |step| {
+        let (hit, ended) = step.run(&log, &["-q", "compact"], "");
+        assert_eq!(read(&log), expected[0], "{step}");
+        // Sometimes the next step is a compaction, sometimes a writer.
+        if step.when % 4 == 0 {
+            assert_no_orphans(&log);
         }
-    }
-    assert!(faults > 30, "only {faults} faults");
+        if ended.status.success() {
+            assert_whole(&log, step);
+            let info = &Run::new(&log).args(["info"]).success().json()[0];
+            assert_eq!(info["packs"], packs(&log).len(), "{step}: done, but a file is left");
+        }
+        // There is work for the next step, also if this one had no fault.
+        append(&log, format!("\"{step}\"\n").repeat(30));
+        count += 30;
+        Run::new(&log).args(["del", "a", &(count - 20).to_string()]).success();
+        expected = vec![read(&log)];
+        hit
+    });
+    expected = printed(&log);
     assert_no_orphans(&log);
     assert_eq!(printed(&log), expected);
+    faults
 }
 
 #[test]
@@ -325,6 +299,23 @@ fn a_log_of_format_1_is_read_and_upgraded_by_its_first_writer() {
 
 fn printed_feeds(log: &Path) -> (String, Vec<String>, String) {
     (read(log), heads(log), root(log))
+}
+
+/// The newest entry is never sealed, so a wait for its sealing would not end.
+#[test]
+fn a_newest_entry_that_is_too_long_to_stay_unsealed_holds_up_no_append() {
+    let place = Place::new();
+    let log = place.log("a");
+    append(&log, "1\n2\n");
+    pretend_to_be_large(&log);
+    for n in 3..8 {
+        let trace = place.path("trace");
+        let strace = Run::program("strace").args(["-f", "-qq", "-e", "trace=clone3", "-o"]).args([&trace]);
+        strace.args([SCUTTLEUP, "-q", "--log"]).args([&log]).args(["append"]).stdin(format!("{n}\n")).stderr("").success();
+        let threads = fs::read_to_string(&trace).expect("a trace").matches("clone3(").count();
+        assert!(threads <= 5, "{threads} threads were started");
+    }
+    assert_eq!(read(&log).lines().count(), 7);
 }
 
 #[test]

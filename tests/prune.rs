@@ -1,11 +1,11 @@
 //! `prune` and `cursor`: what is forgotten, what stays, and what readers and copies of a pruned log see.
 
-use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
+use crate::call_faults::{CALLS, FAILING_CALLS, Fault, assert_whole, at_each_call};
 use crate::harness::{Place, Run, append, assert_equal, heads, root, shell};
 
 fn numbers(range: std::ops::RangeInclusive<u32>) -> String {
@@ -257,36 +257,46 @@ fn change_lines_copy_a_pruned_log_and_bring_another_one_up_to_date() {
     }
 }
 
-/// After a kill at any step, the log is whole, the heads are the same, and the next pruning completes the work.
+/// Prunes a log with a fault in each of the calls: a whole pack, part of a pack, and rows of data.mdb. After the fault, the log is
+/// whole, the heads are the same, and the next pruning completes the work. Returns the number of faults.
+fn pruned_with(fault: Fault, calls: &[&'static str]) -> u32 {
+    at_each_call(fault, calls, |step| {
+        let place = Place::new();
+        let a = place.log("a");
+        let lines: String =
+            (1..=40).map(|n| format!("{{\"peer\":\"b{}\",\"seq\":{},\"entry\":{n}}}\n", n % 4, (n + 3) / 4)).collect();
+        Run::new(&a).args(["write"]).stdin(&lines).success();
+        Run::new(&a).args(["-q", "compact"]).success();
+        append(&a, numbers(41..=60));
+        let before = (heads(&a), root(&a));
+        let (hit, ended) = step.run(&a, &["-q", "prune", "--keep-last", "15"], "");
+        assert_eq!((heads(&a), root(&a)), before, "{step}");
+        let left = entries(&a);
+        assert_eq!(left[left.len() - 15..], values(46..=60), "{step}");
+        assert_whole(&a, step);
+        let packs = || std::fs::read_dir(a.join("packs")).expect("packs").count();
+        if ended.status.success() {
+            assert_eq!((left.len(), packs()), (15, 0), "{step}: done, but something is left");
+        }
+        prune(&a, &["-q", "--keep-last", "15"]).success();
+        assert_eq!((entries(&a), info(&a, "floor"), packs()), (values(46..=60), 45, 0), "{step}");
+        Run::new(&a).args(["-q", "compact"]).success();
+        append(&a, "61\n");
+        assert_eq!(entries(&a), values(46..=61), "{step}");
+        hit
+    })
+}
+
 #[test]
 fn a_kill_at_any_step_of_a_pruning_loses_nothing_that_is_kept() {
-    let mut kills = 0;
-    for call in ["pwrite64", "fdatasync", "unlink", "unlinkat"] {
-        for when in 1..=12 {
-            let place = Place::new();
-            let a = place.log("a");
-            let lines: String =
-                (1..=40).map(|n| format!("{{\"peer\":\"b{}\",\"seq\":{},\"entry\":{n}}}\n", n % 4, (n + 3) / 4)).collect();
-            Run::new(&a).args(["write"]).stdin(&lines).success();
-            Run::new(&a).args(["-q", "compact"]).success();
-            append(&a, numbers(41..=60));
-            let before = (heads(&a), root(&a));
-            let inject = format!("inject={call}:signal=SIGKILL:when={when}");
-            let ended = Run::program("strace")
-                .args(["-f", "-qq", "-o", "/dev/null", "-e", &inject, crate::harness::SCUTTLEUP, "--log"])
-                .args([&a])
-                .args(["-q", "prune", "--keep-last", "15"])
-                .end();
-            kills += u32::from(ended.status.signal() == Some(9) || ended.status.code() == Some(137));
-            assert_eq!((heads(&a), root(&a)), before, "{inject}");
-            let left = entries(&a);
-            assert_eq!(left[left.len() - 15..], values(46..=60), "{inject}");
-            prune(&a, &["-q", "--keep-last", "15"]).success();
-            assert_eq!((entries(&a), info(&a, "floor")), (values(46..=60), 45), "{inject}");
-            Run::new(&a).args(["-q", "compact"]).success();
-            append(&a, "61\n");
-            assert_eq!(entries(&a), values(46..=61), "{inject}");
-        }
+    let kills = pruned_with(Fault::Kill, &CALLS);
+    assert!(kills >= 10, "{kills}");
+}
+
+#[test]
+fn a_failing_call_of_a_pruning_loses_nothing_and_is_reported() {
+    for fault in [Fault::Full, Fault::Broken] {
+        let faults = pruned_with(fault, &FAILING_CALLS);
+        assert!(faults >= 20, "{faults}");
     }
-    assert!(kills >= 5, "{kills}");
 }

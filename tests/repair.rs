@@ -5,6 +5,8 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::{Flock, FlockArg};
+use nix::sys::stat::Mode;
+use nix::unistd::mkfifo;
 
 use crate::harness::{Place, Printed, Run, SCUTTLEUP, append, heads, read, root, shell};
 
@@ -27,7 +29,7 @@ fn sync(log: &Path, remote: &Path) {
 }
 
 /// A COMMAND that replicates this log.
-fn remote_of(log: &Path, wire: &str) -> Vec<String> {
+pub fn remote_of(log: &Path, wire: &str) -> Vec<String> {
     let log = log.to_str().expect("UTF-8");
     [SCUTTLEUP, "-q", "--log", log, "replicate", "--wire", wire].map(String::from).to_vec()
 }
@@ -41,7 +43,7 @@ fn data(log: &Path) -> Vec<u8> {
 }
 
 /// Changes one letter of the payload of each entry that contains `text`.
-fn damage(log: &Path, text: &str) {
+pub fn damage(log: &Path, text: &str) {
     let data = data(log);
     let found: Vec<_> = data.windows(text.len()).enumerate().filter(|(_, part)| *part == text.as_bytes()).collect();
     assert!(!found.is_empty(), "{text}");
@@ -244,15 +246,41 @@ fn one_process_at_a_time_repairs_and_removes_what_a_killed_one_left() {
     let (log, remote) = pair(&place);
     damage(&log, "\"b\":\"entry 7\"");
     fs::create_dir_all(log.join("repair/log/something")).expect("a folder");
-    let lock = Flock::lock(File::open(log.join("repair")).expect("a folder"), FlockArg::LockExclusive).expect("a lock");
+    // The first repair waits for its remote.
+    let gate = place.path("gate");
+    mkfifo(&gate, Mode::S_IRWXU).expect("a FIFO");
+    let words = ["repair", "--", "sh", "-c", "cat \"$GATE\" >&2 && exec \"$@\"", "sh"];
+    let first = Run::new(&log).args(words).args(remote_of(&remote, "auto")).env("GATE", &gate).spawn();
+    // This waits until COMMAND runs.
+    let open = File::options().write(true).open(&gate).expect("a FIFO");
     repair(&log, &remote, "auto").stdout("").stderr_has("another process repairs this log").status(1);
-    drop(lock);
-    assert_eq!(results(&repair(&log, &remote, "auto").success()), [result("bob", 7, "repaired")]);
+    assert!(log.join("repair/log").exists(), "the second repair has removed the folder of the first one");
+    drop(open);
+    let ended = first.finish();
+    assert_eq!(ended.status.code(), Some(0), "{}", ended.printed.stderr);
+    assert_eq!(results(&ended.printed), [result("bob", 7, "repaired")]);
     assert!(!log.join("repair").exists());
     // The process was killed after its last commit.
     fs::create_dir_all(log.join("repair/log")).expect("a folder");
     repair(&log, &remote, "auto").stdout("").success();
     assert!(!log.join("repair").exists());
+}
+
+/// `del` and `compact` remove the bytes of an entry also if a repair was killed, or is running.
+#[test]
+fn the_bytes_of_a_deleted_entry_are_not_left_in_the_folder_of_a_repair() {
+    let place = Place::new();
+    let (log, _) = pair(&place);
+    let left = log.join("repair/log");
+    fs::create_dir_all(&left).expect("a folder");
+    fs::write(left.join("data.mdb"), "{\"b\":\"entry 7\"}").expect("a file");
+    let lock = Flock::lock(File::open(log.join("repair")).expect("a folder"), FlockArg::LockExclusive).expect("a lock");
+    Run::new(&log).args(["del", "bob", "7"]).success();
+    Run::new(&log).args(["compact"]).stderr_has("another process repairs this log").status(3);
+    assert!(left.exists());
+    drop(lock);
+    Run::new(&log).args(["-q", "compact"]).stderr("").success();
+    Run::program("grep").args(["-rlaF", "\"b\":\"entry 7\""]).args([&log]).stdout("").status(1);
 }
 
 /// Replaces both meta pages by zeros.

@@ -4,6 +4,7 @@
 mod accepted_gaps;
 mod append;
 mod bytes;
+mod call_faults;
 mod crash;
 mod crowd;
 mod damage;
