@@ -12,7 +12,8 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use scuttleup::Log;
 
-use crate::harness::{Place, Run, Running, SCUTTLEUP, append, assert_equal, hashed, heads, read};
+use crate::call_faults::{CALLS, FAILING_CALLS, Fault, assert_whole, at_each_call};
+use crate::harness::{PACKED, Place, Run, Running, SCUTTLEUP, append, assert_equal, compact_if, hashed, heads, read};
 use crate::opening::{stopped, to_be_stopped};
 
 /// The entries of the local feed as text, by seq.
@@ -32,6 +33,11 @@ fn injected(log: &Path, inject: &str) -> Running {
 
 #[test]
 fn acknowledged_entries_survive_a_kill_in_the_middle_of_a_stream() {
+    PACKED.into_iter().for_each(kill_in_the_middle_of_a_stream);
+}
+
+/// `packed`: what was stored is sealed after each kill.
+fn kill_in_the_middle_of_a_stream(packed: bool) {
     let place = Place::new();
     let log = place.log("a");
     let mut expected = 0;
@@ -62,6 +68,7 @@ fn acknowledged_entries_survive_a_kill_in_the_middle_of_a_stream() {
         for (at, (seq, entry)) in stored.iter().skip(expected as usize).enumerate() {
             assert_eq!((*seq, entry), (expected + 1 + at as u64, &format!("\"{round} {}\"", at % 1000)));
         }
+        compact_if(packed, &log);
         expected = head;
     }
     append(&log, "1");
@@ -71,65 +78,69 @@ fn acknowledged_entries_survive_a_kill_in_the_middle_of_a_stream() {
 #[test]
 fn a_kill_at_any_step_of_a_commit_leaves_all_of_it_or_nothing() {
     // The steps of a commit: the pages, the sync, the meta page that makes the commit valid, the notification.
-    for (inject, stored) in [
-        ("pwrite64,pwritev,writev:signal=SIGKILL:when=1", Some(1)),
-        ("fdatasync:signal=SIGKILL:when=1", Some(1)),
-        // The kernel finishes the call before the signal: whether the commit is valid depends on what this call writes.
+    let steps = [
+        ("pwrite64,pwritev,writev:signal=SIGKILL:when=1", Some(2)),
+        ("fdatasync:signal=SIGKILL:when=1", Some(2)),
+        // Some kernels finish the call before the signal: whether the commit is valid depends on what this call writes.
         ("pwrite64:signal=SIGKILL:when=1", None),
-        ("pwrite64:signal=SIGKILL:when=2", Some(2)),
-        ("exit_group:signal=SIGKILL:when=1", Some(2)),
-    ] {
+        ("pwrite64:signal=SIGKILL:when=2", Some(3)),
+        ("exit_group:signal=SIGKILL:when=1", Some(3)),
+    ];
+    for (packed, (inject, stored)) in PACKED.into_iter().flat_map(|packed| steps.map(|step| (packed, step))) {
         let place = Place::new();
         let log = place.log("a");
-        append(&log, "1");
+        append(&log, "1\n2\n");
+        compact_if(packed, &log);
         let mut watching = Run::new(&log).args(["watch"]).spawn();
-        watching.line();
+        (1..=2).for_each(|_| drop(watching.line()));
         let mut appending = injected(&log, inject);
-        appending.send("2\n");
+        appending.send("3\n");
         let ended = appending.finish();
         assert_eq!(ended.status.signal(), Some(9), "{inject}: {}", ended.printed.stderr);
         let count = entries(&log).len();
-        assert!(stored.is_none_or(|stored| stored == count), "{inject}: {count}");
+        // With free pages, a commit has more calls of pwrite64 for its pages.
+        let is_known = !(packed && inject.starts_with("pwrite64:"));
+        assert!(stored.is_none_or(|stored| stored == count || !is_known), "{inject}: {count}");
         // The end of the appender notifies the watcher of the stored entries. The next appender can append at once.
         let line = |seq, entry| hashed(&format!("{{\"offset\":{seq},\"peer\":\"a\",\"seq\":{seq},\"entry\":{entry}}}\n"));
-        (2..=count).for_each(|seq| assert_eq!(watching.line(), line(seq, seq), "{inject}"));
-        append(&log, "3");
-        assert_eq!(watching.line(), line(count + 1, 3));
+        (3..=count).for_each(|seq| assert_eq!(watching.line(), line(seq, seq), "{inject}"));
+        append(&log, "4");
+        assert_eq!(watching.line(), line(count + 1, 4));
     }
 }
 
 #[test]
 fn a_kill_while_a_log_is_created_leaves_a_log_or_nothing() {
-    let mut kills = 0;
-    for call in ["mkdir", "ftruncate", "pwrite64", "write", "writev", "fdatasync", "fsync", "openat"] {
-        for when in 1..=20 {
-            let place = Place::new();
-            let log = place.path("log");
-            let mut appending = injected(&log, &format!("{call}:signal=SIGKILL:when={when}"));
-            // The appender may be killed before it reads.
-            if let Some(mut stdin) = appending.stdin.take() {
-                stdin.write_all(b"1\n").ok();
-            }
-            let killed = appending.finish().status.signal() == Some(9);
-            // It is a log or no log, and never a damaged log.
-            let found = Run::new(&log).args(["heads"]).spawn().finish();
-            assert!(
-                found.status.success() || found.printed.stderr.contains("no log in "),
-                "{call} {when}: {}",
-                found.printed.stderr
-            );
-            append(&log, "2");
-            let stored = read(&log).lines().count();
-            assert!(stored == 1 || stored == 2, "{call} {when}: {stored}");
-            let mut watching = Run::new(&log).args(["watch"]).spawn();
-            watching.line();
-            if !killed {
-                break;
-            }
-            kills += 1;
-        }
-    }
+    let kills = created_with(Fault::Kill, &CALLS);
     assert!(kills > 10, "only {kills} kills");
+}
+
+#[test]
+fn a_failing_call_while_a_log_is_created_is_reported_and_leaves_a_log_or_nothing() {
+    for fault in [Fault::Full, Fault::Broken] {
+        let faults = created_with(fault, &FAILING_CALLS);
+        assert!(faults > 10, "only {faults} faults");
+    }
+}
+
+/// Creates a log with a fault in each of the calls. Returns the number of faults.
+fn created_with(fault: Fault, calls: &[&'static str]) -> u32 {
+    at_each_call(fault, calls, |step| {
+        let place = Place::new();
+        let log = place.path("log");
+        let (hit, ended) = step.run(&log, &["-q", "append", "--ack"], "1\n");
+        // It is a log or no log, and never a damaged log.
+        let found = Run::new(&log).args(["heads"]).end();
+        assert!(found.status.success() || found.printed.stderr.contains("no log in "), "{step}: {}", found.printed.stderr);
+        let acknowledged = ended.printed.lines().len();
+        append(&log, "2");
+        let stored = read(&log).lines().count();
+        assert!((acknowledged + 1..=2).contains(&stored), "{step}: {stored}");
+        assert_whole(&log, step);
+        let mut watching = Run::new(&log).args(["watch"]).spawn();
+        watching.line();
+        hit
+    })
 }
 
 #[test]
@@ -201,9 +212,14 @@ fn a_write_that_a_signal_ends_stores_the_lines_it_has_read() {
 
 #[test]
 fn killed_and_stopped_readers_block_no_other_process() {
+    PACKED.into_iter().for_each(kill_and_stop_readers);
+}
+
+fn kill_and_stop_readers(packed: bool) {
     let place = Place::new();
     let log = place.log("a");
     append(&log, (0..50_000).map(|n| format!("{n}\n")).collect::<String>());
+    compact_if(packed, &log);
     // More than LMDB's default of 126 readers are killed and leave their reader slots occupied; some are in a read transaction.
     for round in 0..150 {
         let mut reading = Run::new(&log).args(["read", "--live"]).spawn();

@@ -5,7 +5,7 @@ use std::fs;
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use crate::harness::{Place, Run, SCUTTLEUP, append, hashed, read, shell};
+use crate::harness::{PACKED, Place, Run, SCUTTLEUP, append, compact_if, read, shell};
 
 /// Runs scuttleup on `log` as user nobody, because permissions do not restrict root.
 fn as_nobody(log: &Path, args: &[&str]) -> Run {
@@ -16,14 +16,22 @@ fn set_mode(path: &Path, mode: u32) {
     fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("the mode can be set");
 }
 
-/// A log that belongs to user nobody, in a directory that this user may enter but not change.
-fn open_to_nobody(place: &Place) -> PathBuf {
-    set_mode(&place.path("."), 0o755);
+/// A log with two entries, of which the first one is in a pack if `packed`.
+fn two_entries(place: &Place, packed: bool) -> PathBuf {
     let log = place.log("a");
-    append(&log, "1\n");
-    for path in [&log, &log.join("data.mdb"), &log.join("lock.mdb"), &log.join("bell")] {
-        std::os::unix::fs::chown(path, Some(65534), Some(65534)).expect("chown (the tests must run as root)");
-    }
+    append(&log, "1\n2\n");
+    compact_if(packed, &log);
+    log
+}
+
+/// The lines of `read --no-entry` for this log.
+const TWO_ENTRIES: &str = "{\"offset\":1,\"peer\":\"a\",\"seq\":1}\n{\"offset\":2,\"peer\":\"a\",\"seq\":2}\n";
+
+/// [`two_entries`] in a log that belongs to user nobody, in a directory that this user may enter but not change.
+fn open_to_nobody(place: &Place, packed: bool) -> PathBuf {
+    set_mode(&place.path("."), 0o755);
+    let log = two_entries(place, packed);
+    Run::program("chown").args(["-R", "65534:65534"]).args([&log]).success();
     log
 }
 
@@ -45,9 +53,21 @@ fn a_log_directory_that_is_a_file_is_an_error() {
 
 #[test]
 fn an_unreadable_log_is_an_error() {
+    PACKED.into_iter().for_each(unreadable);
+}
+
+fn unreadable(packed: bool) {
     let place = Place::new();
-    let log = open_to_nobody(&place);
-    as_nobody(&log, &["read", "--no-entry"]).stdout("{\"offset\":1,\"peer\":\"a\",\"seq\":1}\n").stderr("").success();
+    let log = open_to_nobody(&place, packed);
+    as_nobody(&log, &["read", "--no-entry"]).stdout(TWO_ENTRIES).stderr("").success();
+    if packed {
+        let pack = log.join("packs/00000000000000000001.pack");
+        set_mode(&pack, 0);
+        let run = as_nobody(&log, &["read"]).stdout("").stderr_has("00000000000000000001.pack");
+        one_line(&run.stderr_has("Permission denied").status(1));
+        as_nobody(&log, &["read", "--after", "1", "--no-entry"]).stderr("").success();
+        set_mode(&pack, 0o600);
+    }
     let refused = |what: &str| {
         for args in [&["append"][..], &["read"], &["heads"]] {
             let run = as_nobody(&log, args).stdin("2\n").stdout("");
@@ -60,19 +80,23 @@ fn an_unreadable_log_is_an_error() {
     set_mode(&log, 0);
     refused(log.to_str().expect("UTF-8"));
     set_mode(&log, 0o700);
-    assert_eq!(read(&log).lines().count(), 1);
+    assert_eq!(read(&log).lines().count(), 2);
 }
 
 #[test]
 fn a_read_only_log_is_an_error_for_writers() {
+    PACKED.into_iter().for_each(read_only);
+}
+
+fn read_only(packed: bool) {
     let place = Place::new();
-    let log = open_to_nobody(&place);
+    let log = open_to_nobody(&place, packed);
     set_mode(&log.join("data.mdb"), 0o400);
     for args in [&["append"][..], &["del", "a", "1"], &["write"]] {
         let run = as_nobody(&log, args).stdin("2\n").stdout("");
         one_line(&run.stderr_has(log.to_str().expect("UTF-8")).stderr_has("Permission denied").status(1));
     }
-    as_nobody(&log, &["read", "--no-entry"]).stdout("{\"offset\":1,\"peer\":\"a\",\"seq\":1}\n").stderr("").success();
+    as_nobody(&log, &["read", "--no-entry"]).stdout(TWO_ENTRIES).stderr("").success();
     // No log can be created in these directories.
     let none = place.path("none");
     one_line(&as_nobody(&none, &["append"]).stdin("2\n").stderr_has("none cannot be created: Permission denied").status(1));
@@ -83,13 +107,14 @@ fn a_read_only_log_is_an_error_for_writers() {
 
 #[test]
 fn a_read_only_file_system_can_be_read() {
-    let place = Place::new();
-    let log = place.log("a");
-    append(&log, "1\n");
-    let line = "unshare --mount bash -ec 'mount --bind \"$LOG\" \"$LOG\"; mount -o remount,ro,bind \"$LOG\"; \
-                $SCUTTLEUP --log \"$LOG\" read; echo 2 | $SCUTTLEUP --log \"$LOG\" append'";
-    let run = shell(line).env("LOG", &log).stdout(hashed("{\"offset\":1,\"peer\":\"a\",\"seq\":1,\"entry\":1}\n"));
-    one_line(&run.stderr_has("Read-only file system").status(1));
+    for packed in PACKED {
+        let place = Place::new();
+        let log = two_entries(&place, packed);
+        let line = "unshare --mount bash -ec 'mount --bind \"$LOG\" \"$LOG\"; mount -o remount,ro,bind \"$LOG\"; \
+                    $SCUTTLEUP --log \"$LOG\" read; echo 3 | $SCUTTLEUP --log \"$LOG\" append'";
+        let run = shell(line).env("LOG", &log).stdout(read(&log));
+        one_line(&run.stderr_has("Read-only file system").status(1));
+    }
 }
 
 #[test]
@@ -106,13 +131,14 @@ fn a_full_stdout_is_exit_5() {
 
 #[test]
 fn a_failed_sync_ends_the_process_and_is_not_retried() {
-    let place = Place::new();
-    let log = place.log("a");
-    append(&log, "1\n");
-    let strace = ["-f", "-qq", "-o", "/dev/null", "-e", "inject=fdatasync:error=EIO:when=1", SCUTTLEUP];
-    let run = Run::program("strace").args(strace).args(["append", "--ack"]).env("SCUTTLEUP_LOG", &log).stdin("2\n3\n");
-    one_line(&run.stdout("").stderr_has("Input/output error").status(1));
-    assert_eq!(read(&log).lines().count(), 1);
+    for packed in PACKED {
+        let place = Place::new();
+        let log = two_entries(&place, packed);
+        let strace = ["-f", "-qq", "-o", "/dev/null", "-e", "inject=fdatasync:error=EIO:when=1", SCUTTLEUP];
+        let run = Run::program("strace").args(strace).args(["append", "--ack"]).env("SCUTTLEUP_LOG", &log).stdin("3\n4\n");
+        one_line(&run.stdout("").stderr_has("Input/output error").status(1));
+        assert_eq!(read(&log).lines().count(), 2);
+    }
 }
 
 /// The positions of `needle` in the data file.
@@ -174,12 +200,28 @@ fn assert_truncated(log: &Path, data: &[u8]) {
     assert_eq!(log.join("data.mdb").metadata().expect("it exists").len(), data.len() as u64, "the data file was changed");
 }
 
+/// The data file without the hole at its end, which it has after rows were removed.
+fn needed(log: &Path) -> Vec<u8> {
+    let mut data = fs::read(log.join("data.mdb")).expect("the data file");
+    let number = |at: usize| u64::from_ne_bytes(data[at..at + 8].try_into().expect("8 bytes"));
+    // The number of the transaction, and that of the last page.
+    let (_, last) = [0, 4096].map(|page| (number(page + 144), number(page + 136))).into_iter().max().expect("two meta pages");
+    data.truncate((last as usize + 1) * 4096);
+    data
+}
+
 #[test]
 fn a_truncated_data_file_is_an_error_and_not_a_crash() {
+    PACKED.into_iter().for_each(truncated);
+}
+
+fn truncated(packed: bool) {
     let place = Place::new();
     let log = place.log("a");
-    append(&log, (0..2000).map(|n| format!("{n}\n")).collect::<String>());
-    let data = fs::read(log.join("data.mdb")).expect("the data file");
+    append(&log, (0..1000).map(|n| format!("{n}\n")).collect::<String>());
+    compact_if(packed, &log);
+    append(&log, (1000..2000).map(|n| format!("{n}\n")).collect::<String>());
+    let data = needed(&log);
     // Then without the file `bell` or `created`, and without both, as when only the data file was copied.
     let hide = |name: &str| fs::rename(log.join(name), place.path(name)).expect("it exists");
     for step in 0..4 {
@@ -295,11 +337,17 @@ fn a_thread_that_cannot_be_started_is_an_error() {
 
 #[test]
 fn damaged_pages_end_every_command_with_a_message() {
+    PACKED.into_iter().for_each(damaged_pages);
+}
+
+fn damaged_pages(packed: bool) {
     let place = Place::new();
     let log = place.log("a");
-    append(&log, (0..2000).map(|n| format!("{{\"n\":{n}}}\n")).collect::<String>());
+    append(&log, (0..1000).map(|n| format!("{{\"n\":{n}}}\n")).collect::<String>());
+    compact_if(packed, &log);
+    append(&log, (1000..2000).map(|n| format!("{{\"n\":{n}}}\n")).collect::<String>());
     append(&log, "\"last\"\n");
-    let good = fs::read(log.join("data.mdb")).expect("the data file");
+    let good = needed(&log);
     let pages = good.len() / 4096;
     // One bit in each field of a page header, and in the first positions of the nodes.
     let mut faults = 0;
@@ -322,13 +370,17 @@ fn damaged_pages_end_every_command_with_a_message() {
 }
 
 #[test]
-fn a_data_file_that_is_truncated_while_it_is_read_is_an_error() {
-    let place = Place::new();
-    let log = place.log("a");
-    // More than the pipe and the buffers hold.
-    append(&log, (0..200_000).map(|n| format!("{{\"number\":{n}}}\n")).collect::<String>());
-    let mut reading = Run::new(&log).args(["read"]).stderr_has("data.mdb or a pack in ").stderr_has("was truncated").spawn();
-    reading.line();
-    fs::File::options().write(true).open(log.join("data.mdb")).and_then(|file| file.set_len(8192)).expect("it is truncated");
-    assert_eq!(reading.finish().status.code(), Some(1));
+fn a_file_that_is_truncated_while_it_is_read_is_an_error() {
+    for packed in PACKED {
+        let place = Place::new();
+        let log = place.log("a");
+        // More than the pipe and the buffers hold.
+        append(&log, (0..200_000).map(|n| format!("{{\"number\":{n}}}\n")).collect::<String>());
+        compact_if(packed, &log);
+        let file = log.join(if packed { "packs/00000000000000000001.pack" } else { "data.mdb" });
+        let mut reading = Run::new(&log).args(["read"]).stderr_has("data.mdb or a pack in ").stderr_has("was truncated").spawn();
+        reading.line();
+        fs::File::options().write(true).open(file).and_then(|file| file.set_len(8192)).expect("it is truncated");
+        assert_eq!(reading.finish().status.code(), Some(1), "{packed}");
+    }
 }

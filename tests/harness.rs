@@ -341,6 +341,18 @@ pub fn append(log: &Path, lines: impl AsRef<[u8]>) {
     Run::new(log).args(["-q", "append"]).stdin(lines).stdout("").stderr("").success();
 }
 
+/// Whether the older entries of a log are in a pack. A test of the files of a log runs with both.
+pub const PACKED: [bool; 2] = [false, true];
+
+/// Seals all entries except the newest one, if `packed`.
+pub fn compact_if(packed: bool, log: &Path) {
+    if packed {
+        Run::new(log).args(["-q", "compact"]).stdout("").stderr("").success();
+        let info = &Run::new(log).args(["info"]).success().json()[0];
+        assert!(info["packed_entries"].as_u64() > Some(0), "nothing was sealed: {info}");
+    }
+}
+
 /// The output of `read`.
 pub fn read(log: &Path) -> String {
     Run::new(log).args(["read"]).stderr("").success().text().to_owned()
