@@ -126,6 +126,33 @@ fn each_flipped_bit_of_each_page_is_reported_or_changes_nothing() {
     assert!(reported > 1000 && harmless > 100, "{reported} {harmless}");
 }
 
+/// LMDB finds a row only if the keys of its page are in order.
+#[test]
+fn keys_in_the_wrong_order_are_reported() {
+    let place = Place::new();
+    let log = varied(&place);
+    let intact = data(&log);
+    let number = |at: usize| u16::from_ne_bytes(intact[at..at + 2].try_into().expect("2 bytes"));
+    let mut reported = [0; 2];
+    for page in (2 * PAGE_BYTES..intact.len()).step_by(PAGE_BYTES) {
+        let (kind, nodes) = (number(page + 10), number(page + 12).saturating_sub(16) / 2);
+        // A branch page, or a leaf page, with other rows before and behind the two that change their places.
+        if !matches!(kind, 1 | 2) || nodes < 5 {
+            continue;
+        }
+        let (second, third) = (&intact[page + 18..page + 20], &intact[page + 20..page + 22]);
+        write_at(&log, page + 18, &[third, second].concat());
+        let found = damages(&log);
+        // Pages of earlier commits are not checked.
+        if !found.is_empty() {
+            assert!(found.iter().any(|damage| damage.why.contains("has keys in the wrong order")), "{found:?}");
+            reported[usize::from(kind) - 1] += 1;
+        }
+        write_at(&log, page + 18, &intact[page + 18..page + 22]);
+    }
+    assert!(reported[0] > 0 && reported[1] > 10, "{reported:?}");
+}
+
 #[test]
 fn a_damaged_record_is_named_by_peer_and_seq() {
     let place = Place::new();

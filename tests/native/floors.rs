@@ -5,7 +5,7 @@ use std::path::Path;
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-use crate::frames::{PREAMBLE, PULL, SYNC, Session};
+use crate::frames::{PREAMBLE, PULL, SYNC, Session, bytes_field, number_field};
 use crate::harness::{Ended, Place, Run, Running, append, assert_equal, heads, root};
 use crate::native_frames::{self as native, chain_of, fin, floor, fork, hello, hello_without_floors, kinds, synced, typed};
 use crate::native_refused::{line, log, x1};
@@ -242,6 +242,28 @@ fn a_fork_below_the_floor_is_reported_and_not_marked() {
         // The other feeds go on.
         assert!(heads(to).contains(&line("z", 1)), "{modes:?}");
     }
+}
+
+/// Nothing below the floor can be compared, so the log asks for no more chains.
+#[test]
+fn a_chain_that_differs_at_the_floor_ends_the_search_at_once() {
+    let place = Place::new();
+    let log = log(&place);
+    write(&log, &(1..=4).map(|seq| format!("{{\"peer\":\"g\",\"seq\":{seq},\"text\":\"g{seq}\"}}\n")).collect::<String>());
+    prune(&log, 1);
+    assert_eq!(floor_of(&log, "g"), 3);
+    let mut session = Session::open(&log, &["--once"]);
+    session.send([PREAMBLE, &hello("y", SYNC, false, 7), &native::heads(&[("g", 3, 77), ("x", 1, x1())], true)].concat());
+    let mut frame = session.bytes(PREAMBLE.len());
+    while frame.get(1) != Some(&native::FORK) {
+        frame = next_frame(&mut session);
+    }
+    let (floor, over) = (number_field(4, 3), number_field(5, 1));
+    assert_eq!(frame, typed(native::FORK, [bytes_field(1, "g"), floor, over].concat()));
+    session.send([synced(), fin(0, 0)].concat());
+    let (_, ended) = session.end();
+    assert_eq!(ended.status.code(), Some(4), "{}", ended.printed.stderr);
+    assert_said(&ended, "the two logs differ in entry 3 of g or in one before it");
 }
 
 /// Both logs go on behind a floor, so that the fork is between the two floors.
