@@ -408,3 +408,59 @@ fn no_remains_of_the_line_stand_behind_a_message_of_command() {
     let said = format!("scuttleup: synced with b: sent 0 (0 durable on the remote), received {LINES}");
     assert_ended(run, &mut terminal, 0, &["a short message", &said]);
 }
+
+/// A command with a log, run by strace so that its system call `call` takes longer.
+fn delayed(log: &Path, call: &str, micros: u32, args: &[&str], terminal: &mut Terminal) -> Running {
+    let inject = format!("inject={call}:delay_enter={micros}");
+    let strace = ["-f", "-qq", "-o", "/dev/null", "-e", &inject, SCUTTLEUP, "--log"];
+    let run = Run::program("strace").env("TERM", "xterm").args(strace).args([log]).args(args);
+    let run = run.spawn_with(Stdio::null(), Stdio::piped(), terminal.stdio());
+    terminal.close();
+    run
+}
+
+#[test]
+fn a_long_verify_and_a_long_prune_show_progress_and_clear_it() {
+    let place = Place::new();
+    let log = place.log("a");
+    append(&log, &[]).stdin(lines()).success();
+    let pruned = format!("scuttleup: pruned {} entries of 1 feed, ", LINES - 1);
+    let cases = [
+        ("pread64", 3000, &["verify"][..], "scuttleup: no damage: checked 100000 entries in 1 feed"),
+        ("fdatasync", 400_000, &["prune", "--keep-last", "1"], &pruned),
+    ];
+    for (call, micros, args, said) in cases {
+        let mut terminal = Terminal::new(80);
+        let run = delayed(&log, call, micros, args, &mut terminal);
+        let line = wait_for(&mut terminal, "% [").concat();
+        assert!(line.contains(" MiB  ") || line.contains(" KiB  "), "{args:?}: {line}");
+        assert!(line.contains("/s  ETA 00:") && !line.contains("100%"), "{args:?}: {line}");
+        terminal.wait_for_end();
+        let left = terminal.lines();
+        assert!(left.len() == 1 && left[0].starts_with(said), "{args:?}: {left:?}");
+        assert_ended(run, &mut terminal, 0, &[&left[0]]);
+    }
+}
+
+/// Both parts of a compaction wait for the writer of the test when they have written a pack.
+#[test]
+fn a_long_compact_shows_progress_and_clears_it() {
+    let held = Held::new();
+    append(&held.path, &[]).stdin(lines()).success();
+    for (sealed, rewritten) in [(LINES - 1, 0), (0, 1)] {
+        let mut terminal = Terminal::new(200);
+        let writer = held.log.writer().expect("no other writer");
+        let compact = Run::new(&held.path).env("TERM", "xterm").args(["compact"]);
+        let run = compact.spawn_with(Stdio::null(), Stdio::piped(), terminal.stdio());
+        terminal.close();
+        let line = wait_for(&mut terminal, "99,999 entries  2.").concat();
+        assert!(line.contains("/s  ETA 00:00:00  100% ["), "{line}");
+        drop(writer);
+        terminal.wait_for_end();
+        let left = terminal.lines();
+        assert_eq!(left[0], format!("scuttleup: {sealed} entries were sealed, {rewritten} packs were written again"));
+        let code = if rewritten == 0 { 0 } else { 3 };
+        assert_ended(run, &mut terminal, code, &left.iter().map(String::as_str).collect::<Vec<_>>());
+        Run::new(&held.path).args(["del", "a", "7"]).success();
+    }
+}

@@ -101,9 +101,9 @@ impl<'s> Sealing<'s> {
         }
         let (log, shared) = (self.log, Arc::clone(&self.shared));
         let run = move || {
-            let goes_on = || !shared.state().must_end || log.needs_sealing(LATE_BYTES).unwrap_or(false);
+            let goes_on = |_, _| !shared.state().must_end || log.needs_sealing(LATE_BYTES).unwrap_or(false);
             // Pruning comes first: pruned entries need not be sealed. It is short, and a command that stores few entries would never do it otherwise.
-            let sealed = log.apply_retention(&|| true).and_then(|_| match log.needs_sealing(START_BYTES)? {
+            let sealed = log.apply_retention(&|_, _| true).and_then(|_| match log.needs_sealing(START_BYTES)? {
                 true => log.seal(KEPT_BYTES, &goes_on),
                 false => Ok(Some(0)),
             });

@@ -39,5 +39,6 @@ pub use notify::InotifyLimit;
 pub(crate) use notify::Watcher;
 pub use prune::{Pruning, Retention};
 pub use reader::{Bounds, Reader};
+pub use seal::GoesOn;
 pub use verify::{Damage, Finding, Part, Verified, verify};
 pub use writer::{Committed, Writer};

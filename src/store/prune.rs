@@ -6,6 +6,7 @@ use std::str::FromStr;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::rows::{FloorRow, RunRow};
+use super::seal::GoesOn;
 use super::{Log, Writer};
 use crate::model::{Chain, Error, Offset, PeerId, Result};
 
@@ -119,7 +120,7 @@ impl Log {
     ///
     /// # Errors
     /// When the log cannot be read or written.
-    pub fn apply_retention(&self, goes_on: &dyn Fn() -> bool) -> Result<Option<Pruning>> {
+    pub fn apply_retention(&self, goes_on: &GoesOn<'_>) -> Result<Option<Pruning>> {
         let Some(retention) = self.retention()? else { return Ok(None) };
         let pruning = self.plan_pruning(retention, false)?;
         Ok(self.prune(&pruning, goes_on)?.then_some(pruning))
@@ -164,12 +165,15 @@ impl Log {
     ///
     /// # Errors
     /// When the log cannot be read or written.
-    pub fn prune(&self, pruning: &Pruning, goes_on: &dyn Fn() -> bool) -> Result<bool> {
+    pub fn prune(&self, pruning: &Pruning, goes_on: &GoesOn<'_>) -> Result<bool> {
         // Sealing reads the runs and the rows that are removed here.
         let Some(sealer) = self.sealer(goes_on)? else { return Ok(false) };
-        let (mut next, mut steps_max) = (Next::After(None), STEPS_MAX);
+        let sealed = self.env.read()?.sealed_end()?;
+        let bytes_of = |entries| (u128::from(pruning.bytes) * u128::from(entries) / u128::from(pruning.entries.max(1))) as u64;
+        // Packed entries are done when the floor of their feed is above them, other entries when their rows are removed.
+        let (mut next, mut steps_max, mut done) = (Next::After(None), STEPS_MAX, 0);
         while let Next::After(after) = next {
-            if !goes_on() || self.pruned()? >= pruning.floor {
+            if !goes_on(done, bytes_of(done)) || self.pruned()? >= pruning.floor {
                 break;
             }
             let step = fewer_if_full(&mut steps_max, |steps_max| {
@@ -178,29 +182,35 @@ impl Log {
                 if after.is_none() && !pruning.force && cursor.is_some_and(|cursor| cursor < pruning.floor) {
                     return Ok(None);
                 }
-                let next = writer.raise_floors(after.clone(), pruning.floor, steps_max)?;
+                let mut steps = Steps { rows_max: steps_max, sealed, rows: 0, packed: 0 };
+                let next = writer.raise_floors(after.clone(), pruning.floor, &mut steps)?;
                 if next == Next::Nothing {
                     writer.set_pruned(pruning.floor)?;
                 }
-                writer.commit().map(|_| Some(next))
+                writer.commit().map(|_| Some((next, steps.packed)))
             })?;
             let Some(step) = step else { return Ok(false) };
-            next = step;
+            (next, done) = step;
         }
-        self.remove_pruned_rows(goes_on)?;
+        goes_on(done, bytes_of(done));
+        self.remove_pruned_rows(sealed, &|entries| goes_on(entries, bytes_of(entries)))?;
         sealer.remove_orphans()?;
         Ok(true)
     }
 
-    /// Removes rows of pruned entries that are still in data.mdb, also those that a killed process has left.
-    fn remove_pruned_rows(&self, goes_on: &dyn Fn() -> bool) -> Result<()> {
-        let mut steps_max = STEPS_MAX;
-        while goes_on() && self.env.read()?.has_pruned_rows()? {
+    /// Removes rows of pruned entries that are still in data.mdb, also those that a killed process has left. `goes_on` gets the number
+    /// of removed entries behind the offset `sealed`.
+    fn remove_pruned_rows(&self, sealed: Offset, goes_on: &dyn Fn(u64) -> bool) -> Result<()> {
+        let first = |log: &Self| Ok(log.env.read()?.first_row()?.unwrap_or(sealed).max(sealed.next()));
+        let (mut start, mut done, mut steps_max) = (first(self)?, 0, STEPS_MAX);
+        while goes_on(done) && self.env.read()?.has_pruned_rows()? {
             fewer_if_full(&mut steps_max, |steps_max| {
                 let mut writer = self.writer()?;
                 writer.remove_pruned_rows(steps_max)?;
                 writer.commit().map(|_| ())
             })?;
+            let end = first(self)?.max(start);
+            done = end.0 - std::mem::replace(&mut start, end).0;
         }
         Ok(())
     }
@@ -226,6 +236,17 @@ enum Next {
     /// Those after this id.
     After(Option<PeerId>),
     Nothing,
+}
+
+/// What one transaction does.
+struct Steps {
+    /// The offset of the last entry in a pack.
+    sealed: Offset,
+    /// The rows that it changes, and their maximum.
+    rows: u64,
+    rows_max: u64,
+    /// The number of packed entries that are now below the floor of their feed.
+    packed: u64,
 }
 
 /// The time so many seconds ago, in Unix milliseconds.
@@ -255,18 +276,17 @@ impl Writer<'_> {
 
     /// Raises the floors of the next feeds after the id `after`, to their last entry at or below the offset `until`. The transaction
     /// must not use feeds otherwise.
-    fn raise_floors(&mut self, mut after: Option<PeerId>, until: Offset, steps_max: u64) -> Result<Next> {
-        let (mut ids, mut seen, feeds_max) = (Vec::new(), 0, FEEDS_MAX.min(steps_max));
+    fn raise_floors(&mut self, mut after: Option<PeerId>, until: Offset, steps: &mut Steps) -> Result<Next> {
+        let (mut ids, mut seen, feeds_max) = (Vec::new(), 0, FEEDS_MAX.min(steps.rows_max));
         self.txn.feeds_after(after.as_ref().map_or("", PeerId::as_str), |peer, _| {
             ids.push(PeerId::new(peer)?);
             seen += 1;
             Ok(if seen == feeds_max { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
         })?;
         self.txn.note_removal()?;
-        self.entry_bytes += 2 * steps_max * STEP_BYTES;
-        let mut steps = 0;
+        self.entry_bytes += 2 * steps.rows_max * STEP_BYTES;
         for peer in ids {
-            if !self.raise_floor(&peer, until, &mut steps, steps_max)? {
+            if !self.raise_floor(&peer, until, steps)? {
                 // The rest of this feed is next.
                 return Ok(Next::After(after));
             }
@@ -276,11 +296,11 @@ impl Writer<'_> {
     }
 
     /// Raises the floor of one feed. Returns false if the transaction is large enough before that.
-    fn raise_floor(&mut self, peer: &PeerId, until: Offset, steps: &mut u64, steps_max: u64) -> Result<bool> {
+    fn raise_floor(&mut self, peer: &PeerId, until: Offset, steps: &mut Steps) -> Result<bool> {
         let Some(mut row) = self.txn.feed(peer.as_str())? else { return Ok(true) };
         let (before, mut is_done) = (row, true);
         while let Some(run) = self.txn.run_after(row.number, 0)?.filter(|run| run.first_offset <= until.0) {
-            if *steps >= steps_max {
+            if steps.rows >= steps.rows_max {
                 is_done = false;
                 break;
             }
@@ -292,13 +312,14 @@ impl Writer<'_> {
                 row.floor = Some(FloorRow { seq: last, skipped: row.skipped(), chain });
             }
             self.txn.remove_run(row.number, run.first_seq)?;
-            *steps += 1;
+            steps.rows += 1;
+            steps.packed += (until.0.min(run.last_offset()).min(steps.sealed.0) + 1).saturating_sub(run.first_offset);
             if !is_whole {
                 let count = run.last_seq() - last;
                 let chain_before = row.floor.map_or(run.chain_before, |floor| floor.chain);
                 let rest = RunRow { first_seq: last + 1, first_offset: until.0 + 1, count, chain_before };
                 self.txn.set_run(row.number, &rest)?;
-                *steps += CUT_STEPS;
+                steps.rows += CUT_STEPS;
             }
         }
         if row != before {
@@ -337,11 +358,11 @@ mod tests {
         let plan = |force| log.plan_pruning(Retention::Entries(1), force).expect("a plan");
         let (held, forced) = (plan(false), plan(true));
         log.set_cursor("slow", Offset(3)).expect("a cursor");
-        assert!(!log.prune(&held, &|| true).expect("a pruning"));
+        assert!(!log.prune(&held, &|_, _| true).expect("a pruning"));
         assert_eq!(log.pruned().expect("a floor"), Offset::ZERO);
-        assert!(log.prune(&plan(false), &|| true).expect("a pruning"));
+        assert!(log.prune(&plan(false), &|_, _| true).expect("a pruning"));
         assert_eq!(log.pruned().expect("a floor"), Offset(3));
-        assert!(log.prune(&forced, &|| true).expect("a pruning"));
+        assert!(log.prune(&forced, &|_, _| true).expect("a pruning"));
         assert_eq!(log.pruned().expect("a floor"), Offset(9));
     }
 }

@@ -19,16 +19,21 @@ const PACK_BYTES: u64 = 32 << 20;
 const MERGED_BYTES_MAX: u64 = 8 << 20;
 /// Rows are removed from data.mdb in transactions of this many, so that no writer waits long.
 const REMOVED_ROWS_MAX: u64 = 32 << 10;
+/// The entries of a pack that is written again are reported together as done.
+const REPORTED_ENTRIES: u64 = 4096;
 /// The pages that one removed row may change, in bytes.
 const REMOVED_ROW_BYTES: u64 = 4 << 10;
+
+/// Called at each step of long work with the number of entries, and of their bytes, that were done since the step before. Returns
+/// false when the work must end.
+pub type GoesOn<'g> = dyn Fn(u64, u64) -> bool + 'g;
 
 /// While this value exists, no other process or thread adds, replaces or removes packs.
 pub(super) struct Sealer<'l> {
     log: &'l Log,
     /// The directory of the packs.
     dir: PathBuf,
-    /// Returns false when the caller was asked to end.
-    goes_on: &'l dyn Fn() -> bool,
+    goes_on: &'l GoesOn<'l>,
     _turn: Turn<'l>,
 }
 
@@ -47,13 +52,49 @@ impl Log {
     ///
     /// # Errors
     /// When the log cannot be read or written. Every entry is still in the log.
-    pub fn seal(&self, unsealed_bytes_max: u64, goes_on: &dyn Fn() -> bool) -> Result<Option<u64>> {
+    pub fn seal(&self, unsealed_bytes_max: u64, goes_on: &GoesOn<'_>) -> Result<Option<u64>> {
         self.seal_in_packs(PACK_BYTES, unsealed_bytes_max, goes_on)
     }
 
-    fn seal_in_packs(&self, pack_bytes: u64, unsealed_bytes_max: u64, goes_on: &dyn Fn() -> bool) -> Result<Option<u64>> {
+    fn seal_in_packs(&self, pack_bytes: u64, unsealed_bytes_max: u64, goes_on: &GoesOn<'_>) -> Result<Option<u64>> {
         let sealed = self.sealer(goes_on)?.map(|sealer| sealer.seal(pack_bytes, unsealed_bytes_max));
         sealed.transpose().map_err(|err| space::explain_failed_write(self.dir(), err, pack_bytes))
+    }
+
+    /// The number of entries that [`Log::seal`] can seal: those in data.mdb, but not the newest entry.
+    ///
+    /// # Errors
+    /// When the log cannot be read.
+    pub fn unsealed_entries(&self) -> Result<u64> {
+        let txn = self.env.read()?;
+        Ok(txn.last_offset()?.0.saturating_sub(txn.sealed_end()?.max(txn.floor()?).next().0))
+    }
+
+    /// The number of entries in the packs that [`Log::rewrite_packs`] writes again.
+    ///
+    /// # Errors
+    /// When the log cannot be read.
+    pub fn rewritable_entries(&self) -> Result<u64> {
+        let (rows, mut entries) = (self.packs()?, 0);
+        for group in groups(&rows, MERGED_BYTES_MAX) {
+            if self.must_be_rewritten(group)? {
+                entries += group.iter().map(|row| row.entries).sum::<u64>();
+            }
+        }
+        Ok(entries)
+    }
+
+    fn packs(&self) -> Result<Vec<PackRow>> {
+        let mut rows = Vec::new();
+        self.env.read()?.packs(|row| rows.push(row))?;
+        Ok(rows)
+    }
+
+    /// Whether packs that follow each other must become one, or contain deleted or pruned entries.
+    fn must_be_rewritten(&self, group: &[PackRow]) -> Result<bool> {
+        let deleted = self.env.read()?.deleted_from(group[0].first)?;
+        let has_deleted = deleted.is_some_and(|(offset, _)| offset <= group[group.len() - 1].last());
+        Ok(group.len() > 1 || has_deleted || group[0].first <= self.pruned()?)
     }
 
     /// Writes each pack again that contains deleted entries: after this, their bytes are in no pack. Also merges small packs.
@@ -61,11 +102,11 @@ impl Log {
     ///
     /// # Errors
     /// When the log cannot be read or written. Every entry is still in the log.
-    pub fn rewrite_packs(&self, goes_on: &dyn Fn() -> bool) -> Result<Option<u64>> {
+    pub fn rewrite_packs(&self, goes_on: &GoesOn<'_>) -> Result<Option<u64>> {
         self.rewrite_packs_up_to(MERGED_BYTES_MAX, goes_on)
     }
 
-    fn rewrite_packs_up_to(&self, merged_bytes_max: u64, goes_on: &dyn Fn() -> bool) -> Result<Option<u64>> {
+    fn rewrite_packs_up_to(&self, merged_bytes_max: u64, goes_on: &GoesOn<'_>) -> Result<Option<u64>> {
         let rewritten = self.sealer(goes_on)?.map(|sealer| sealer.rewrite_packs(merged_bytes_max));
         rewritten.transpose().map_err(|err| space::explain_failed_write(self.dir(), err, PACK_BYTES))
     }
@@ -78,7 +119,7 @@ impl Log {
         self.env.read()?.deletions()
     }
 
-    pub(super) fn sealer<'l>(&'l self, goes_on: &'l dyn Fn() -> bool) -> Result<Option<Sealer<'l>>> {
+    pub(super) fn sealer<'l>(&'l self, goes_on: &'l GoesOn<'l>) -> Result<Option<Sealer<'l>>> {
         let Some(turn) = self.env.try_to_seal() else { return Ok(None) };
         let dir = self.dir().join(pack::DIR_NAME);
         if file::create_dir(self.dir(), pack::DIR_NAME)? {
@@ -108,7 +149,7 @@ impl Sealer<'_> {
             let Some(row) = self.write_pack((first, last), pack_bytes)? else { return Ok(entries) };
             entries += row.entries;
             self.remove_sealed_rows()?;
-            if !(self.goes_on)() {
+            if !(self.goes_on)(0, 0) {
                 return Ok(entries);
             }
         }
@@ -120,12 +161,13 @@ impl Sealer<'_> {
         let env = &self.log.env;
         let deletions = env.read()?.deletions()?;
         let mut writer = PackWriter::create(&self.dir, first, 0)?;
+        let mut done = (0, 0);
         while writer.next() < end && writer.raw_bytes() < pack_bytes {
-            if !(self.goes_on)() {
+            if !(self.goes_on)(done.0, done.1) {
                 return Ok(None);
             }
             // A short snapshot.
-            let (Bounds { entries_max, bytes_max }, start_bytes) = (Bounds::default(), writer.raw_bytes());
+            let (Bounds { entries_max, bytes_max }, start, start_bytes) = (Bounds::default(), writer.next(), writer.raw_bytes());
             let until = end.min(Offset(writer.next().0 + entries_max as u64));
             env.read()?.records(writer.next(), |offset, record| {
                 if offset >= until {
@@ -135,8 +177,9 @@ impl Sealer<'_> {
                 let is_full = writer.raw_bytes() >= pack_bytes.min(start_bytes + bytes_max as u64);
                 Ok(if is_full { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
             })?;
+            done = (writer.next().0 - start.0, writer.raw_bytes() - start_bytes);
         }
-        if !(self.goes_on)() {
+        if !(self.goes_on)(done.0, done.1) {
             return Ok(None);
         }
         let row = self.finish(writer)?;
@@ -198,17 +241,12 @@ impl Sealer<'_> {
     }
 
     fn rewrite_packs(&self, merged_bytes_max: u64) -> Result<u64> {
-        let mut rows = Vec::new();
-        self.log.env.read()?.packs(|row| rows.push(row))?;
-        let mut packs = 0;
+        let (rows, mut packs) = (self.log.packs()?, 0);
         for group in groups(&rows, merged_bytes_max) {
-            if !(self.goes_on)() {
+            if !(self.goes_on)(0, 0) {
                 break;
             }
-            let deleted = self.log.env.read()?.deleted_from(group[0].first)?;
-            let has_deleted = deleted.is_some_and(|(offset, _)| offset <= group[group.len() - 1].last());
-            let has_pruned = group[0].first <= self.log.pruned()?;
-            if group.len() > 1 || has_deleted || has_pruned {
+            if self.log.must_be_rewritten(group)? {
                 self.rewrite(group)?;
                 packs += 1;
             }
@@ -227,8 +265,15 @@ impl Sealer<'_> {
         let (mut records, mut deleted) = (Records::new(self.log.dir()), Vec::new());
         // The snapshot stays open, but the packs are small.
         let txn = env.read()?;
+        let mut reported = (first, 0);
         records.scan(&txn, first, |_, record| {
             writer.push(&record)?;
+            let (entries, bytes) = (writer.next().0 - reported.0.0, writer.raw_bytes() - reported.1);
+            if entries == REPORTED_ENTRIES || writer.next() > last {
+                // This pack is completed in any case.
+                (self.goes_on)(entries, bytes);
+                reported = (writer.next(), writer.raw_bytes());
+            }
             Ok(if writer.next() > last { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
         })?;
         let mut next = txn.deleted_from(old[0].first)?;
@@ -356,13 +401,13 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let log = log(dir.path());
         let before = content(&log);
-        assert_eq!(log.seal_in_packs(PACK_BYTES, 0, &|| true).unwrap(), Some(999));
+        assert_eq!(log.seal_in_packs(PACK_BYTES, 0, &|_, _| true).unwrap(), Some(999));
         assert_eq!(content(&log), before);
         let rows = rows(&log);
         assert!(rows.len() > 5 && rows[0].first == Offset(1), "{rows:?}");
         assert!(rows.windows(2).all(|pair| pair[0].last().next() == pair[1].first), "{rows:?}");
         assert_eq!(log.env.read().unwrap().first_row().unwrap(), Some(Offset(1000)), "the newest entry stays in data.mdb");
-        assert_eq!(log.seal_in_packs(PACK_BYTES, 0, &|| true).unwrap(), Some(0));
+        assert_eq!(log.seal_in_packs(PACK_BYTES, 0, &|_, _| true).unwrap(), Some(0));
         log.append(b"new").unwrap();
         assert_eq!(log.info().unwrap().entries, 1001);
         drop(log);
@@ -381,9 +426,9 @@ mod tests {
             let log = log(dir.path());
             let before = content(&log);
             let left = Cell::new(steps);
-            log.seal_in_packs(PACK_BYTES, 0, &|| left.replace(left.get().saturating_sub(1)) > 0).unwrap();
+            log.seal_in_packs(PACK_BYTES, 0, &|_, _| left.replace(left.get().saturating_sub(1)) > 0).unwrap();
             assert_eq!(content(&log), before, "stopped after {steps} steps");
-            log.seal_in_packs(PACK_BYTES, 0, &|| true).unwrap();
+            log.seal_in_packs(PACK_BYTES, 0, &|_, _| true).unwrap();
             assert_eq!(content(&log), before, "stopped after {steps} steps, then sealed");
             let names: Vec<_> = rows(&log).iter().map(PackRow::file_name).collect();
             assert_eq!(files(&log), names, "no other file is left");
@@ -396,7 +441,7 @@ mod tests {
             let dir = tempfile::tempdir().unwrap();
             let log = log(dir.path());
             let steps = Cell::new(0);
-            let delete = || {
+            let delete = |_, _| {
                 steps.set(steps.get() + 1);
                 if steps.get() == step {
                     log.delete("other", Seq::new(1).unwrap()).unwrap();
@@ -415,13 +460,13 @@ mod tests {
     fn the_bytes_of_a_deleted_entry_leave_its_pack() {
         let dir = tempfile::tempdir().unwrap();
         let log = log(dir.path());
-        log.seal_in_packs(PACK_BYTES, 0, &|| true).unwrap();
+        log.seal_in_packs(PACK_BYTES, 0, &|_, _| true).unwrap();
         let (old, before) = (rows(&log), content(&log));
-        assert_eq!(log.rewrite_packs_up_to(0, &|| true).unwrap(), Some(0));
+        assert_eq!(log.rewrite_packs_up_to(0, &|_, _| true).unwrap(), Some(0));
         log.delete("own", Seq::new(300).unwrap()).unwrap();
         let deleted = content(&log);
         assert_ne!(deleted, before);
-        assert_eq!(log.rewrite_packs_up_to(0, &|| true).unwrap(), Some(1));
+        assert_eq!(log.rewrite_packs_up_to(0, &|_, _| true).unwrap(), Some(1));
         assert_eq!(content(&log), deleted);
         assert_eq!(log.env.read().unwrap().deleted_from(Offset::ZERO).unwrap(), None);
         let new = rows(&log);
@@ -434,11 +479,11 @@ mod tests {
     fn small_packs_are_merged() {
         let dir = tempfile::tempdir().unwrap();
         let log = log(dir.path());
-        log.seal_in_packs(PACK_BYTES, 0, &|| true).unwrap();
+        log.seal_in_packs(PACK_BYTES, 0, &|_, _| true).unwrap();
         log.delete("other", Seq::new(3).unwrap()).unwrap();
         let (old, before) = (rows(&log), content(&log));
         let merged_bytes_max = 3 * old[0].file_bytes;
-        assert!(log.rewrite_packs_up_to(merged_bytes_max, &|| true).unwrap().unwrap() > 1);
+        assert!(log.rewrite_packs_up_to(merged_bytes_max, &|_, _| true).unwrap().unwrap() > 1);
         assert_eq!(content(&log), before);
         let new = rows(&log);
         assert!(new.len() < old.len() && new.iter().all(|row| row.file_bytes <= merged_bytes_max), "{new:?}");
@@ -461,13 +506,13 @@ mod tests {
     fn a_pack_that_is_replaced_under_a_snapshot_is_read_in_its_new_place() {
         let dir = tempfile::tempdir().unwrap();
         let log = log(dir.path());
-        log.seal_in_packs(PACK_BYTES, 0, &|| true).unwrap();
+        log.seal_in_packs(PACK_BYTES, 0, &|_, _| true).unwrap();
         let (mut reader, mut offsets) = (log.reader(), Vec::new());
         let bounds = Bounds { entries_max: usize::MAX, bytes_max: usize::MAX };
         let last = reader.scan(Offset::ZERO, bounds, |change| {
             if offsets.is_empty() {
                 // The snapshot is open. Only the first pack is open too.
-                assert!(log.rewrite_packs(&|| true).unwrap().unwrap() > 0);
+                assert!(log.rewrite_packs(&|_, _| true).unwrap().unwrap() > 0);
             }
             offsets.push(change.offset.0);
             Ok(ControlFlow::Continue(()))
@@ -485,6 +530,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let log = log(dir.path());
         let _other = log.env.try_to_seal().unwrap();
-        assert_eq!((log.seal_in_packs(PACK_BYTES, 0, &|| true).unwrap(), log.rewrite_packs(&|| true).unwrap()), (None, None));
+        assert_eq!(
+            (log.seal_in_packs(PACK_BYTES, 0, &|_, _| true).unwrap(), log.rewrite_packs(&|_, _| true).unwrap()),
+            (None, None)
+        );
     }
 }

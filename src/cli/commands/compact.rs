@@ -10,6 +10,7 @@ use crate::cli::exit::Exit;
 use crate::cli::help::epilogue;
 use crate::cli::io::signals::Stop;
 use crate::cli::report::diagnostics::counted;
+use crate::cli::report::progress;
 
 pub fn command() -> Command {
     Command::new("compact")
@@ -19,10 +20,12 @@ pub fn command() -> Command {
 
 pub fn run(context: &Context, _args: &ArgMatches) -> Result<Exit> {
     let stop = Stop::on_signal()?;
-    let goes_on = || stop.exit().is_none();
     let log = context.open()?;
-    let sealed = log.seal(0, &goes_on)?;
-    let rewritten = if goes_on() { log.rewrite_packs(&goes_on)? } else { None };
+    let sealed = progress::shown(context.diagnostics, &stop, log.unsealed_entries()?, |goes_on| log.seal(0, goes_on))?;
+    let rewritten = match stop.exit() {
+        Some(exit) => return Ok(exit),
+        None => progress::shown(context.diagnostics, &stop, log.rewritable_entries()?, |goes_on| log.rewrite_packs(goes_on))?,
+    };
     let deletions = log.deletions()?;
     drop(log);
     let is_repaired = !remove_leftovers(&context.dir)?;

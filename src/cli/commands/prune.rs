@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use clap::{Arg, ArgGroup, ArgMatches, Command};
-use scuttleup::{Log, Printable, Pruning, Retention};
+use scuttleup::{Error, Log, Printable, Pruning, Retention};
 
 use crate::cli::args::{flag, number, size};
 use crate::cli::context::Context;
@@ -13,6 +13,7 @@ use crate::cli::help::epilogue;
 use crate::cli::io::output::Output;
 use crate::cli::io::signals::{self, Stop};
 use crate::cli::report::diagnostics::{self, counted};
+use crate::cli::report::progress;
 use crate::cli::time::age;
 
 /// The time after which a pruning that waits for a sealing process looks again.
@@ -59,12 +60,15 @@ pub fn run(context: &Context, args: &ArgMatches) -> Result<Exit> {
         log.set_retention(Some(retention))?;
     }
     let plan = || log.plan_pruning(retention, args.get_flag("force"));
-    let (mut pruning, goes_on) = (plan()?, || stop.exit().is_none());
-    while !log.prune(&pruning, &goes_on)? && goes_on() {
-        // Another process seals or prunes entries, or has set a cursor. This has no event.
-        std::thread::sleep(LOOK_AGAIN);
-        pruning = plan()?;
-    }
+    let mut pruning = plan()?;
+    progress::shown(context.diagnostics, &stop, pruning.entries, |goes_on| {
+        while !log.prune(&pruning, goes_on)? && stop.exit().is_none() {
+            // Another process seals or prunes entries, or has set a cursor. This has no event.
+            std::thread::sleep(LOOK_AGAIN);
+            pruning = plan()?;
+        }
+        Ok::<(), Error>(())
+    })?;
     if let Some(exit) = stop.exit() {
         return Ok(exit);
     }

@@ -8,12 +8,14 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, Once, OnceLock, PoisonError};
 use std::thread::{Builder, JoinHandle};
+use std::time::Duration;
 
 use console::Term;
 use indicatif::{FormattedDuration, HumanBytes, HumanCount, ProgressBar};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::{getpgrp, tcgetpgrp};
+use scuttleup::GoesOn;
 
 use crate::cli::exit::Exit;
 use crate::cli::io::signals::Stop;
@@ -23,6 +25,8 @@ const FIRST_DRAW_MILLIS: u16 = 1000;
 const REDRAW_MILLIS: u16 = 200;
 /// Work of at most this many steps is short.
 const SHORT_STEPS: u32 = 2;
+/// A longer remaining time is not known.
+const ETA_MAX: Duration = Duration::from_secs(100 * 24 * 60 * 60);
 const BAR_COLUMNS_MIN: usize = 10;
 const BAR_COLUMNS_MAX: usize = 40;
 
@@ -110,6 +114,17 @@ impl<'s> Progress<'s> {
             None => print(),
         }
     }
+}
+
+/// Does long work on `entries` entries, and shows its progress. `work` gets a function that counts a step, and returns false after a
+/// signal.
+pub fn shown<T>(diagnostics: Diagnostics, stop: &Stop, entries: u64, work: impl FnOnce(&GoesOn<'_>) -> T) -> T {
+    let progress = Progress::new(diagnostics, stop);
+    progress.set_total(Total::Entries(entries));
+    work(&|entries, bytes| {
+        progress.add(entries, bytes);
+        stop.exit().is_none()
+    })
 }
 
 #[derive(Default)]
@@ -272,11 +287,19 @@ fn is_in_foreground() -> bool {
     tcgetpgrp(io::stderr()).map_or(true, |group| group == getpgrp())
 }
 
+/// The text for a remaining time that is not known.
+const NO_ETA: &str = "ETA --:--:--";
+
+fn format_eta(left: Duration) -> String {
+    // The rate of work that waits becomes very small, but not 0.
+    if left > ETA_MAX { NO_ETA.into() } else { format!("ETA {}", FormattedDuration(left)) }
+}
+
 /// The parts of the line that fit into `columns`, in the order of importance, then a bar if it fits.
 fn format_line(counts: &Snapshot, bar: &ProgressBar, bytes_per_second: f64, columns: usize) -> String {
     let time = match counts.total {
-        Some(_) if bar.per_sec() > 0.0 => format!("ETA {}", FormattedDuration(bar.eta())),
-        Some(_) => "ETA --:--:--".into(),
+        Some(_) if bar.per_sec() > 0.0 => format_eta(bar.eta()),
+        Some(_) => NO_ETA.into(),
         None => FormattedDuration(bar.elapsed()).to_string(),
     };
     let fraction = counts.total.map(|total| (counts.done as f64 / total.max(1) as f64).min(1.0));
@@ -301,4 +324,15 @@ fn format_line(counts: &Snapshot, bar: &ProgressBar, bytes_per_second: f64, colu
         text.push_str(&format!(" [{full:<room$}]"));
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_remaining_time_of_work_that_waits_is_not_known() {
+        assert_eq!(format_eta(Duration::from_secs(100_000)), "ETA 1d 03:46:40");
+        assert_eq!(format_eta(Duration::from_secs(u64::MAX)), NO_ETA);
+    }
 }
