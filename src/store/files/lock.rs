@@ -85,6 +85,11 @@ impl LockFile {
         self.try_lock(SEALING, &self.sealing)
     }
 
+    /// Whether another process or thread seals.
+    pub fn is_sealing(&self) -> bool {
+        self.sealing.try_lock().is_err() || !is_unlocked(&self.file, SEALING)
+    }
+
     /// Waits until no other process seals.
     pub fn wait_to_seal(&self) -> Result<Turn<'_>> {
         self.wait(SEALING, &self.sealing)

@@ -119,6 +119,11 @@ impl Env {
         self.locks.usable().map(LockFile::wait_to_seal).transpose()
     }
 
+    /// Whether another process or thread adds, replaces or removes packs.
+    pub fn is_sealing(&self) -> bool {
+        self.locks.usable().is_some_and(LockFile::is_sealing)
+    }
+
     /// Keeps the pages of the newest commit from being used again, until the result is dropped.
     pub fn pin(&self) -> Result<Pin<'_>> {
         self.snapshot().map(Pin)

@@ -135,10 +135,7 @@ fn check_log(dir: &Path, report: &mut Report<'_>) -> Result<Verified> {
     directory::check(dir)?;
     let is_usable = check_files(dir, report)?;
     let _open_once = OpenOnce::new(dir)?;
-    state::with_newest(dir, is_usable, report, |file, meta, report| match meta {
-        Some(meta) => tables::check(dir, file, &meta, report),
-        None => Ok(Verified::default()),
-    })
+    state::with_newest(dir, (is_usable, false), report, |state, report| tables::check(dir, state, report))
 }
 
 /// Checks what each program checks before it opens the log. Returns whether it can be opened.

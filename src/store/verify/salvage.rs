@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use super::check_files;
 use super::pages::{INTEGER_KEY, Meta};
-use super::state::with_newest;
+use super::state::{State, with_newest};
 use super::tables::{Check, DELETED, ENTRIES, META, NUMBERS, PACKS, PEERS, RUNS};
 use crate::model::{Chain, Change, Entry, FEEDS_MAX, HashedEntry, Offset, PeerId, Result, Tombstone};
 use crate::store::files::open_once::OpenOnce;
@@ -39,7 +39,7 @@ fn with_remains<T: Default>(dir: &Path, read: impl FnOnce(&mut Remains<'_, '_, '
     };
     let is_usable = check_files(dir, note)?;
     let _open_once = OpenOnce::new(dir)?;
-    with_newest(dir, is_usable, note, |file, meta, report| {
+    with_newest(dir, (is_usable, true), note, |State { file, meta, .. }, report| {
         let meta = meta.unwrap_or_else(Meta::unknown);
         let mut check = Check::new(dir, file, &meta, report)?;
         check.find_tables(&meta)?;

@@ -3,8 +3,10 @@
 //! A writer uses pages again that no state needs which a process reads. So the state is pinned: a read transaction of LMDB
 //! takes a slot in the table of readers, and LMDB then keeps all pages of this state. To begin it, LMDB reads only the two meta
 //! pages, which were checked before. If the log cannot be opened, no new process can write to it. The lock of the writers then
-//! keeps away a process that has opened it before. Packs are replaced only by a process that holds the lock for sealing, so this
-//! process holds it.
+//! keeps away a process that has opened it before.
+//!
+//! Packs are no pages: other processes replace and remove them meanwhile. The caller finds their entries in the newest state, or
+//! keeps all packs in their places with the lock for sealing.
 
 use std::fs::File;
 use std::path::Path;
@@ -14,18 +16,27 @@ use super::{Damage, Finding, Part, Report};
 use crate::model::{Error, Result};
 use crate::store::files::data;
 use crate::store::files::lock::LockFile;
-use crate::store::lmdb::Env;
+use crate::store::lmdb::{Env, Pin};
 
 /// How often a state is pinned again, if writers commit twice before its meta page is read.
 const ATTEMPTS: u32 = 1000;
 
-/// Calls `check` with the data file and the meta page of its newest state, while this state cannot change. `is_usable`: the log
-/// can be opened. Without a meta page that can be used, `check` gets none. Without a data file, the result is the default.
+/// A state of the data file that cannot change.
+pub struct State<'e> {
+    pub file: File,
+    /// `None`: no meta page can be used.
+    pub meta: Option<Meta>,
+    /// `None`: the log cannot be opened.
+    pub env: Option<&'e Env>,
+}
+
+/// Calls `check` with the newest state of the data file, while this state cannot change. `is_usable`: the log can be opened.
+/// `keeps_packs`: no pack is replaced or removed meanwhile. Without a data file, the result is the default.
 pub fn with_newest<T: Default>(
     dir: &Path,
-    is_usable: bool,
+    (is_usable, keeps_packs): (bool, bool),
     report: &mut Report<'_>,
-    check: impl FnOnce(File, Option<Meta>, &mut Report<'_>) -> Result<T>,
+    check: impl FnOnce(State<'_>, &mut Report<'_>) -> Result<T>,
 ) -> Result<T> {
     let file = match data::open(dir) {
         Err(Error::NoLog(_)) => return Ok(T::default()),
@@ -33,20 +44,29 @@ pub fn with_newest<T: Default>(
     };
     if let Some(env) = open_env(dir, is_usable, &file)? {
         // A program that wants to seal meanwhile does without.
-        let _sealing = env.wait_to_seal()?;
-        for _ in 0..ATTEMPTS {
-            let pin = env.pin()?;
-            // A writer that has committed twice since then has written over the meta page.
-            let metas = read_both(&file).into_iter().flatten();
-            if let Some(meta) = metas.into_iter().find(|meta| meta.txn == pin.number()) {
-                return check(file, Some(meta), report);
-            }
+        let _sealing = if keeps_packs { env.wait_to_seal()? } else { None };
+        if let Some((_pin, meta)) = pin_newest(&env, &file)? {
+            return check(State { file, meta: Some(meta), env: Some(&env) }, report);
         }
     }
     let lock = LockFile::open(dir).ok();
     let _turn = lock.as_ref().map(LockFile::wait_to_write).transpose()?;
     let meta = newest(&file, report)?;
-    check(file, meta, report)
+    check(State { file, meta, env: None }, report)
+}
+
+/// Keeps the newest state from being changed, and returns its meta page. `None`: the meta pages cannot be used, or writers commit
+/// too often.
+pub fn pin_newest<'e>(env: &'e Env, file: &File) -> Result<Option<(Pin<'e>, Meta)>> {
+    for _ in 0..ATTEMPTS {
+        let pin = env.pin()?;
+        // A writer that has committed twice since then has written over the meta page.
+        let metas = read_both(file).into_iter().flatten();
+        if let Some(meta) = metas.into_iter().find(|meta| meta.txn == pin.number()) {
+            return Ok(Some((pin, meta)));
+        }
+    }
+    Ok(None)
 }
 
 /// Opens the log with LMDB, if this is safe. Returns `None` if LMDB refuses the file.

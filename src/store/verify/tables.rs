@@ -5,19 +5,20 @@
 //! run that says where it is. The runs are then read in their order: they must cover each feed without gaps. They also name the
 //! entries that are lost.
 
+use std::cell::Cell;
 use std::fs::File;
 use std::ops::ControlFlow;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use super::feeds::{Feed, Feeds};
 use super::pages::{BadPage, INTEGER_KEY, Lookup, Meta, PageSet, Pages, Tree, Value};
-use super::state::page_damage;
+use super::state::{State, page_damage, pin_newest};
 use super::{Damage, Finding, Part, Report, Verified};
 use crate::model::{Chain, Error, FEEDS_MAX, HashedEntry, Offset, PeerId, Printable, Result, Tombstone};
 use crate::store::files::data;
 use crate::store::files::place::StoredPlace;
-use crate::store::lmdb::NAMES;
+use crate::store::lmdb::{Env, NAMES};
 use crate::store::pack::{self, Pack, PackRow, PackedFeed};
 use crate::store::prune::Retention;
 use crate::store::records::{Record, check_record};
@@ -30,8 +31,9 @@ const IN_BAD_PACK: &str = "its pack is damaged or missing";
 /// The entries that are reported together as checked.
 const REPORT_ENTRIES: u64 = 4096;
 
-/// Checks the tables of the state `meta`.
-pub fn check(dir: &Path, file: File, meta: &Meta, report: &mut Report<'_>) -> Result<Verified> {
+/// Checks the tables of a state of the log in `dir`. Without a meta page, nothing can be checked.
+pub fn check(dir: &Path, State { file, meta, env }: State<'_>, report: &mut Report<'_>) -> Result<Verified> {
+    let Some(meta) = &meta else { return Ok(Verified::default()) };
     let mut check = Check::new(dir, file, meta, report)?;
     check.find_tables(meta)?;
     check.read_meta(dir, meta)?;
@@ -39,7 +41,7 @@ pub fn check(dir: &Path, file: File, meta: &Meta, report: &mut Report<'_>) -> Re
     check.read_feeds()?;
     (check.report)(Finding::Total(check.total))?;
     check.read_times()?;
-    check.read_packs(&dir.join(pack::DIR_NAME))?;
+    check.read_packs(&Packs { log_dir: dir, dir: dir.join(pack::DIR_NAME), env })?;
     check.read_entries()?;
     check.read_runs()?;
     check.compare_feeds()?;
@@ -110,6 +112,60 @@ pub struct Check<'c, 'r> {
 /// The place of a row, for a person.
 fn row_of(table: usize, key: &str) -> String {
     format!("row {} of the table {}", Printable(key), NAMES[table])
+}
+
+/// The packs of a log that other processes may use.
+struct Packs<'p> {
+    log_dir: &'p Path,
+    /// The directory of the packs.
+    dir: PathBuf,
+    /// `None`: no other process can write to the log.
+    env: Option<&'p Env>,
+}
+
+impl Packs<'_> {
+    /// The floor and the packs of the newest state. `None` if they cannot be read, or cannot have changed.
+    fn newest(&self) -> Result<Option<(u64, Vec<PackRow>)>> {
+        let Some(env) = self.env else { return Ok(None) };
+        let file = data::open(self.log_dir)?;
+        let Some((_pin, meta)) = pin_newest(env, &file)? else { return Ok(None) };
+        let (is_damaged, mut rows) = (Cell::new(false), Vec::new());
+        let note = &mut |_| {
+            is_damaged.set(true);
+            Ok(())
+        };
+        let mut check = Check::new(self.log_dir, file, &meta, note)?;
+        check.find_tables(&meta)?;
+        let mut floor = 0;
+        check.read(META, |_, key, value| {
+            if key == b"floor" && value.len() == 8 {
+                floor = u64_at(value, 0);
+            }
+            Ok(())
+        })?;
+        check.read(PACKS, |_, key, value| {
+            let row = PackRow::decode(Offset(u64::from_ne_bytes(key.try_into().unwrap_or_default())), value);
+            is_damaged.set(is_damaged.get() || row.is_err());
+            rows.extend(row);
+            Ok(())
+        })?;
+        Ok((!is_damaged.get()).then_some((floor, rows)))
+    }
+
+    /// The number of files that belong to no row. `rows` are those of the state that is checked.
+    fn orphans(&self, rows: &[PackRow]) -> Result<u64> {
+        let mut found = pack::find(&self.dir)?;
+        let is_of = |rows: &[PackRow], found: &PackRow| rows.iter().any(|row| row.file_name() == found.file_name());
+        found.retain(|found| !is_of(rows, found));
+        if found.is_empty() || self.env.is_some_and(Env::is_sealing) {
+            // A process that seals gives a file its name before it adds the row. If none seals now, each row is added.
+            return Ok(0);
+        }
+        if let Some((_, rows)) = self.newest()? {
+            found.retain(|found| !is_of(&rows, found) && self.dir.join(found.file_name()).exists());
+        }
+        Ok(found.len() as u64)
+    }
 }
 
 impl<'c, 'r> Check<'c, 'r> {
@@ -342,8 +398,8 @@ impl Check<'_, '_> {
         Ok(())
     }
 
-    /// Checks the packs in the directory `dir`, and each entry in them.
-    fn read_packs(&mut self, dir: &Path) -> Result<()> {
+    /// Checks the packs, and each entry in them.
+    fn read_packs(&mut self, packs: &Packs<'_>) -> Result<()> {
         let (mut rows, mut deleted) = (Vec::<PackRow>::new(), Vec::new());
         self.read(PACKS, |check, key, value| {
             let first = Offset(u64::from_ne_bytes(key.try_into().unwrap_or_default()));
@@ -369,37 +425,62 @@ impl Check<'_, '_> {
         (self.last, self.sealed_end) = (self.floor, self.sealed_end.max(self.floor));
         let floor = self.floor;
         for row in rows.iter().filter(|row| row.last().0 > floor) {
-            self.read_pack(dir, *row, &deleted)?;
+            self.read_pack(packs, *row, &deleted)?;
         }
-        self.orphans =
-            pack::find(dir)?.iter().filter(|found| !rows.iter().any(|row| row.file_name() == found.file_name())).count() as u64;
+        self.orphans = packs.orphans(&rows)?;
         Ok(())
     }
 
-    fn read_pack(&mut self, dir: &Path, row: PackRow, deleted: &[(Offset, Tombstone)]) -> Result<()> {
-        let opened = pack::read_through(dir, row).and_then(|()| Pack::open(dir, row));
-        let mut pack = match opened {
-            Ok(pack) => pack,
-            Err(err) => {
-                self.bad_pack(row, &err)?;
-                self.lose_up_to(row.last().0, IN_BAD_PACK);
-                return Ok(());
+    /// Reads the entries of the pack `row`. If it was replaced since the state that is checked, they are read from the pack that
+    /// replaces it; if they were pruned, they are left out.
+    fn read_pack(&mut self, packs: &Packs<'_>, row: PackRow, deleted: &[(Offset, Tombstone)]) -> Result<()> {
+        let mut current = row;
+        while self.last < row.last().0 {
+            let opened = pack::read_through(&packs.dir, current).and_then(|()| Pack::open(&packs.dir, current));
+            let err = match opened {
+                Ok(mut pack) => {
+                    if current == row {
+                        self.check_packed_feeds(&pack, row)?;
+                    }
+                    return self.read_records(&mut pack, row.last(), deleted);
+                }
+                Err(err) => err,
+            };
+            let now = if matches!(err, Error::PackMissing(_)) { packs.newest()? } else { None };
+            if let Some((floor, rows)) = now.filter(|(_, rows)| !rows.contains(&current)) {
+                if floor > self.last {
+                    // The packs of the checked state up to this floor need not be looked for.
+                    (self.last, self.last_number) = (floor.min(self.sealed_end), None);
+                    continue;
+                }
+                let next = Offset(self.last + 1);
+                if let Some(new) = rows.into_iter().find(|new| new.first <= next && next <= new.last()) {
+                    current = new;
+                    continue;
+                }
             }
-        };
-        self.check_packed_feeds(&pack, row)?;
-        let mut next = row.first;
-        while next <= row.last() {
+            self.bad_pack(current, &err)?;
+            self.lose_up_to(row.last().0, IN_BAD_PACK);
+        }
+        Ok(())
+    }
+
+    /// Reads the entries of a pack up to the offset `end`.
+    fn read_records(&mut self, pack: &mut Pack, end: Offset, deleted: &[(Offset, Tombstone)]) -> Result<()> {
+        let row = pack.row();
+        let mut next = row.first.max(Offset(self.last + 1));
+        while next <= end.min(row.last()) {
             // An error of the report ends the check, other errors are damage.
             let mut ended = Ok(());
             let read = pack.records(next, |offset, mut record| {
+                if offset > end {
+                    return Ok(ControlFlow::Break(()));
+                }
                 if let Ok(at) = deleted.binary_search_by_key(&offset, |&(at, _)| at) {
                     ended = self.check_deleted(offset, &record, deleted[at].1);
                     record.entry = HashedEntry::deleted(record.entry.tombstone());
                 }
                 next = offset.next();
-                if offset.0 <= self.floor {
-                    return Ok(ControlFlow::Continue(()));
-                }
                 let bytes = u64::from(record.entry.tombstone().bytes);
                 ended = std::mem::replace(&mut ended, Ok(())).and_then(|()| self.take(offset.0, Some(record), bytes));
                 Ok(if ended.is_err() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
@@ -408,7 +489,7 @@ impl Check<'_, '_> {
             if let Err(err) = read {
                 self.bad_pack(row, &err)?;
                 next = pack.next_block(next).unwrap_or_else(|| row.last().next());
-                self.lose_up_to(next.0 - 1, IN_BAD_PACK);
+                self.lose_up_to(end.0.min(next.0 - 1), IN_BAD_PACK);
             }
         }
         Ok(())
