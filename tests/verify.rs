@@ -460,6 +460,24 @@ fn packs_that_are_replaced_or_pruned_during_a_check_are_no_damage() {
 }
 
 #[test]
+fn a_pack_that_is_being_sealed_is_no_orphan() {
+    let place = Place::new();
+    let path = packed(&place);
+    let log = Log::open(&path).expect("a log");
+    // The sealing process waits for this writer when the pack has its name.
+    let writer = log.writer().expect("no other writer");
+    let mut compact = Run::new(&path).args(["-q", "compact"]).spawn();
+    while packs(&path).iter().filter(|file| file.extension().is_some_and(|extension| extension == "pack")).count() < 3 {
+        std::thread::yield_now();
+    }
+    Run::new(&path).args(["verify"]).stdout("").stderr("scuttleup: no damage: checked 9000 entries in 3 feeds\n").success();
+    drop(writer);
+    assert_eq!(compact.wait().status.code(), Some(3), "the bytes of deleted entries can be in data.mdb");
+    drop(log);
+    assert_eq!(damages(&path), []);
+}
+
+#[test]
 fn damage_in_a_pack_that_replaces_another_one_during_a_check_is_reported() {
     for is_missing in [false, true] {
         let place = Place::new();
