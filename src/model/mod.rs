@@ -3,6 +3,7 @@
 mod chain;
 mod entry;
 mod error;
+mod filter;
 mod glob;
 mod heads;
 mod peer;
@@ -13,6 +14,7 @@ pub use chain::Chain;
 pub use entry::{Change, ENTRY_BYTES_MAX, Entry, EntryBuffer, HashedEntry, Kind, Tombstone};
 pub(crate) use error::is_full;
 pub use error::{Error, RemoteText, Result};
+pub use filter::EntryFilter;
 pub use glob::{GLOBS_MAX, PeerGlobs};
 pub use heads::{FEEDS_MAX, FeedKey, FeedMap, Heads};
 pub use peer::{PEER_BYTES_MAX, PeerId};

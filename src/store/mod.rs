@@ -5,6 +5,7 @@
 //! | `log` | a log as a whole: open, create, info |
 //! | `reader`, `writer` | reading from snapshots; writing in durable commits |
 //! | `feeds` | heads, chains and forks: the data by which two logs are compared |
+//! | `find` | finds the entries of some feeds, or of a time, without a look at all others |
 //! | `prune`, `cursors` | forgetting the oldest entries; positions of readers that a pruning does not pass |
 //! | `records`, `rows` | entries and other rows as bytes |
 //! | `notify` | notifications, by which a commit wakes live readers |
@@ -18,6 +19,7 @@
 mod cursors;
 mod feeds;
 mod files;
+mod find;
 mod lmdb;
 mod log;
 mod notify;
@@ -33,6 +35,7 @@ mod writer;
 
 pub use cursors::CURSOR_BYTES_MAX;
 pub use feeds::Compared;
+pub use find::{Backwards, Finder};
 pub use lmdb::{Shrunk, shrink};
 pub use log::{Info, Log};
 pub use notify::InotifyLimit;

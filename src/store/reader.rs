@@ -30,9 +30,9 @@ const CACHED_PEERS_MAX: u32 = 1 << 16;
 pub struct Reader<'l> {
     pub(super) log: &'l Log,
     pub(super) records: RefCell<Records>,
-    peers: PeerCache,
+    pub(super) peers: PeerCache,
     /// The number of entries that scans have passed over since the last call of [`Reader::take_skipped`].
-    skipped: u64,
+    pub(super) skipped: u64,
 }
 
 impl Log {
@@ -137,14 +137,14 @@ impl Reader<'_> {
 
 /// Peer ids by their peer numbers. The numbers are 0, 1, 2 …
 #[derive(Default)]
-struct PeerCache {
+pub(super) struct PeerCache {
     ids: Vec<Option<PeerId>>,
     /// The last peer with a number of [`CACHED_PEERS_MAX`] or above.
     last_other: Option<(u32, PeerId)>,
 }
 
 impl PeerCache {
-    fn get(&mut self, number: u32, txn: &ReadTxn<'_>) -> Result<&PeerId> {
+    pub(super) fn get(&mut self, number: u32, txn: &ReadTxn<'_>) -> Result<&PeerId> {
         if number >= CACHED_PEERS_MAX {
             let other = self.last_other.take().filter(|(known, _)| *known == number);
             let other = other.map_or_else(|| txn.peer(number).map(|peer| (number, peer)), Ok)?;

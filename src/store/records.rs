@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::lmdb::{Transaction, Txn};
+use super::lmdb::{Transaction, Txn, missing_record};
 use super::pack::{self, Pack};
 use super::rows::{NUMBERS_MAX, PackRow, decode_tombstone, encode_tombstone, u32_at, u64_at};
 use crate::model::{Entry, Error, HashedEntry, Kind, Offset, Result, Seq};
@@ -67,12 +67,17 @@ impl Records {
         offset: Offset,
         each: impl FnOnce(Record<'_>) -> Result<R>,
     ) -> Result<R> {
-        let (mut each, mut result) = (Some(each), None);
-        self.scan(txn, offset, |_, record| {
-            result = each.take().map(|each| each(record)).transpose()?;
-            Ok(ControlFlow::Break(()))
-        })?;
-        result.ok_or(Error::Checksum(offset))
+        let Some(row) = txn.pack_of(offset)? else {
+            let record = txn.record(offset)?.ok_or_else(|| missing_record(offset))?;
+            return each(check_record(offset, record)?);
+        };
+        let deleted = txn.deleted_from(offset)?.filter(|&(at, _)| at == offset);
+        self.open(row)?.record(offset, |mut record| {
+            if let Some((_, tombstone)) = deleted {
+                record.entry = HashedEntry::deleted(tombstone);
+            }
+            each(record)
+        })
     }
 
     fn open(&mut self, row: PackRow) -> Result<&mut Pack> {

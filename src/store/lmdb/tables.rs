@@ -62,6 +62,7 @@ mod key {
     pub const DELETIONS: &str = "deletions";
     pub const FLOOR: &str = "floor";
     pub const POLICY: &str = "policy";
+    pub const TIMES: &str = "times";
     /// The name of a cursor follows, of at most [`CURSOR_BYTES_MAX`](crate::store::CURSOR_BYTES_MAX) bytes.
     pub const CURSOR: &str = "cursor ";
     /// A peer id follows, so the key has at most 260 bytes. LMDB allows 511.
@@ -70,6 +71,10 @@ mod key {
 
 /// The keys of the two rows that belong to the data file and not to the log.
 pub use key::{PLACE as PLACE_KEY, TXN as TXN_KEY};
+
+/// The values of the row `times` of `meta`.
+const TIMES_NEVER_DECREASE: u8 = 1;
+const TIMES_DECREASE: u8 = 0;
 
 impl Tables {
     /// Opens the tables of a log of any known format.
@@ -130,13 +135,28 @@ pub struct Txn<'e, T> {
 pub type ReadTxn<'e> = Txn<'e, Snapshot<'e>>;
 
 /// The error for an offset without a record. Offsets have no gaps.
-fn missing_record(offset: Offset) -> Error {
+pub fn missing_record(offset: Offset) -> Error {
     Error::Corrupt(format!("the entry at offset {offset} is missing"))
 }
 
 fn decode_offset(key: Option<&[u8]>) -> Result<Offset> {
     let key = key.and_then(|key| key.try_into().ok());
     key.map(|key| Offset(u64::from_ne_bytes(key))).ok_or_else(|| bad_row("entries"))
+}
+
+/// Decodes a row of `times`: the first offset of a commit, and its time.
+fn decode_time(key: Option<&[u8]>, time: &[u8]) -> Result<(Offset, u64)> {
+    let time = time.try_into().map(u64::from_le_bytes).map_err(|_| bad_row("times"))?;
+    Ok((decode_offset(key)?, time))
+}
+
+/// The arrival of successive entries in one commit.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Arrival {
+    pub first: Offset,
+    pub last: Offset,
+    /// Unix time in milliseconds.
+    pub millis: u64,
 }
 
 impl<'e> ReadTxn<'e> {
@@ -329,8 +349,7 @@ impl<T: Transaction> Txn<'_, T> {
         Ok(false)
     }
 
-    /// The record at `offset`, for tests.
-    #[cfg(test)]
+    /// The record at `offset`. Does not verify its checksum.
     pub fn record(&self, offset: Offset) -> Result<Option<&[u8]>> {
         self.found(self.txn.get(self.tables.entries, &offset.0.to_ne_bytes()))
     }
@@ -533,18 +552,74 @@ impl<T: Transaction> Txn<'_, T> {
         Ok(bytes)
     }
 
-    /// The offset of the last entry before the first commit that is not older than `millis`, in Unix milliseconds.
+    /// The offset of the last entry before the first commit that is not older than `millis`, in Unix milliseconds. If times
+    /// decrease, the highest time so far counts.
     pub fn end_before(&self, millis: u64) -> Result<Offset> {
         let cursor = self.cursor(self.tables.times)?;
-        let mut next = self.found(cursor.get(None, None, sys::MDB_FIRST))?;
-        while let Some((key, time)) = next {
-            let time = u64::from_le_bytes(time.try_into().map_err(|_| bad_row("times"))?);
-            if time >= millis {
-                return Ok(Offset(decode_offset(key)?.0.saturating_sub(1)));
+        let at = |op| self.found(cursor.get(None, None, op))?.map(|(key, time)| decode_time(key, time)).transpose();
+        let Some((last, last_time)) = at(sys::MDB_LAST)? else { return self.last_offset() };
+        let Some((mut low, first_time)) = at(sys::MDB_FIRST)? else { return self.last_offset() };
+        if self.meta(key::TIMES)? != Some(&[TIMES_NEVER_DECREASE]) {
+            let mut next = Some((low, first_time));
+            while let Some((first, time)) = next {
+                if time >= millis {
+                    return Ok(Offset(first.0.saturating_sub(1)));
+                }
+                next = at(sys::MDB_NEXT)?;
             }
-            next = self.found(cursor.get(None, None, sys::MDB_NEXT))?;
+            return self.last_offset();
         }
-        self.last_offset()
+        if last_time < millis {
+            return self.last_offset();
+        }
+        // The row that is sought is at `low`, at `high` or between them. That at `high` is not older than `millis`.
+        let mut high = last;
+        while low < high {
+            let sought = Offset(low.0 + (high.0 - low.0) / 2);
+            let Some((first, time)) = self.time_row(&cursor, sought)? else { return Err(bad_row("times")) };
+            if time >= millis {
+                high = first;
+            } else {
+                low = at(sys::MDB_NEXT)?.map_or(high, |(next, _)| next);
+            }
+        }
+        Ok(Offset(high.0.saturating_sub(1)))
+    }
+
+    /// The last row of the table of times at `offset` or before: its first offset, and its time in Unix milliseconds. The cursor is
+    /// at this row.
+    fn time_row(&self, cursor: &RoCursor<'_>, offset: Offset) -> Result<Option<(Offset, u64)>> {
+        let sought = offset.0.to_ne_bytes();
+        let mut row = self.found(cursor.get(Some(&sought), None, sys::MDB_SET_RANGE))?;
+        if row.is_none_or(|(key, _)| key != Some(&sought[..])) {
+            let back = if row.is_some() { sys::MDB_PREV } else { sys::MDB_LAST };
+            row = self.found(cursor.get(None, None, back))?;
+        }
+        row.map(|(key, time)| decode_time(key, time)).transpose()
+    }
+
+    /// The arrival of the entry at `offset`, which the log must hold.
+    pub fn arrival(&self, offset: Offset) -> Result<Arrival> {
+        let cursor = self.cursor(self.tables.times)?;
+        let missing = || Error::Corrupt(format!("the time of the entry at offset {offset} is missing"));
+        let (first, millis) = self.time_row(&cursor, offset)?.ok_or_else(missing)?;
+        let next = self.found(cursor.get(None, None, sys::MDB_NEXT))?;
+        let last = match next {
+            Some((key, _)) => Offset(decode_offset(key)?.0.saturating_sub(1)),
+            None => self.last_offset()?,
+        };
+        Ok(Arrival { first, last, millis })
+    }
+
+    /// The time of the last commit in the table of times, in Unix milliseconds.
+    pub fn last_time(&self) -> Result<Option<u64>> {
+        let row = self.found(self.cursor(self.tables.times)?.get(None, None, sys::MDB_LAST))?;
+        row.map(|(key, time)| Ok(decode_time(key, time)?.1)).transpose()
+    }
+
+    /// Whether it is known that the times of the commits never decrease, or that they do: see [`WriteTxn::note_order_of_times`].
+    fn order_of_times_is_known(&self) -> Result<bool> {
+        Ok(self.meta(key::TIMES)?.is_some())
     }
 
     /// Whether there are packs, or rows in the table of entries, of which all entries were pruned.
@@ -565,7 +640,7 @@ impl<T: Transaction> Txn<'_, T> {
     /// The time of the first commit in the table of times, in Unix milliseconds.
     pub fn first_time(&self) -> Result<Option<u64>> {
         let row = self.found(self.cursor(self.tables.times)?.get(None, None, sys::MDB_FIRST))?;
-        row.map(|(_, time)| time.try_into().map(u64::from_le_bytes).map_err(|_| bad_row("times"))).transpose()
+        row.map(|(key, time)| Ok(decode_time(key, time)?.1)).transpose()
     }
 
     /// The last run of a feed that starts at `seq` or before. `number` is the peer number.
@@ -729,9 +804,32 @@ impl<'e> WriteTxn<'e> {
         self.set(self.tables.runs, &RunRow::key(number, run.first_seq), &run.encode())
     }
 
-    /// Appends the time of a commit in Unix milliseconds. `first` is the offset of its first entry.
+    /// Appends the time of a commit in Unix milliseconds. `first` is the offset of its first entry. The time is not before that of
+    /// the last commit, also if the clock of the machine was set back.
     pub fn append_time(&mut self, first: Offset, millis: u64) -> Result<()> {
+        self.note_order_of_times()?;
+        let millis = millis.max(self.last_time()?.unwrap_or(0));
         self.set_with(self.tables.times, &first.0.to_ne_bytes(), &millis.to_le_bytes(), WriteFlags::APPEND)
+    }
+
+    /// Notes whether the times so far never decrease, unless this was noted before. Earlier programs did not ensure it. A search
+    /// may rely on it only if it is noted.
+    fn note_order_of_times(&mut self) -> Result<()> {
+        if self.order_of_times_is_known()? {
+            return Ok(());
+        }
+        let (mut last, mut order) = (0, TIMES_NEVER_DECREASE);
+        {
+            let cursor = self.cursor(self.tables.times)?;
+            let mut next = self.found(cursor.get(None, None, sys::MDB_FIRST))?;
+            while let Some((key, time)) = next {
+                let time = decode_time(key, time)?.1;
+                order = if time < last { TIMES_DECREASE } else { order };
+                last = time;
+                next = self.found(cursor.get(None, None, sys::MDB_NEXT))?;
+            }
+        }
+        self.set_meta(key::TIMES, &[order])
     }
 
     /// Appends a record. `offset` must be one above the last offset.

@@ -75,6 +75,15 @@ impl BlockBuilder {
     }
 }
 
+/// The place of a record in a block.
+#[derive(Clone, Copy)]
+pub struct Place {
+    /// The seq of the record before.
+    seq_before: u32,
+    /// The length of the payloads of this record and the later ones.
+    payloads_left: usize,
+}
+
 /// A block as read. Its records can be read in order.
 pub struct Block<'a> {
     fields: &'a [u8],
@@ -110,6 +119,25 @@ impl<'a> Block<'a> {
         for _ in 0..count {
             self.advance()?;
         }
+        Some(())
+    }
+
+    /// The places of all records, from the first one on, as far as they are not damaged.
+    pub fn places(mut self, places: &mut Vec<Place>) {
+        places.clear();
+        loop {
+            places.push(Place { seq_before: self.last_seq, payloads_left: self.payloads.len() });
+            if self.advance().is_none() {
+                return;
+            }
+        }
+    }
+
+    /// Moves to the record `index`, whose place is `place`. Returns `None` if there is no such record.
+    pub fn go_to(&mut self, index: usize, place: Place) -> Option<()> {
+        self.fields = self.fields.get(index * FIELDS_BYTES..)?;
+        self.payloads = &self.payloads[self.payloads.len().checked_sub(place.payloads_left)?..];
+        self.last_seq = place.seq_before;
         Some(())
     }
 
@@ -160,6 +188,13 @@ mod tests {
         block.skip(3).unwrap();
         assert_eq!(block.next(), Some(records[3]));
         assert!(block.skip(2).is_none());
+        let mut places = Vec::new();
+        Block::new(&bytes).unwrap().places(&mut places);
+        for index in [4, 0, 3] {
+            let mut block = Block::new(&bytes).unwrap();
+            block.go_to(index, places[index]).unwrap();
+            assert_eq!((block.next(), block.len()), (Some(records[index]), records.len() - index - 1));
+        }
     }
 
     #[test]
