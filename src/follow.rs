@@ -7,7 +7,7 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::model::{Change, Error, Offset, Result};
-use crate::store::{Bounds, InotifyLimit, Log, Reader, Watcher};
+use crate::store::{Bounds, Finder, InotifyLimit, Log, Reader, Watcher};
 
 /// The time between two looks at a log that cannot be watched.
 const POLL_MILLIS: u16 = 1000;
@@ -78,6 +78,11 @@ impl Follower<'_> {
     /// of the log were removed, moved or replaced.
     pub fn scan(&mut self, bounds: Bounds, each: impl FnMut(Change<'_>) -> Result<ControlFlow<()>>) -> Result<bool> {
         let last = self.reader.scan(self.after, bounds, each)?;
+        self.moved_to(last)
+    }
+
+    /// Takes `last` as the position. Returns whether this is another position.
+    fn moved_to(&mut self, last: Offset) -> Result<bool> {
         let any = last != self.after;
         self.after = last;
         // Before each wait: the watcher reports only later changes of the files.
@@ -85,6 +90,22 @@ impl Follower<'_> {
             self.log.check_in_place()?;
         }
         Ok(any)
+    }
+
+    /// As [`Follower::scan`], but gives only the changes that `finder` finds, and no changes behind `until`. The finder must be of the
+    /// same log.
+    ///
+    /// # Errors
+    /// As [`Follower::scan`].
+    pub fn find(
+        &mut self,
+        finder: &mut Finder<'_>,
+        until: Offset,
+        bounds: Bounds,
+        each: impl FnMut(&Change<'_>, Option<u64>) -> Result<ControlFlow<()>>,
+    ) -> Result<bool> {
+        let last = finder.scan(self.after, until, bounds, each)?;
+        self.moved_to(last)
     }
 
     /// The offset of the last change that was given to `each`.
@@ -122,7 +143,10 @@ impl Follower<'_> {
     }
 
     /// As [`Follower::wait`], but returns `None` after `timeout`.
-    pub(crate) fn wait_until(&mut self, others: &[PollFd<'_>], timeout: PollTimeout) -> Result<Option<Vec<bool>>> {
+    ///
+    /// # Errors
+    /// As [`Follower::wait`].
+    pub fn wait_until(&mut self, others: &[PollFd<'_>], timeout: PollTimeout) -> Result<Option<Vec<bool>>> {
         let mut fds = Vec::with_capacity(others.len() + 1);
         fds.extend_from_slice(others);
         match &self.wake {

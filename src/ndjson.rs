@@ -42,6 +42,11 @@ impl ChangeWriter {
 
     /// Adds the line of `change` to `out`, with its newline.
     pub fn write(&mut self, out: &mut Vec<u8>, change: &Change<'_>) {
+        self.write_at(out, change, None);
+    }
+
+    /// As [`ChangeWriter::write`]. If `at` is given, the line has this time of arrival, Unix time in milliseconds.
+    pub fn write_at(&mut self, out: &mut Vec<u8>, change: &Change<'_>, at: Option<u64>) {
         out.extend_from_slice(b"{\"offset\":");
         put_number(out, change.offset.0);
         out.extend_from_slice(b",\"peer\":");
@@ -56,6 +61,11 @@ impl ChangeWriter {
         }
         out.extend_from_slice(b",\"seq\":");
         put_number(out, u64::from(change.seq.get()));
+        if let Some(at) = at {
+            out.extend_from_slice(b",\"at\":\"");
+            put_time(out, at);
+            out.push(b'"');
+        }
         if self.keys != PayloadKeys::Omitted {
             put_payload(out, self.keys, change.entry);
         }
@@ -132,6 +142,42 @@ pub fn put_base64(out: &mut Vec<u8>, bytes: &[u8]) {
 /// Adds `number` in decimal.
 pub fn put_number(out: &mut Vec<u8>, number: u64) {
     out.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
+}
+
+/// The last millisecond that RFC 3339 can write: its years have four digits.
+const RFC_3339_MILLIS_MAX: u64 = 253_402_300_799_999;
+
+/// Adds a time in UTC, as RFC 3339 with milliseconds: `2026-11-26T09:49:08.123Z`. `millis` is Unix time.
+pub fn put_time(out: &mut Vec<u8>, millis: u64) {
+    let millis = millis.min(RFC_3339_MILLIS_MAX);
+    let (days, of_day) = (millis / 86_400_000, millis % 86_400_000);
+    // The calendar repeats after eras of 400 years. In this computation, a year begins on the first of March.
+    let days = days + 719_468;
+    let (era, day) = (days / 146_097, days % 146_097);
+    let year = (day - day / 1460 + day / 36_524 - day / 146_096) / 365;
+    let day = day - (365 * year + year / 4 - year / 100);
+    let month = (5 * day + 2) / 153;
+    let day = day - (153 * month + 2) / 5 + 1;
+    let month = if month < 10 { month + 3 } else { month - 9 };
+    let year = era * 400 + year + u64::from(month <= 2);
+    let mut text = *b"0000-00-00T00:00:00.000Z";
+    for (last, number) in [
+        (3, year),
+        (6, month),
+        (9, day),
+        (12, of_day / 3_600_000),
+        (15, of_day / 60_000 % 60),
+        (18, of_day / 1000 % 60),
+        (22, of_day % 1000),
+    ] {
+        let (mut at, mut rest) = (last, number);
+        while rest > 0 {
+            text[at] = b'0' + (rest % 10) as u8;
+            rest /= 10;
+            at = at.wrapping_sub(1);
+        }
+    }
+    out.extend_from_slice(&text);
 }
 
 /// Adds `text` as a JSON string. Escapes all control characters: C0, DEL and C1.
@@ -438,6 +484,28 @@ mod tests {
             assert_eq!(read.content, Content::Bytes(bytes.into()));
             assert_eq!((read.peer.as_str(), read.seq.get()), ("a\"\u{1b}", 12));
         }
+    }
+
+    #[test]
+    fn times_are_written_in_utc() {
+        for (millis, expected) in [
+            (0, "1970-01-01T00:00:00.000Z"),
+            (951_782_399_999, "2000-02-28T23:59:59.999Z"),
+            (951_782_400_000, "2000-02-29T00:00:00.000Z"),
+            (951_868_800_001, "2000-03-01T00:00:00.001Z"),
+            (1_735_689_599_000, "2024-12-31T23:59:59.000Z"),
+            (1_795_686_548_123, "2026-11-26T09:49:08.123Z"),
+            (4_107_542_400_000, "2100-03-01T00:00:00.000Z"),
+            (u64::MAX, "9999-12-31T23:59:59.999Z"),
+        ] {
+            let mut text = Vec::new();
+            put_time(&mut text, millis);
+            assert_eq!(text, expected.as_bytes());
+        }
+        let (mut out, peer) = (Vec::new(), PeerId::new("a").unwrap());
+        let change = Change { offset: Offset(17), peer: &peer, seq: Seq::new(12).unwrap(), entry: HashedEntry::new(b"1") };
+        ChangeWriter::new(PayloadKeys::Omitted).write_at(&mut out, &change, Some(5));
+        assert_eq!(out, b"{\"offset\":17,\"peer\":\"a\",\"seq\":12,\"at\":\"1970-01-01T00:00:00.005Z\"}\n");
     }
 
     #[test]

@@ -97,16 +97,22 @@ fn parse_size(text: &str) -> Result<u64, &'static str> {
     parse_number(number)?.checked_mul(1 << (10 * power)).ok_or("the number is too large")
 }
 
-/// The options that set the payload of change lines.
-pub fn payload_args() -> [Arg; 3] {
+/// The options that set the fields of change lines.
+pub fn payload_args() -> [Arg; 4] {
     [
+        flag("at", "Print the time of arrival, in UTC, as \"at\""),
         flag("no-entry", "Omit the payload"),
         flag("text", "Print every UTF-8 entry as \"text\""),
         flag("raw", "Print every entry as \"base64\"").conflicts_with("text"),
     ]
 }
 
-/// The value of [`payload_args`].
+/// Whether [`payload_args`] ask for times of arrival.
+pub fn has_times(args: &ArgMatches) -> bool {
+    args.get_flag("at")
+}
+
+/// The payload of [`payload_args`].
 pub fn payload(args: &ArgMatches) -> PayloadKeys {
     match (args.get_flag("no-entry"), args.get_flag("text"), args.get_flag("raw")) {
         (true, _, _) => PayloadKeys::Omitted,

@@ -2,38 +2,23 @@
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
-use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use clap::{Arg, ArgAction, ArgMatches, value_parser};
+use jiff::ZonedDateTime;
 use scuttleup::ndjson::parse_head;
-use scuttleup::{Bounds, Change, Error, Heads, Log, Offset, PeerId, Reader, Seq};
+use scuttleup::{EntryFilter, Error, Finder, Heads, Log, Offset, PeerId, Seq};
 
 use crate::cli::args::{flag, invalid_peer_id, number};
 use crate::cli::exit::BadInput;
 use crate::cli::report::diagnostics::Diagnostics;
-use crate::cli::report::missing::no_feed;
+use crate::cli::report::missing::{no_feed, no_match};
+use crate::cli::time::moment;
 
 /// The maximum length of a line of heads in bytes. It has room for a peer id of 255 bytes, all of them escaped, and the other
 /// fields.
 const HEAD_BYTES_MAX: u64 = 4096;
-
-/// The options that select changes.
-pub fn options() -> [Arg; 6] {
-    [
-        flag("live", "Continue with new entries as they arrive").short('f'),
-        flag("tail", "Only entries that arrive from now on (implies --live)"),
-        number(Arg::new("last").short('n').value_name("N")).help("Only the last N existing entries"),
-        number(Arg::new("after").long("after").value_name("OFFSET")).help("Only entries after this offset"),
-        Arg::new("since-heads")
-            .long("since-heads")
-            .value_name("FILE")
-            .value_parser(value_parser!(PathBuf))
-            .help("Only entries above these heads, as `scuttleup heads` prints them (-: stdin)"),
-        Arg::new("peer").long("peer").value_name("ID").action(ArgAction::Append).help("Only this feed; may be repeated"),
-    ]
-}
 
 /// The heads that --since-heads names.
 struct HeadsFile {
@@ -42,49 +27,106 @@ struct HeadsFile {
     heads: Heads,
 }
 
+/// The options that select changes, for commands that can go on with new ones.
+pub fn options() -> [Arg; 9] {
+    let time =
+        |name, help| Arg::new(name).long(name).value_name("TIME").value_parser(parse_time).allow_hyphen_values(true).help(help);
+    [
+        flag("live", "Continue with new entries as they arrive").short('f'),
+        flag("tail", "Only entries that arrive from now on (implies --live)"),
+        number(Arg::new("last").short('n').value_name("N")).help("Only the last N existing entries"),
+        number(Arg::new("limit").long("limit").value_name("N")).help("End after N entries"),
+        number(Arg::new("after").long("after").value_name("OFFSET")).help("Only entries after this offset"),
+        Arg::new("since-heads")
+            .long("since-heads")
+            .value_name("FILE")
+            .value_parser(value_parser!(PathBuf))
+            .help("Only entries above these heads, as `scuttleup heads` prints them (-: stdin)"),
+        time("since", "Only entries that arrived at this time or later, such as -1h, 09:30 or 2026-11-26"),
+        time("until", "Only entries that arrived before this time"),
+        Arg::new("peer")
+            .long("peer")
+            .value_name("GLOB")
+            .action(ArgAction::Append)
+            .help("Only the feeds whose peer id is or matches GLOB, such as 'web-*'; may be repeated"),
+    ]
+}
+
+/// The option for commands that print only existing entries.
+pub fn reverse_option() -> Arg {
+    flag("reverse", "The newest entry first").conflicts_with_all(["live", "tail"])
+}
+
+fn parse_time(text: &str) -> Result<u64, String> {
+    moment(text, &ZonedDateTime::now())
+}
+
 /// The changes that a command uses.
 pub struct Selection {
     pub live: bool,
+    /// Whether the newest change comes first.
+    pub reverse: bool,
     /// The number of existing entries, counted from the end.
     pub last: Option<u64>,
+    /// The command ends after so many entries.
+    pub limit: Option<u64>,
+    /// The time before which the entries arrived, Unix time in milliseconds.
+    pub until: Option<u64>,
     tail: bool,
     after: Option<Offset>,
-    since: Option<HeadsFile>,
-    /// All feeds if this is empty.
-    peers: Vec<PeerId>,
+    since: Option<u64>,
+    /// The name of the file of --since-heads, whose heads are those of the filter.
+    heads_name: Option<String>,
+    filter: EntryFilter,
 }
 
 impl Selection {
-    /// The selection that [`options`] describe.
+    /// The selection that [`options`] and [`reverse_option`] describe.
     pub fn new(args: &ArgMatches) -> Result<Self> {
-        let peers = args.get_many::<String>("peer").unwrap_or_default().map(|peer| PeerId::new(peer));
         let tail = args.get_flag("tail");
+        let heads = args.get_one("since-heads").map(|path: &PathBuf| read_heads(path)).transpose()?;
+        let (heads_name, heads) = heads.map_or_else(|| (None, Heads::new()), |HeadsFile { name, heads }| (Some(name), heads));
+        let peers = args.get_many::<String>("peer").unwrap_or_default().map(String::as_str);
+        let is_reverse = args.try_get_one::<bool>("reverse").ok().flatten().copied();
         Ok(Self {
             live: args.get_flag("live") || tail,
+            reverse: is_reverse.unwrap_or(false),
             last: args.get_one("last").copied(),
+            limit: args.get_one("limit").copied(),
+            until: args.get_one("until").copied(),
             tail,
             after: args.get_one("after").copied().map(Offset),
-            since: args.get_one("since-heads").map(|path: &PathBuf| read_heads(path)).transpose()?,
-            peers: peers.collect::<Result<_, _>>().map_err(|err| invalid_peer_id(&err))?,
+            since: args.get_one("since").copied(),
+            heads_name,
+            filter: EntryFilter::new(peers, heads).map_err(|err| invalid_peer_id(&err))?,
         })
     }
 
     /// Whether an option sets the start.
     pub fn has_start(&self) -> bool {
-        self.tail || self.last.is_some() || self.after.is_some() || self.since.is_some()
+        self.tail || self.last.is_some() || self.after.is_some() || self.since.is_some() || self.heads_name.is_some()
     }
 
-    /// Whether a change after the start belongs to the selection.
-    pub fn includes(&self, change: &Change<'_>) -> bool {
-        (self.peers.is_empty() || self.peers.contains(change.peer))
-            && self.since.as_ref().is_none_or(|since| change.seq.get() > since.heads.get(change.peer.as_str()))
+    /// Whether all existing entries are selected.
+    pub fn is_all(&self) -> bool {
+        !self.has_start() && self.filter.is_all() && self.until.is_none() && self.limit.is_none()
+    }
+
+    /// Finds the changes of the selection in a range of offsets, see [`Finder::scan`]: from [`Selection::start`] up to
+    /// [`Selection::end`].
+    pub fn finder<'l>(&self, log: &'l Log, has_times: bool) -> Finder<'l> {
+        log.find(self.filter.clone(), has_times)
     }
 
     /// Reports options that select less than their user may expect, or are not for this log.
     pub fn report_doubts(&self, log: &Log, diagnostics: Diagnostics) -> Result<()> {
         if self.tail {
-            let starts =
-                [(self.last.is_some(), "-n"), (self.after.is_some(), "--after"), (self.since.is_some(), "--since-heads")];
+            let starts = [
+                (self.last.is_some(), "-n"),
+                (self.after.is_some(), "--after"),
+                (self.since.is_some(), "--since"),
+                (self.heads_name.is_some(), "--since-heads"),
+            ];
             let starts: Vec<_> = starts.iter().filter(|(is_given, _)| *is_given).map(|&(_, name)| name).collect();
             if !starts.is_empty() {
                 diagnostics.note(&format!(
@@ -93,12 +135,17 @@ impl Selection {
                 ));
             }
         }
-        for peer in &self.peers {
+        for peer in self.filter.ids() {
             if let Some(text) = no_feed(log, peer.as_str())? {
                 diagnostics.note(&text);
             }
         }
-        let doubt = self.since.as_ref().map(|since| since.doubt(log)).transpose()?.flatten();
+        for glob in self.filter.globs() {
+            if let Some(text) = no_match(log, glob)? {
+                diagnostics.note(&text);
+            }
+        }
+        let doubt = self.heads_name.as_ref().map(|name| doubt_of_heads(name, self.filter.heads(), log)).transpose()?.flatten();
         if let Some(text) = doubt {
             diagnostics.note(&text);
         }
@@ -108,105 +155,66 @@ impl Selection {
     /// Whether the floors of feeds come before the changes after `start`, in a log that has pruned the changes up to `pruned`: the
     /// reader of the selection may have no later entry of these feeds.
     pub fn has_floors(&self, start: Offset, pruned: Offset) -> bool {
-        !self.tail && self.last.is_none() && (self.since.is_some() || start <= pruned)
+        !self.tail && !self.reverse && self.last.is_none() && (self.heads_name.is_some() || start <= pruned)
     }
 
     /// Whether the floor `seq` of a feed belongs to the selection.
     pub fn includes_floor(&self, peer: &PeerId, seq: Seq) -> bool {
-        (self.peers.is_empty() || self.peers.contains(peer))
-            && self.since.as_ref().is_none_or(|since| seq.get() > since.heads.get(peer.as_str()))
+        self.filter.above(peer.as_str()).is_some_and(|above| seq.get() > above)
     }
 
-    /// The offset after which the selection starts, in a log whose last offset is `end`.
+    /// The offset of the last change that can be selected, in a log whose last offset is `last`.
+    pub fn end(&self, log: &Log, last: Offset) -> Result<Offset> {
+        Ok(self.until.map(|until| log.end_before(until)).transpose()?.map_or(last, |end| end.min(last)))
+    }
+
+    /// The offset after which the selection starts. It ends at [`Selection::end`].
     pub fn start(&self, log: &Log, end: Offset) -> Result<Offset> {
         if let Some(after) = self.after {
             log.check_offset(after)?;
         }
         if self.tail {
-            return Ok(end);
+            return log.last_offset().map_err(Into::into);
         }
-        let mut reader = log.reader();
         let mut start = self.after.unwrap_or_default();
-        if let Some(since) = &self.since {
-            start = start.max(reader.start_above(|peer| since.heads.get(peer))?);
+        if let Some(since) = self.since {
+            // The number of entries of this time that were pruned is not known.
+            start = start.max(log.end_before(since)?.max(log.pruned()?));
+        }
+        if self.heads_name.is_some() {
+            start = start.max(log.reader().start_above(|peer| self.filter.heads().get(peer))?);
         }
         match self.last {
             None => Ok(start),
-            Some(last) if self.peers.is_empty() && self.since.is_none() => {
-                Ok(start.max(Offset(end.0.saturating_sub(last))).max(log.pruned()?))
-            }
-            Some(last) => self.start_of_last(&mut reader, start.max(log.pruned()?), end, last),
+            Some(last) => Ok(self.finder(log, false).start_of_last(start.max(log.pruned()?), end, last)?),
         }
-    }
-
-    /// The offset after which the last `last` changes of the selection start. It counts all of them first.
-    fn start_of_last(&self, reader: &mut Reader<'_>, start: Offset, end: Offset, last: u64) -> Result<Offset> {
-        let mut count = 0u64;
-        each_up_to(reader, start, end, |change| {
-            count += u64::from(self.includes(change));
-            ControlFlow::Continue(())
-        })?;
-        let mut skip = count.saturating_sub(last);
-        let mut from = start;
-        if skip > 0 {
-            each_up_to(reader, start, end, |change| {
-                skip -= u64::from(self.includes(change));
-                from = change.offset;
-                if skip == 0 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-            })?;
-        }
-        Ok(from)
     }
 }
 
-impl HeadsFile {
-    /// The text for heads that do not fit to this log, if there is a reason to doubt them. Heads of other feeds can be above
-    /// those of this log. The head of the local feed cannot, because its entries come from this log.
-    fn doubt(&self, log: &Log) -> Result<Option<String>> {
-        let Self { name, heads } = self;
-        let local = log.local_id()?;
-        let (named, head) = (heads.get(local.as_str()), log.head(local.as_str())?);
-        if named > head {
-            return Ok(Some(format!(
-                "{name} has entry {named} of {local}, which is the local feed, but this log has only {head}: this log has lost \
-                 entries or was restored: do not append before a sync with a remote that may send, otherwise the feed forks"
-            )));
-        }
-        if heads.is_empty() || log.last_offset()? == Offset::ZERO {
+/// The text for heads of the file `name` that do not fit to this log, if there is a reason to doubt them. Heads of other feeds can be above
+/// those of this log. The head of the local feed cannot, because its entries come from this log.
+fn doubt_of_heads(name: &str, heads: &Heads, log: &Log) -> Result<Option<String>> {
+    let local = log.local_id()?;
+    let (named, head) = (heads.get(local.as_str()), log.head(local.as_str())?);
+    if named > head {
+        return Ok(Some(format!(
+            "{name} has entry {named} of {local}, which is the local feed, but this log has only {head}: this log has lost \
+             entries or was restored: do not append before a sync with a remote that may send, otherwise the feed forks"
+        )));
+    }
+    if heads.is_empty() || log.last_offset()? == Offset::ZERO {
+        return Ok(None);
+    }
+    for (peer, _) in heads.iter() {
+        if log.head(peer.as_str())? > 0 {
             return Ok(None);
         }
-        for (peer, _) in heads.iter() {
-            if log.head(peer.as_str())? > 0 {
-                return Ok(None);
-            }
-        }
-        // Right at the first exchange of two logs, and wrong later.
-        Ok(Some(format!(
-            "{name} names no feed of this log, all entries are selected: check the file and --log, unless this is the first \
-             exchange with another log"
-        )))
     }
-}
-
-/// Calls `each` with the changes after `start` up to `end`, until it breaks.
-fn each_up_to(
-    reader: &mut Reader<'_>,
-    start: Offset,
-    end: Offset,
-    mut each: impl FnMut(&Change<'_>) -> ControlFlow<()>,
-) -> Result<()> {
-    let (mut after, mut is_done) = (start, false);
-    while !is_done && after < end {
-        let last = reader.scan(after, Bounds::default(), |change| {
-            is_done = change.offset > end || each(&change).is_break();
-            Ok(if is_done { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
-        })?;
-        if last == after {
-            break;
-        }
-        after = last;
-    }
-    Ok(())
+    // Right at the first exchange of two logs, and wrong later.
+    Ok(Some(format!(
+        "{name} names no feed of this log, all entries are selected: check the file and --log, unless this is the first \
+         exchange with another log"
+    )))
 }
 
 /// The heads in a file, or in stdin if the path is `-`.

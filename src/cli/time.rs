@@ -29,7 +29,6 @@ pub fn age(text: &str) -> Result<u64, &'static str> {
 ///
 /// # Errors
 /// The reason, which clap prints after the value and the name of the argument.
-#[cfg_attr(not(test), expect(dead_code, reason = "no command reads by time yet"))]
 pub fn moment(text: &str, now: &ZonedDateTime) -> Result<u64, String> {
     let text = text.trim();
     let zoned = match text.to_ascii_lowercase().as_str() {

@@ -2,15 +2,16 @@
 
 use std::ops::ControlFlow;
 use std::os::fd::AsFd;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Result;
-use clap::{ArgMatches, Command};
-use nix::poll::{PollFd, PollFlags};
+use clap::{Arg, ArgMatches, Command};
+use nix::poll::{PollFd, PollFlags, PollTimeout};
 use scuttleup::ingest::pipeline::{Pipeline, WorkerEnded};
-use scuttleup::ndjson::{self, ChangeWriter, PayloadKeys};
+use scuttleup::ndjson::{self, ChangeWriter};
 use scuttleup::{Bounds, Change, Log, Offset, PeerId};
 
-use crate::cli::args::{payload, payload_args};
+use crate::cli::args::{flag, has_times, payload, payload_args};
 use crate::cli::context::Context;
 use crate::cli::exit::Exit;
 use crate::cli::help::epilogue;
@@ -19,6 +20,7 @@ use crate::cli::io::signals;
 use crate::cli::report::diagnostics::{self, Diagnostics};
 use crate::cli::report::hint;
 use crate::cli::report::progress::{self, Progress, Total};
+use crate::cli::report::view::{self, View};
 use crate::cli::select::{self, Selection};
 
 /// The memory that an empty buffer keeps, in bytes. A large entry makes the buffer larger.
@@ -28,29 +30,42 @@ pub fn command() -> Command {
     Command::new("read").about("Print change lines in order of arrival").defer(|command| {
         command
             .args(select::options())
+            .arg(select::reverse_option())
             .args(payload_args())
+            .arg(json_arg())
             .after_help(epilogue("scuttleup-read", "scuttleup --log a read | scuttleup --log b write"))
     })
 }
 
-pub fn run(context: &Context, args: &ArgMatches) -> Result<Exit> {
-    print(context, Selection::new(args)?, payload(args))
+/// The option for change lines on a terminal.
+pub fn json_arg() -> Arg {
+    flag("json", "Print change lines, also on a terminal")
 }
 
-/// Prints the selected changes.
-pub fn print(context: &Context, selection: Selection, payload: PayloadKeys) -> Result<Exit> {
+pub fn run(context: &Context, args: &ArgMatches) -> Result<Exit> {
+    print(context, Selection::new(args)?, args)
+}
+
+/// Prints the selected changes, as the options of `read` say.
+pub fn print(context: &Context, selection: Selection, args: &ArgMatches) -> Result<Exit> {
     let immediate_exit = signals::exit_on_signal()?;
     let log = Log::open_read_only(&context.dir)?;
     let output = Output::bulk();
-    let (lines, buffer, diagnostics) = (ChangeWriter::new(payload), Vec::with_capacity(WRITE_BYTES * 2), context.diagnostics);
-    let printer = Printer { lines, buffer, selection, diagnostics };
+    let (buffer, diagnostics) = (Vec::with_capacity(WRITE_BYTES * 2), context.diagnostics);
+    let format = match view::is_wanted() && !args.get_flag("json") {
+        true => Format::View(View::new(payload(args))),
+        false => Format::Lines(ChangeWriter::new(payload(args))),
+    };
+    let has_times = has_times(args) || matches!(format, Format::View(_));
+    let left = selection.limit.unwrap_or(u64::MAX);
+    let printer = Printer { format, has_times, buffer, selection, left, diagnostics };
     printer.selection.report_doubts(&log, context.diagnostics)?;
     context.report_if_empty(&log)?;
     if printer.selection.live {
         return printer.follow(&log, &output);
     }
     // Entries that arrive later are not printed. Otherwise `read` would never end if it is slower than the writers.
-    let end = log.last_offset()?;
+    let end = printer.selection.end(&log, log.last_offset()?)?;
     let start = printer.selection.start(&log, end)?;
     let shows_progress = progress::is_wanted(context.diagnostics) && output.is_file();
     let stop = shows_progress.then(|| immediate_exit.into_stop()).transpose()?;
@@ -68,29 +83,51 @@ fn write(output: &Output, lines: &mut Vec<u8>) -> Result<()> {
 
 struct Printer {
     selection: Selection,
-    lines: ChangeWriter,
+    format: Format,
+    /// Whether the format needs times of arrival.
+    has_times: bool,
     /// Lines that are not written yet.
     buffer: Vec<u8>,
+    /// The number of entries that may still be printed.
+    left: u64,
     diagnostics: Diagnostics,
+}
+
+/// The form in which a change is printed.
+enum Format {
+    /// A change line.
+    Lines(ChangeWriter),
+    /// A line for people.
+    View(View),
 }
 
 /// The number of feeds whose floors are looked at in one snapshot.
 const FLOORS_AT_ONCE: usize = 4096;
 
+/// The thread that writes.
+type Writing<'scope, 'env> = Pipeline<'scope, 'env, Vec<u8>, (), anyhow::Error>;
+
 impl Printer {
-    fn add(&mut self, change: &Change<'_>) {
-        if self.selection.includes(change) {
-            self.lines.write(&mut self.buffer, change);
+    /// Adds the line of a change that is selected. Breaks after the last one.
+    fn add(&mut self, change: &Change<'_>, at: Option<u64>) -> ControlFlow<()> {
+        match &mut self.format {
+            Format::Lines(lines) => lines.write_at(&mut self.buffer, change, at),
+            Format::View(view) => view.write(&mut self.buffer, change, at.unwrap_or_default()),
         }
+        self.left -= 1;
+        if self.left == 0 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     }
 
     /// Adds the floors of the next feeds after the id `after`. Returns the id after which the next ones begin, or `None` after the
     /// last ones.
     fn add_floors(&mut self, log: &Log, after: Option<&PeerId>) -> Result<Option<PeerId>> {
-        let Self { selection, buffer, .. } = self;
+        let Self { selection, buffer, format, .. } = self;
         Ok(log.floors_after(after, FLOORS_AT_ONCE, |peer, seq, chain| {
             if selection.includes_floor(peer, seq) {
-                ndjson::put_floor(buffer, peer.as_str(), seq, chain);
+                match format {
+                    Format::Lines(_) => ndjson::put_floor(buffer, peer.as_str(), seq, chain),
+                    Format::View(view) => view.write_floor(buffer, peer, seq),
+                }
             }
         })?)
     }
@@ -115,7 +152,10 @@ impl Printer {
         progress.set_total(Total::Entries(end.0.saturating_sub(start.0)));
         std::thread::scope(|threads| {
             let mut pipeline = Pipeline::new(threads, |lines| write(output, lines));
-            let read = self.read_up_to(end, log, start, progress, &mut pipeline);
+            let read = match self.selection.reverse {
+                true => self.read_back(log, (start, end), progress, &mut pipeline),
+                false => self.read_up_to(end, log, start, progress, &mut pipeline),
+            };
             // The entries before a damaged entry are printed.
             pipeline.finish(Some(self.buffer)).1.and(read)
         })
@@ -127,30 +167,24 @@ impl Printer {
         log: &Log,
         start: Offset,
         progress: &Progress<'_>,
-        pipeline: &mut Pipeline<'_, '_, Vec<u8>, (), anyhow::Error>,
+        pipeline: &mut Writing<'_, '_>,
     ) -> Result<Exit> {
-        let (mut after, mut reader) = (self.begin(log, start)?, log.reader());
+        let (mut after, mut finder) = (self.begin(log, start)?, self.selection.finder(log, self.has_times));
         if self.selection.has_floors(after, log.pruned()?) && !self.pass_floors(log, pipeline)? {
             return Ok(Exit::Done);
         }
-        while after < end {
+        while after < end && self.left > 0 {
             if let Some(exit) = progress.stopped() {
                 return Ok(exit);
             }
             let before = self.buffer.len();
-            let last = reader.scan(after, Bounds::default(), |change| {
-                if change.offset > end {
-                    return Ok(ControlFlow::Break(()));
-                }
-                self.add(&change);
-                Ok(ControlFlow::Continue(()))
-            })?;
+            let last = finder.scan(after, end, Bounds::default(), |change, at| Ok(self.add(change, at)))?;
             if last == after {
                 break;
             }
             progress.add(last.0 - after.0, (self.buffer.len() - before) as u64);
             after = last;
-            let skipped = reader.take_skipped();
+            let skipped = finder.take_skipped();
             if skipped > 0 {
                 self.note_skipped(skipped, after);
                 // The floors may have risen since they were printed.
@@ -163,15 +197,44 @@ impl Printer {
                 return Ok(Exit::Done);
             }
         }
-        if !self.selection.has_start() {
+        if self.selection.is_all() {
             // All entries are printed: are these the entries that the heads claim?
-            reader.check_heads()?;
+            log.reader().check_heads()?;
+        }
+        Ok(Exit::Done)
+    }
+
+    /// Prints the changes after `start` up to `end`, the newest first.
+    fn read_back(
+        &mut self,
+        log: &Log,
+        (start, end): (Offset, Offset),
+        progress: &Progress<'_>,
+        pipeline: &mut Writing<'_, '_>,
+    ) -> Result<Exit> {
+        let start = self.begin(log, start)?;
+        let mut finder = self.selection.finder(log, self.has_times);
+        let mut position = finder.backwards(start, end)?;
+        let mut has_more = true;
+        while has_more && self.left > 0 {
+            if let Some(exit) = progress.stopped() {
+                return Ok(exit);
+            }
+            let (before, mut entries) = (self.buffer.len(), 0);
+            has_more = finder.scan_back(&mut position, Bounds::default(), |change, at| {
+                entries += 1;
+                Ok(self.add(change, at))
+            })?;
+            progress.add(entries, (self.buffer.len() - before) as u64);
+            if self.buffer.len() >= WRITE_BYTES && self.pass(pipeline).is_err() {
+                break;
+            }
         }
         Ok(Exit::Done)
     }
 
     /// Adds all floors, and hands them to the thread that writes. Returns false if it has ended.
-    fn pass_floors(&mut self, log: &Log, pipeline: &mut Pipeline<'_, '_, Vec<u8>, (), anyhow::Error>) -> Result<bool> {
+    fn pass_floors(&mut self, log: &Log, pipeline: &mut Writing<'_, '_>) -> Result<bool> {
         let mut next = self.add_floors(log, None)?;
         while let Some(after) = next {
             if self.buffer.len() >= WRITE_BYTES && self.pass(pipeline).is_err() {
@@ -183,7 +246,7 @@ impl Printer {
     }
 
     /// Hands the lines to the thread that writes.
-    fn pass(&mut self, pipeline: &mut Pipeline<'_, '_, Vec<u8>, (), anyhow::Error>) -> Result<(), WorkerEnded> {
+    fn pass(&mut self, pipeline: &mut Writing<'_, '_>) -> Result<(), WorkerEnded> {
         let is_large = self.buffer.len() > KEPT_BYTES_MAX;
         self.buffer = pipeline.pass(std::mem::take(&mut self.buffer))?;
         if is_large { pipeline.settle() } else { Ok(()) }
@@ -206,19 +269,21 @@ impl Printer {
         if let Some(limit) = follower.inotify_limit() {
             diagnostics::error(&hint::polling(limit));
         }
-        let start = self.selection.start(log, log.last_offset()?)?;
+        let end = self.selection.end(log, log.last_offset()?)?;
+        let start = self.selection.start(log, end)?;
         let start = self.begin(log, start)?;
         follower.go_to(start);
         if self.selection.has_floors(start, log.pruned()?) {
             self.write_floors(log, output)?;
         }
-        loop {
-            let found_any = follower.scan(Bounds::default(), |change| {
-                self.add(&change);
-                Ok(ControlFlow::Continue(()))
-            });
+        let mut finder = self.selection.finder(log, self.has_times);
+        while self.left > 0 {
+            // Before the end is found: no entry of this time comes later.
+            let time_left = self.selection.until.map(time_left);
+            let end = self.selection.end(log, Offset(u64::MAX))?;
+            let found_any = follower.find(&mut finder, end, Bounds::default(), |change, at| Ok(self.add(change, at)));
             write(output, &mut self.buffer)?;
-            let skipped = follower.take_skipped();
+            let skipped = finder.take_skipped();
             if skipped > 0 {
                 self.note_skipped(skipped, follower.position());
                 if self.selection.has_floors(follower.position(), log.pruned()?) {
@@ -228,11 +293,23 @@ impl Printer {
             if found_any? {
                 continue;
             }
+            if time_left == Some(Duration::ZERO) {
+                return Ok(Exit::Done);
+            }
             // Without events, poll reports only that the reader closed stdout.
             let output_closed = PollFd::new(output.as_fd(), PollFlags::empty());
-            if follower.wait(&[output_closed])?[0] {
+            let timeout = time_left.map_or(PollTimeout::NONE, |left| PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX));
+            if follower.wait_until(&[output_closed], timeout)?.is_some_and(|events| events[0]) {
                 return Ok(Exit::Done);
             }
         }
+        Ok(Exit::Done)
     }
+}
+
+/// The time until `millis`, Unix time in milliseconds, and a millisecond more: a part of one is not waited for.
+fn time_left(millis: u64) -> Duration {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let left = Duration::from_millis(millis).saturating_sub(now);
+    if left.is_zero() { left } else { left + Duration::from_millis(1) }
 }

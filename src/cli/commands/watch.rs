@@ -3,7 +3,7 @@
 use anyhow::Result;
 use clap::{ArgMatches, Command};
 
-use crate::cli::args::{payload, payload_args};
+use crate::cli::args::payload_args;
 use crate::cli::commands::read;
 use crate::cli::context::Context;
 use crate::cli::exit::Exit;
@@ -18,7 +18,8 @@ pub fn command() -> Command {
         command
             .args(select::options())
             .args(payload_args())
-            .after_help(epilogue("scuttleup-watch", "scuttleup watch --tail --peer web1"))
+            .arg(read::json_arg())
+            .after_help(epilogue("scuttleup-watch", "scuttleup watch --peer 'web-*'"))
     })
 }
 
@@ -28,5 +29,5 @@ pub fn run(context: &Context, args: &ArgMatches) -> Result<Exit> {
     if !selection.has_start() {
         selection.last = Some(LAST);
     }
-    read::print(context, selection, payload(args))
+    read::print(context, selection, args)
 }

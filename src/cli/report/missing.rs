@@ -1,7 +1,7 @@
 //! Messages about a feed or an entry that the log does not hold.
 
 use anyhow::{Result, anyhow};
-use scuttleup::{Log, PeerId, Seq};
+use scuttleup::{Log, PeerGlobs, PeerId, Printable, Seq};
 
 use crate::cli::report::nearest::nearest;
 
@@ -27,6 +27,25 @@ pub fn no_feed(log: &Log, peer: &str) -> Result<Option<String>> {
         None => "`scuttleup heads` prints all feeds".to_owned(),
     };
     Ok(Some(format!("this log has no feed of {}: {hint}", display_peer(peer))))
+}
+
+/// The text for a pattern that matches no feed of the log, or `None` if it matches one.
+pub fn no_match(log: &Log, pattern: &str) -> Result<Option<String>> {
+    let globs = PeerGlobs::new([pattern])?;
+    let (mut found, mut last) = (globs.matches(log.local_id()?.as_str()), None::<String>);
+    while !found {
+        let mut after = String::new();
+        let (given, _) = log.feeds_after(last.as_deref(), FEEDS_SEARCHED_MAX, |id, _, _| {
+            found |= globs.matches(id);
+            id.clone_into(&mut after);
+        })?;
+        if given < FEEDS_SEARCHED_MAX {
+            break;
+        }
+        last = Some(after);
+    }
+    let text = || format!("no feed of this log matches {}: `scuttleup heads` prints all feeds", Printable(pattern));
+    Ok((!found).then(text))
 }
 
 /// The error for an entry that the log does not hold.

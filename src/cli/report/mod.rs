@@ -1,4 +1,4 @@
-//! The output on stderr: errors, diagnostics and progress.
+//! The output for people: errors, diagnostics and progress on stderr, and changes on a terminal.
 
 pub mod diagnostics;
 pub mod errors;
@@ -9,3 +9,4 @@ pub mod nearest;
 pub mod progress;
 pub mod session;
 pub mod transfer;
+pub mod view;
