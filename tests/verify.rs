@@ -217,7 +217,7 @@ fn a_truncated_or_older_data_file_is_reported() {
 }
 
 /// Changes one row of a table with LMDB. `None` removes it.
-fn change(log: &Path, table: &str, key: &[u8], change: impl FnOnce(Option<&[u8]>) -> Option<Vec<u8>>) {
+pub fn change(log: &Path, table: &str, key: &[u8], change: impl FnOnce(Option<&[u8]>) -> Option<Vec<u8>>) {
     let env = Environment::new().set_max_dbs(8).set_map_size(1 << 30).open(log).expect("LMDB opens the log");
     let number = env.info().expect("its facts").last_txnid() as u64 + 1;
     let (rows, meta) = (env.open_db(Some(table)).expect("a table"), env.open_db(Some("meta")).expect("a table"));

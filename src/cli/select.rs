@@ -155,7 +155,11 @@ impl Selection {
     /// Whether the floors of feeds come before the changes after `start`, in a log that has pruned the changes up to `pruned`: the
     /// reader of the selection may have no later entry of these feeds.
     pub fn has_floors(&self, start: Offset, pruned: Offset) -> bool {
-        !self.tail && !self.reverse && self.last.is_none() && (self.heads_name.is_some() || start <= pruned)
+        !self.tail
+            && !self.reverse
+            && self.last.is_none()
+            && self.limit != Some(0)
+            && (self.heads_name.is_some() || start <= pruned)
     }
 
     /// Whether the floor `seq` of a feed belongs to the selection.

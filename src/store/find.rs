@@ -335,7 +335,7 @@ impl Finder<'_> {
                 return Ok(Offset(last - left));
             }
             left -= u64::from(pick.count);
-            picks.extend(pick.before(&txn, start)?);
+            picks.extend(pick.before(&txn, start, Offset(last - u64::from(pick.count)))?);
         }
         Ok(start)
     }
@@ -403,7 +403,7 @@ impl Finder<'_> {
                 let next = match pick.count {
                     1 => {
                         runs += 1;
-                        pick.before(txn, *after)?
+                        pick.before(txn, *after, Offset(offset.0 - 1))?
                     }
                     count => Some((offset.0 - 1, PickBack { count: count - 1, ..pick })),
                 };
@@ -542,10 +542,10 @@ impl PickBack {
         self.first_seq + (self.count - 1)
     }
 
-    /// The entries of the same feed before these.
-    fn before(self, txn: &ReadTxn<'_>, after: Offset) -> Result<Option<(u64, Self)>> {
+    /// The entries of the same feed before these, after `after` and up to `until`.
+    fn before(self, txn: &ReadTxn<'_>, after: Offset, until: Offset) -> Result<Option<(u64, Self)>> {
         let Some(seq) = self.first_seq.checked_sub(1).filter(|seq| *seq > self.above) else { return Ok(None) };
         let run = txn.run(self.number, seq)?;
-        Ok(run.and_then(|run| Self::of(self.number, &run, self.above, after, Offset(u64::MAX))))
+        Ok(run.and_then(|run| Self::of(self.number, &run, self.above, after, until)))
     }
 }

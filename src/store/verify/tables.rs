@@ -281,6 +281,8 @@ impl Check<'_, '_> {
                 b"deletions" if value.len() == 8 => {}
                 b"floor" if value.len() == 8 => check.floor = u64_at(value, 0),
                 b"policy" if std::str::from_utf8(value).is_ok_and(|text| text.parse::<Retention>().is_ok()) => {}
+                // Times that decrease are no damage: earlier programs have written them.
+                b"times" if matches!(value, [0 | 1]) => {}
                 b"clone" => clone = Some(StoredPlace::decode(value).is_some()),
                 b"txn" => txn = Some(value.try_into().ok().map(u64::from_le_bytes)),
                 _ => return check.check_fork(key, value),
