@@ -43,7 +43,7 @@ fn varied(place: &Place) -> PathBuf {
     Run::new(&log).args(["append", "--raw"]).stdin("").success();
     append(&log, "[1,2]\n");
     Run::new(&log).args(["del", "laptop", "3"]).success();
-    let day = 1_795_686_548_123;
+    let day = 1_764_150_548_123;
     set_times(&log, &[(1, day), (4, day + 24 * 3600 * 1000), (5, day + 24 * 3600 * 1000 + 1), (6, day + 24 * 3600 * 1000 + 2)]);
     log
 }
@@ -53,18 +53,18 @@ fn a_terminal_gets_one_line_for_each_entry_with_time_peer_seq_and_payload() {
     let place = Place::new();
     let log = varied(&place);
     let expected = [
-        "Thursday, 2026-11-26",
+        "Wednesday, 2025-11-26",
         "09:49:08.123  web-1  1  {\"msg\":\"hello\"}",
         "09:49:08.123  \\u{1b}[2Jx  1  a\\nb\\u{1b}[31m\\u{9b}",
-        "09:49:08.123  \u{4f60}\u{597d}       1  \u{4f60}\u{597d}, world",
-        "Friday, 2026-11-27",
-        "09:49:08.123  laptop     1  10 bytes: \\x89PNG\\r\\n\\x1a\\n\\x00\\\"",
-        "09:49:08.124  laptop     2  empty",
-        "09:49:08.125  laptop     3  deleted, 5 bytes",
+        "09:49:08.123  \u{4f60}\u{597d}        1  \u{4f60}\u{597d}, world",
+        "Thursday, 2025-11-27",
+        "09:49:08.123  laptop      1  10 bytes: \\x89PNG\\r\\n\\x1a\\n\\x00\\\"",
+        "09:49:08.124  laptop      2  empty",
+        "09:49:08.125  laptop      3  deleted, 5 bytes",
     ];
     assert_eq!(lines(&log, 100, &["read"]), expected);
     assert_eq!(lines(&log, 100, &["read", "--limit", "1"]), expected[..2]);
-    let newest = ["Friday, 2026-11-27", "09:49:08.125  laptop  3  deleted, 5 bytes", "09:49:08.124  laptop  2  empty"];
+    let newest = ["Thursday, 2025-11-27", "09:49:08.125  laptop  3  deleted, 5 bytes", "09:49:08.124  laptop  2  empty"];
     assert_eq!(lines(&log, 100, &["read", "--reverse", "-n", "2"]), newest);
     assert_eq!(lines(&log, 100, &["watch", "-n", "2", "--until", "now"])[1..], ["09:49:08.124  laptop  2  empty", newest[1]]);
     assert_eq!(lines(&log, 100, &["read", "--no-entry", "--limit", "1"])[1], "09:49:08.123  web-1  1");
@@ -76,7 +76,7 @@ fn the_view_is_in_local_time() {
     let place = Place::new();
     let log = varied(&place);
     let local = shown(&log, 100, &["read", "--limit", "1"], &[("TZ", "AAA-15:30")]).lines();
-    assert_eq!(local, ["Friday, 2026-11-27", "01:19:08.123  web-1  1  {\"msg\":\"hello\"}"]);
+    assert_eq!(local, ["Thursday, 2025-11-27", "01:19:08.123  web-1  1  {\"msg\":\"hello\"}"]);
 }
 
 #[test]
@@ -97,7 +97,7 @@ fn a_line_is_cut_to_the_width_of_the_terminal() {
         }
     }
     let [_, wide, binary, short, peer] = lines(&log, 40, &["read"]).try_into().expect("five lines");
-    assert_eq!(wide[12..], format!("  a  1  {}\u{2026}", "\u{4f60}\u{597d}".repeat(5)));
+    assert_eq!(wide[12..], format!("  a  1  {}\u{4f60}\u{2026}", "\u{4f60}\u{597d}".repeat(4)));
     assert_eq!(&binary[12..], "  a  2  1048576 bytes: \\xff\u{2026}");
     assert_eq!(&short[12..], "  a  3  xxxxxxxxxxxxxxxxxxxx");
     assert_eq!(peer[12..], format!("  {}\u{2026}  1  1", "p".repeat(19)));
