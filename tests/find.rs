@@ -1,10 +1,12 @@
 //! `read` and `watch` by feed, time and number: what is found is what a look at every entry finds.
 
 use std::collections::BTreeMap;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use scuttleup::ndjson::put_time;
+use scuttleup::{Bounds, EntryFilter, Heads, Log, Offset};
 use serde_json::Value;
 
 use crate::harness::{Place, Run, append};
@@ -221,6 +223,64 @@ fn every_combination_of_options_finds_what_a_look_at_every_entry_finds() {
             }
         }
     }
+}
+
+#[test]
+fn a_finder_goes_on_while_the_log_grows_is_packed_and_is_pruned() {
+    let place = Place::new();
+    let (path, mut heads) = (place.log("own"), BTreeMap::new());
+    let peer = |n| if n % 40 == 7 { format!("rare-{}", n % 3) } else { format!("bulk-{}", n % 2) };
+    write(&path, lines(&mut heads, 20_000, peer));
+    let log = Log::open_read_only(&path).expect("a log");
+    let filter = EntryFilter::new(["rare-*"], Heads::new()).expect("a filter");
+    let (mut finder, mut back) = (log.find(filter.clone(), true), log.find(filter, true));
+    let until = log.last_offset().expect("an offset");
+    let wanted: Vec<_> = (0..20_000).filter(|n| n % 40 == 7).map(|n| n + 1).collect();
+    let (mut given, mut gone, mut position) = (Vec::new(), 0..=0, Offset(300));
+    let mut from_end = back.backwards(Offset(300), until).expect("a position");
+    let (mut given_back, mut has_more) = (Vec::new(), true);
+    let bounds = Bounds { entries_max: 9, bytes_max: usize::MAX };
+    for round in 0.. {
+        match round {
+            2 | 8 => Run::new(&path).args(["-q", "compact"]).success(),
+            4 => Run::new(&path).args(["del", "rare-1", "30"]).success(),
+            6 => Run::new(&path).args(["-q", "append"]).stdin("1\n").success(),
+            // The packs that hold the next entries are gone.
+            12 => Run::new(&path).args(["-q", "prune", "--keep-last", "9001"]).success(),
+            13 => Run::new(&path).args(["-q", "compact"]).success(),
+            _ => Run::program("true").success(),
+        };
+        let before = position;
+        position = finder
+            .scan(position, until, bounds, |change, at| {
+                assert!(change.offset > before && at.is_some());
+                given.push(change.offset.0);
+                Ok(ControlFlow::Continue(()))
+            })
+            .expect("changes");
+        assert!(given.last().is_none_or(|last| *last <= position.0));
+        if finder.take_skipped() > 0 {
+            assert_eq!((position, gone), (Offset(11_000), 0..=0));
+            gone = before.0 + 1..=position.0;
+        }
+        if has_more {
+            has_more = back
+                .scan_back(&mut from_end, bounds, |change, _| {
+                    given_back.push(change.offset.0);
+                    Ok(ControlFlow::Continue(()))
+                })
+                .expect("changes");
+        }
+        if position == before && !has_more {
+            break;
+        }
+    }
+    assert_eq!(position, until);
+    assert!(gone.contains(&5000), "{gone:?}");
+    let expected: Vec<_> = wanted.iter().copied().filter(|offset| *offset > 300 && !gone.contains(offset)).collect();
+    assert_eq!(given, expected);
+    let expected: Vec<_> = wanted.iter().rev().copied().filter(|offset| *offset > 11_000).collect();
+    assert_eq!(given_back, expected);
 }
 
 /// A log in which one feed has 10 of 20,000 entries.

@@ -18,7 +18,7 @@ use crate::model::{Change, EntryFilter, Error, Offset, PeerId, Printable, Result
 /// A range of at most this many offsets is scanned: to plan anything else takes longer.
 const SCANNED_OFFSETS_MAX: u64 = 4096;
 /// To find one record by its run costs as much as to scan this many records.
-const FIND_COST: u64 = 8;
+const FIND_COST: u64 = 20;
 /// To find the first run of a feed costs as much as to scan this many records.
 const FEED_COST: u64 = 16;
 /// The maximum number of runs that one snapshot visits. Each may be in another block of a pack.
