@@ -9,7 +9,7 @@ use scuttleup::ndjson::put_time;
 use scuttleup::{Bounds, EntryFilter, Heads, Log, Offset};
 use serde_json::Value;
 
-use crate::harness::{Place, Run, append};
+use crate::harness::{Place, Run, append, shell};
 use crate::hostile::Random;
 use crate::verify::change;
 
@@ -182,7 +182,8 @@ fn every_combination_of_options_finds_what_a_look_at_every_entry_finds() {
     println!("SCUTTLEUP_SEED={seed}");
     let (place, mut random, mut heads) = (Place::new(), Random(seed), BTreeMap::new());
     let (log, heads_file) = (place.log("own"), place.path("heads"));
-    let stages: [&dyn Fn(&[Value], &mut Random); 4] = [
+    type Stage<'a> = &'a dyn Fn(&[Value], &mut Random);
+    let stages: [Stage<'_>; 4] = [
         &|_, _| {},
         // Packs, and entries that are deleted before and after they are sealed.
         &|all, random| {
@@ -242,12 +243,12 @@ fn a_finder_goes_on_while_the_log_grows_is_packed_and_is_pruned() {
     let bounds = Bounds { entries_max: 9, bytes_max: usize::MAX };
     for round in 0.. {
         match round {
-            2 | 8 => Run::new(&path).args(["-q", "compact"]).success(),
+            // 3: this process uses data.mdb, so it is not made smaller.
+            2 | 8 | 13 => shell("$scuttleup -q --log \"$LOG\" compact || [ $? = 3 ]").env("LOG", &path).success(),
             4 => Run::new(&path).args(["del", "rare-1", "30"]).success(),
             6 => Run::new(&path).args(["-q", "append"]).stdin("1\n").success(),
             // The packs that hold the next entries are gone.
             12 => Run::new(&path).args(["-q", "prune", "--keep-last", "9001"]).success(),
-            13 => Run::new(&path).args(["-q", "compact"]).success(),
             _ => Run::program("true").success(),
         };
         let before = position;
