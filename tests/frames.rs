@@ -224,6 +224,17 @@ impl Session {
         bytes
     }
 
+    /// Waits for the next byte that is no heartbeat, and drops the heartbeats before it. A slow machine makes heartbeats.
+    pub fn skip_heartbeats(&mut self) {
+        while self.buffer.first().is_none_or(|&byte| byte == 0) {
+            if !self.buffer.is_empty() {
+                self.buffer.remove(0);
+            } else if !self.read() {
+                return;
+            }
+        }
+    }
+
     /// All frames until the end of the stream.
     pub fn frames(&mut self) -> Vec<Frame> {
         std::iter::from_fn(|| self.frame()).collect()
