@@ -51,7 +51,7 @@ impl Exit {
         match err.downcast_ref::<Error>() {
             Some(Error::DiskFull(_) | Error::MapFull(_) | Error::FeedFull(_)) => Self::Full,
             Some(err) if err.is_refusal() => Self::Refused,
-            Some(Error::NoNativeWire) => Self::Refused,
+            Some(Error::NoNativeWire | Error::CursorInUse { .. }) => Self::Refused,
             Some(
                 Error::BadInput(_)
                 | Error::HashMismatch(..)

@@ -55,6 +55,13 @@ pub enum Error {
         /// The last offset of the log.
         last: Offset,
     },
+    /// Another process consumes this cursor.
+    CursorInUse {
+        /// The name of the cursor.
+        name: String,
+        /// The process. `None`: it was killed, and a process that it has started goes on; or it is in another container.
+        process: Option<u32>,
+    },
     /// The disk, a quota or a file size limit is exhausted.
     DiskFull(io::Error),
     /// The memory map, which limits the size of the log, is exhausted. Its size in bytes.
@@ -219,6 +226,15 @@ impl fmt::Display for Error {
                 f,
                 "there is no offset {after} in this log, its last offset is {last}: the offset is from another log, \
                  or this log was restored or created again"
+            ),
+            Self::CursorInUse { name, process: Some(process) } => {
+                write!(f, "the cursor {} is in use by the process {process}: wait until it ends, or end it", Printable(name))
+            }
+            Self::CursorInUse { name, process: None } => write!(
+                f,
+                "the cursor {} is in use: the process that consumed it was killed, and a program that it has started still runs, \
+                 or it is in another container: wait until it ends, or end it",
+                Printable(name)
             ),
             Self::DiskFull(err) => write!(f, "cannot store more ({err}): free some space and run it again"),
             Self::MapFull(bytes) => write!(

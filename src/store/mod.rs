@@ -33,7 +33,7 @@ mod seal;
 mod verify;
 mod writer;
 
-pub use cursors::CURSOR_BYTES_MAX;
+pub use cursors::{Batch, CURSOR_BYTES_MAX, Consumer, Cursor, CursorState};
 pub use feeds::Compared;
 pub use find::{Backwards, Finder};
 pub use lmdb::{Shrunk, shrink};

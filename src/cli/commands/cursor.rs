@@ -1,10 +1,11 @@
 //! `cursor`: list, set and remove the named positions of readers.
 
 use std::io::IsTerminal;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Result, bail};
 use clap::{Arg, ArgMatches, Command};
-use scuttleup::{Log, Offset, Printable, ndjson};
+use scuttleup::{Batch, CursorState, Log, Offset, Printable, ndjson};
 
 use crate::cli::args::{flag, number};
 use crate::cli::context::Context;
@@ -70,25 +71,39 @@ fn remove(context: &Context, args: &ArgMatches) -> Result<Exit> {
 
 fn list(context: &Context, json: bool) -> Result<Exit> {
     signals::exit_on_signal()?;
-    let log = Log::open_read_only(&context.dir)?;
-    let (cursors, info) = (log.cursors()?, log.info()?);
-    let unread_after = |offset: Offset| info.last_offset.0.saturating_sub(offset.max(info.floor).0);
+    let cursors = Log::open_read_only(&context.dir)?.cursors()?;
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let seconds_since = |millis: u64| now.saturating_sub(Duration::from_millis(millis)).as_secs();
+    let lag = |state: &CursorState| if state.unread == 0 { Some(0) } else { state.unread_since.map(seconds_since) };
     let mut lines = Vec::new();
     if std::io::stdout().is_terminal() && !json {
-        let width = cursors.iter().map(|(name, _)| name.chars().count()).max().unwrap_or(0).max("cursor".len());
+        let width = cursors.iter().map(|state| state.name.chars().count()).max().unwrap_or(0).max("cursor".len());
         lines.extend_from_slice(format!("{:width$}  offset  unread\n", "cursor").as_bytes());
-        for (name, offset) in cursors {
-            let unread = unread_after(offset);
-            lines.extend_from_slice(format!("{:width$}  {offset:>6}  {unread:>6}\n", Printable(&name).to_string()).as_bytes());
+        for state in &cursors {
+            let (name, offset, unread) = (Printable(&state.name).to_string(), state.cursor.offset, state.unread);
+            lines.extend_from_slice(format!("{name:width$}  {offset:>6}  {unread:>6}\n").as_bytes());
         }
     } else {
-        for (name, offset) in cursors {
-            lines.extend_from_slice(b"{\"cursor\":");
-            ndjson::put_string(&mut lines, &name);
-            let unread = unread_after(offset);
-            lines.extend_from_slice(format!(",\"offset\":{offset},\"unread\":{unread}}}\n").as_bytes());
-        }
+        cursors.iter().for_each(|state| put_line(&mut lines, state, lag(state)));
     }
     Output::bulk().write(&lines)?;
     Ok(Exit::Done)
+}
+
+fn put_line(out: &mut Vec<u8>, state: &CursorState, lag_seconds: Option<u64>) {
+    let CursorState { name, cursor, unread, process, .. } = state;
+    out.extend_from_slice(b"{\"cursor\":");
+    ndjson::put_string(out, name);
+    out.extend_from_slice(format!(",\"offset\":{},\"unread\":{unread}", cursor.offset).as_bytes());
+    if let Some(seconds) = lag_seconds {
+        out.extend_from_slice(format!(",\"lag_seconds\":{seconds}").as_bytes());
+    }
+    if let Some(process) = process {
+        out.extend_from_slice(format!(",\"pid\":{process}").as_bytes());
+    }
+    if let Some(Batch { first, last, entries, attempts, failures, .. }) = &cursor.batch {
+        let counts = format!("\"lines\":{entries},\"attempts\":{attempts},\"failures\":{failures}");
+        out.extend_from_slice(format!(",\"batch\":{{\"first\":{first},\"last\":{last},{counts}}}").as_bytes());
+    }
+    out.extend_from_slice(b"}\n");
 }

@@ -5,12 +5,13 @@ use std::io::ErrorKind;
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use nix::errno::Errno;
-use nix::fcntl::{FallocateFlags, FcntlArg, fallocate, fcntl};
+use nix::fcntl::{FallocateFlags, FcntlArg, FdFlag, fallocate, fcntl};
 use nix::libc;
 use nix::sys::stat::fstat;
+use xxhash_rust::xxh3::xxh3_64;
 
 use super::identity::FileId;
 use super::{data, file};
@@ -33,6 +34,12 @@ const OPEN: i64 = 0;
 const OPENING: i64 = 1 << 30;
 const WRITING: i64 = OPENING + 1;
 const SEALING: i64 = OPENING + 2;
+/// The cursor whose name has the hash `h` is consumed by the process that locks the byte `CONSUMING + h` with an open file description
+/// lock. This process also locks the byte `CONSUMER + h` with a lock of the process, which tells others its number.
+const CONSUMING: i64 = 1 << 62;
+const CONSUMER: i64 = 1 << 61;
+/// The bits of the hash that count.
+const HASH_BITS: i64 = (1 << 61) - 1;
 
 /// The lock file of a log, open. Drop this after LMDB has closed the log: a close of any descriptor of the file releases all
 /// locks that LMDB holds for this process.
@@ -44,6 +51,42 @@ pub struct LockFile {
     opening: Mutex<()>,
     writing: Mutex<()>,
     sealing: Mutex<()>,
+    claims: Mutex<Claims>,
+}
+
+/// The claims of this process on cursors.
+#[derive(Default)]
+struct Claims {
+    /// The hashes of the names of the cursors.
+    hashes: Vec<i64>,
+    /// The lock file, opened once more for each claim: a program that inherits a claim must not inherit the other locks. They are
+    /// closed with the lock file, never before.
+    files: Vec<Arc<File>>,
+}
+
+/// The claim of a process on a cursor. It is released when this value is dropped.
+pub struct Claim<'a> {
+    locks: &'a LockFile,
+    file: Arc<File>,
+    hash: i64,
+}
+
+impl Claim<'_> {
+    /// From now on, processes that this process starts inherit the claim: if it is not released, it stays until all of them have
+    /// ended.
+    pub fn share(&self) -> Result<()> {
+        let kept = fcntl(&*self.file, FcntlArg::F_SETFD(FdFlag::empty()));
+        kept.map(|_| ()).map_err(|err| Error::io(format!("{FILE_NAME} cannot be inherited"), err.into()))
+    }
+}
+
+impl Drop for Claim<'_> {
+    fn drop(&mut self) {
+        let mut claims = self.locks.claims();
+        claims.hashes.retain(|hash| *hash != self.hash);
+        fcntl(&*self.file, FcntlArg::F_OFD_SETLK(&range(CONSUMING + self.hash, libc::F_UNLCK))).ok();
+        fcntl(&*self.file, FcntlArg::F_SETLK(&range(CONSUMER + self.hash, libc::F_UNLCK))).ok();
+    }
 }
 
 /// A lock that is held until this value is dropped. Other processes and other threads of this process wait.
@@ -63,7 +106,7 @@ impl LockFile {
     /// Opens the file, and creates it if it is missing.
     pub fn open(dir: &Path) -> Result<Self> {
         let file = file::open_or_create(dir, FILE_NAME)?;
-        Ok(Self { file, opening: Mutex::new(()), writing: Mutex::new(()), sealing: Mutex::new(()) })
+        Ok(Self { file, opening: Mutex::new(()), writing: Mutex::new(()), sealing: Mutex::new(()), claims: Mutex::default() })
     }
 
     /// Waits until no other process opens the log.
@@ -93,6 +136,42 @@ impl LockFile {
     /// Waits until no other process seals.
     pub fn wait_to_seal(&self) -> Result<Turn<'_>> {
         self.wait(SEALING, &self.sealing)
+    }
+
+    /// The claim on the cursor `name` of the log in `dir`. Returns `None` if another process, or a program that it has started, or another
+    /// thread has it.
+    pub fn claim(&self, dir: &Path, name: &str) -> Result<Option<Claim<'_>>> {
+        let (hash, mut claims) = (hash_of(name), self.claims());
+        if claims.hashes.contains(&hash) {
+            return Ok(None);
+        }
+        let file = claims.free_file(dir)?;
+        // The lock of the process comes first, so that others always see the number of the process that has the claim.
+        if fcntl(&*file, FcntlArg::F_SETLK(&range(CONSUMER + hash, libc::F_WRLCK))).is_err() {
+            return Ok(None);
+        }
+        if fcntl(&*file, FcntlArg::F_OFD_SETLK(&range(CONSUMING + hash, libc::F_WRLCK))).is_err() {
+            fcntl(&*file, FcntlArg::F_SETLK(&range(CONSUMER + hash, libc::F_UNLCK))).ok();
+            return Ok(None);
+        }
+        claims.hashes.push(hash);
+        Ok(Some(Claim { locks: self, file, hash }))
+    }
+
+    /// The process that has the claim on the cursor `name`. `None` if none has it, or it was killed, or is in another container.
+    pub fn claimant(&self, name: &str) -> Option<u32> {
+        let hash = hash_of(name);
+        if self.claims().hashes.contains(&hash) {
+            return Some(std::process::id());
+        }
+        let mut lock = range(CONSUMER + hash, libc::F_WRLCK);
+        fcntl(&self.file, FcntlArg::F_GETLK(&mut lock)).ok()?;
+        let is_locked = i32::from(lock.l_type) != libc::F_UNLCK;
+        u32::try_from(lock.l_pid).ok().filter(|pid| is_locked && *pid > 0)
+    }
+
+    fn claims(&self) -> MutexGuard<'_, Claims> {
+        self.claims.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether no process has the log open. The caller must hold the lock for opening, and must not have the log open: as long
@@ -237,6 +316,24 @@ impl OpenFiles {
     pub fn are_unchanged(&self) -> bool {
         self.0.iter().all(|(path, id)| FileId::of_name(path).ok() == *id)
     }
+}
+
+impl Claims {
+    /// An open lock file that no claim uses, and that no other program has inherited.
+    fn free_file(&mut self, dir: &Path) -> Result<Arc<File>> {
+        let is_own = |file: &File| fcntl(file, FcntlArg::F_GETFD).is_ok_and(|flags| flags & FdFlag::FD_CLOEXEC.bits() != 0);
+        if let Some(free) = self.files.iter().find(|file| Arc::strong_count(file) == 1 && is_own(file)) {
+            return Ok(Arc::clone(free));
+        }
+        let file = Arc::new(file::open_or_create(dir, FILE_NAME)?);
+        self.files.push(Arc::clone(&file));
+        Ok(file)
+    }
+}
+
+/// The hash of the name of a cursor, as an offset in the lock file.
+fn hash_of(name: &str) -> i64 {
+    xxh3_64(name.as_bytes()).cast_signed() & HASH_BITS
 }
 
 /// Whether no other open file has a lock on this byte.

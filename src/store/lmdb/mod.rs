@@ -25,7 +25,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use lmdb::{Environment, EnvironmentFlags};
 use nix::errno::Errno;
 
-use super::files::lock::{LockFile, Locks, OpenFiles, READERS_MAX, Turn};
+use super::files::lock::{Claim, LockFile, Locks, OpenFiles, READERS_MAX, Turn};
 use super::files::place::Place;
 use super::files::{data, space};
 use crate::model::{Error, Result};
@@ -253,6 +253,16 @@ impl Env {
     /// Whether the tables are those of the newest format.
     pub fn is_newest(&self) -> bool {
         self.tables.is_some_and(|tables| tables.are_newest())
+    }
+
+    /// The claim on the cursor `name`; `None` if another process or thread has it. The log must be open for writing.
+    pub fn claim(&self, name: &str) -> Result<Option<Claim<'_>>> {
+        self.locks.usable().map_or(Ok(None), |file| file.claim(&self.dir, name))
+    }
+
+    /// The process that has the claim on the cursor `name`, if it can be seen.
+    pub fn claimant(&self, name: &str) -> Option<u32> {
+        self.locks.usable().and_then(|file| file.claimant(name))
     }
 
     /// The lock for sealing; `None` if another process or thread has it. The log must be open for writing.

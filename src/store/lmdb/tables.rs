@@ -3,13 +3,14 @@
 use std::ops::{ControlFlow, Deref};
 use std::path::Path;
 
-use lmdb::{Cursor, Database, DatabaseFlags, RoCursor, RwTransaction, Transaction, WriteFlags};
+use lmdb::{Cursor as _, Database, DatabaseFlags, RoCursor, RwTransaction, Transaction, WriteFlags};
 use lmdb_sys as sys;
 
 use super::error::{read_error, write_error};
 use super::ffi::{self, AppendTxn, Snapshot};
 use super::prefetch::prefetch_next;
 use crate::model::{Error, Offset, PeerId, Printable, Result, Seq, Tombstone};
+use crate::store::cursors::Cursor;
 use crate::store::files::lock::Turn;
 use crate::store::files::place::{Place, StoredPlace};
 use crate::store::prune::Retention;
@@ -226,21 +227,26 @@ impl<T: Transaction> Txn<'_, T> {
         self.meta(key::POLICY)?.map(|text| std::str::from_utf8(text).map_err(|_| bad_row("meta"))?.parse()).transpose()
     }
 
-    /// The cursors: names and offsets, in the order of the names.
-    pub fn cursors(&self) -> Result<Vec<(String, Offset)>> {
+    /// The cursors and their names, in the order of the names.
+    pub fn cursors(&self) -> Result<Vec<(String, Cursor)>> {
         let mut cursors = Vec::new();
-        self.meta_rows(key::CURSOR, |name, offset| {
+        self.meta_rows(key::CURSOR, |name, row| {
             let name = std::str::from_utf8(name).map_err(|_| bad_row("meta"))?;
-            let offset = offset.try_into().map_err(|_| bad_row("meta"))?;
-            cursors.push((name.to_owned(), Offset(u64::from_le_bytes(offset))));
+            cursors.push((name.to_owned(), Cursor::decode(row)?));
             Ok(())
         })?;
         Ok(cursors)
     }
 
-    /// The cursor with the lowest offset.
+    /// The cursor `name`, if there is one.
+    pub fn named_cursor(&self, name: &str) -> Result<Option<Cursor>> {
+        self.meta(&[key::CURSOR, name].concat())?.map(Cursor::decode).transpose()
+    }
+
+    /// The cursor with the lowest offset: its name and this offset.
     pub fn lowest_cursor(&self) -> Result<Option<(String, Offset)>> {
-        Ok(self.cursors()?.into_iter().min_by_key(|(_, offset)| *offset))
+        let cursors = self.cursors()?.into_iter().map(|(name, cursor)| (name, cursor.offset));
+        Ok(cursors.min_by_key(|(_, offset)| *offset))
     }
 
     /// The fork mark of a feed: the lowest seq that is known to differ.
@@ -732,10 +738,10 @@ impl<'e> WriteTxn<'e> {
     }
 
     /// Sets a cursor. `None` removes it.
-    pub fn set_cursor(&mut self, name: &str, offset: Option<Offset>) -> Result<()> {
+    pub fn set_cursor(&mut self, name: &str, cursor: Option<&Cursor>) -> Result<()> {
         let key = [key::CURSOR, name].concat();
-        match offset {
-            Some(offset) => self.set_meta(&key, &offset.0.to_le_bytes()),
+        match cursor {
+            Some(cursor) => self.set_meta(&key, &cursor.encode()),
             None => self.note_removal().and_then(|()| self.remove(self.tables.meta, key.as_bytes())),
         }
     }

@@ -16,6 +16,7 @@ use super::pages::{BadPage, INTEGER_KEY, Lookup, Meta, PageSet, Pages, Tree, Val
 use super::state::{State, page_damage, pin_newest};
 use super::{Damage, Finding, Part, Report, Verified};
 use crate::model::{Chain, Error, FEEDS_MAX, HashedEntry, Offset, PeerId, Printable, Result, Tombstone};
+use crate::store::cursors::Cursor;
 use crate::store::files::data;
 use crate::store::files::place::StoredPlace;
 use crate::store::lmdb::{Env, NAMES};
@@ -314,7 +315,7 @@ impl Check<'_, '_> {
 
     fn check_fork(&mut self, key: &[u8], value: &[u8]) -> Result<()> {
         let name = String::from_utf8_lossy(key).into_owned();
-        if key.starts_with(b"cursor ") && value.len() == 8 {
+        if key.starts_with(b"cursor ") && Cursor::decode(value).is_ok() {
             return Ok(());
         }
         match key.strip_prefix(b"fork ").map(PeerId::from_bytes) {
