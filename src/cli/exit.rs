@@ -15,6 +15,8 @@ pub enum Exit {
     Full,
     Refused,
     BadInput,
+    /// The exit code of a program that was run, which is passed on.
+    Program(u8),
     /// Ended by this signal, after the current commit.
     Signal(u8),
 }
@@ -30,6 +32,7 @@ impl Exit {
             Self::Full => 5,
             Self::Refused => 6,
             Self::BadInput => 7,
+            Self::Program(code) => code,
             Self::Signal(number) => 128 + number,
         }
     }

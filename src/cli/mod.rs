@@ -1,6 +1,7 @@
 //! The command line. Imports point down: commands, select and child, report, io, exit and time.
 
 mod args;
+mod batches;
 mod child;
 mod commands;
 mod context;
@@ -8,6 +9,7 @@ mod exit;
 mod help;
 mod input;
 mod io;
+mod program;
 pub mod report;
 mod retry;
 mod select;

@@ -1,4 +1,4 @@
-//! `--retry`: decides whether COMMAND is run again after a session, and after which pause.
+//! `--retry`: decides whether COMMAND is run again, and after which pause.
 
 use std::time::Duration;
 
@@ -6,6 +6,7 @@ use scuttleup::{Ending, Outcome};
 
 use crate::cli::child::Failed;
 use crate::cli::exit::Exit;
+use crate::cli::report::diagnostics::counted;
 
 /// After this many tries without a session, the first one included, another try is not likely to help: about a quarter of an hour
 /// if COMMAND fails at once. A host that has just started may need some minutes for its network.
@@ -25,11 +26,34 @@ pub enum Next {
     Pause(Duration),
 }
 
+/// The pauses between tries: 1 second, then twice as long as the last one, up to 60 seconds.
+#[derive(Default)]
+pub struct Pauses {
+    /// The last pause.
+    seconds: u64,
+}
+
+impl Pauses {
+    /// The pause after a try that lasted for this time. After a long one, the pauses begin anew.
+    pub fn next(&mut self, lasted: Duration) -> Duration {
+        self.seconds = if is_long(lasted) { 1 } else { (self.seconds * 2).clamp(1, PAUSE_SECONDS_MAX) };
+        Duration::from_secs(self.seconds)
+    }
+}
+
+fn is_long(lasted: Duration) -> bool {
+    lasted.as_secs() >= PAUSE_SECONDS_MAX
+}
+
+/// The text that announces another try after this pause.
+pub fn trying_again(pause: Duration) -> String {
+    format!("trying again in {}", counted(pause.as_secs(), "second", "seconds"))
+}
+
 /// The tries so far.
 #[derive(Default)]
 pub struct Retries {
-    /// The last pause.
-    pause_seconds: u64,
+    pauses: Pauses,
     /// The remote has sent its id in one of the sessions. From then on, a COMMAND that fails has lost its network.
     has_met: bool,
     /// The number of tries without a session.
@@ -55,8 +79,7 @@ impl Retries {
         if !is_worth_a_retry {
             return Next::Stop;
         }
-        let has_lasted = lasted.as_secs() >= PAUSE_SECONDS_MAX;
-        self.count_refusal(outcome, failed, has_lasted);
+        self.count_refusal(outcome, failed, is_long(lasted));
         if self.refusals == REFUSALS_MAX {
             return Next::GiveUp(format!(
                 "gave up: the remote ended {REFUSALS_MAX} sessions for the same reason, and nothing moved"
@@ -69,8 +92,7 @@ impl Retries {
         if self.tries == TRIES_MAX {
             return Next::GiveUp(format!("gave up: {TRIES_MAX} tries without a session: check COMMAND, and see its messages"));
         }
-        self.pause_seconds = if has_lasted { 1 } else { (self.pause_seconds * 2).clamp(1, PAUSE_SECONDS_MAX) };
-        Next::Pause(Duration::from_secs(self.pause_seconds))
+        Next::Pause(self.pauses.next(lasted))
     }
 
     /// Whether the remote refused to continue the last session.

@@ -1,5 +1,6 @@
 //! The selection of changes: the entries of a log that a command uses, and the offset at which it starts.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
@@ -7,8 +8,9 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 use clap::{Arg, ArgAction, ArgMatches, value_parser};
 use jiff::ZonedDateTime;
-use scuttleup::ndjson::parse_head;
+use scuttleup::ndjson::{parse_head, put_head};
 use scuttleup::{EntryFilter, Error, Finder, Heads, Log, Offset, PeerId, Seq};
+use xxhash_rust::xxh3::xxh3_64;
 
 use crate::cli::args::{flag, invalid_peer_id, number};
 use crate::cli::exit::BadInput;
@@ -105,6 +107,30 @@ impl Selection {
     /// Whether an option sets the start.
     pub fn has_start(&self) -> bool {
         self.tail || self.last.is_some() || self.after.is_some() || self.since.is_some() || self.heads_name.is_some()
+    }
+
+    /// The options that set nothing but the start.
+    pub fn start_options(&self) -> Vec<&'static str> {
+        let options = [
+            (self.tail, "--tail"),
+            (self.last.is_some(), "-n"),
+            (self.after.is_some(), "--after"),
+            (self.since.is_some(), "--since"),
+        ];
+        options.iter().filter(|(is_given, _)| *is_given).map(|&(_, name)| name).collect()
+    }
+
+    /// The options that select changes between the start and the end, as text: the same text selects the same changes. Each has a
+    /// space before it.
+    pub fn filters(&self) -> String {
+        let peers = self.filter.ids().map(PeerId::as_str).chain(self.filter.globs()).collect::<BTreeSet<_>>();
+        let mut text: String = peers.iter().map(|peer| format!(" --peer {peer}")).collect();
+        if let Some(name) = &self.heads_name {
+            let mut lines = Vec::new();
+            self.filter.heads().iter().for_each(|(peer, seq)| put_head(&mut lines, peer.as_str(), seq, false, false, 0));
+            text.push_str(&format!(" --since-heads {name} (hash {:016x})", xxh3_64(&lines)));
+        }
+        text
     }
 
     /// Whether all existing entries are selected.

@@ -1,4 +1,6 @@
-//! Ages and points in time of the command line.
+//! Ages, lengths of time and points in time of the command line.
+
+use std::time::Duration;
 
 use jiff::civil::{DateTime, Time};
 use jiff::fmt::friendly::SpanParser;
@@ -17,6 +19,15 @@ pub fn age(text: &str) -> Result<u64, &'static str> {
     let length = span.to_duration(SpanRelativeTo::days_are_24_hours());
     let length = length.map_err(|_| "not an age in weeks, days, hours, minutes or seconds, such as 8w or 365d")?;
     Ok(length.as_secs().cast_unsigned() + u64::from(length.subsec_nanos() > 0))
+}
+
+/// Parses a length of time, such as 200ms, 2s or 1m.
+///
+/// # Errors
+/// The reason, which clap prints after the value and the name of the argument.
+pub fn duration(text: &str) -> Result<Duration, &'static str> {
+    let length = span(text).and_then(|span| span.to_duration(SpanRelativeTo::days_are_24_hours()).ok());
+    length.and_then(|length| Duration::try_from(length).ok()).ok_or("not a length of time, such as 200ms, 2s or 1m")
 }
 
 /// Parses a point in time, as milliseconds since the start of 1970. Earlier times are 0.
@@ -41,6 +52,11 @@ pub fn moment(text: &str, now: &ZonedDateTime) -> Result<u64, String> {
         _ => return absolute(text, now).ok_or_else(|| if span(text).is_some() { no_direction(text) } else { no_moment() }),
     };
     Ok(millis(zoned.map_err(|_| no_moment())?.timestamp()))
+}
+
+/// The current time in UTC, in seconds, as RFC 3339.
+pub fn now() -> String {
+    format!("{:.0}", Timestamp::now())
 }
 
 fn absolute(text: &str, now: &ZonedDateTime) -> Option<u64> {
@@ -99,6 +115,16 @@ mod tests {
         }
         for text in ["-1d", "-0s", "1h ago"] {
             assert!(age(text).is_err_and(|reason| reason.contains("no sign")), "{text}");
+        }
+    }
+
+    #[test]
+    fn lengths_of_time() {
+        for (text, millis) in [("0s", 0), ("200ms", 200), ("1.5s", 1500), ("2m", 120_000), ("1h 1s", 3_601_000)] {
+            assert_eq!(duration(text), Ok(Duration::from_millis(millis)), "{text}");
+        }
+        for text in ["", "5", "-1s", "1s ago", "1y", "x"] {
+            assert!(duration(text).is_err(), "{text}");
         }
     }
 

@@ -86,9 +86,8 @@ impl Cursor {
             OLD_BYTES => Ok(Self { offset: offset(0), ..Self::default() }),
             IDLE_BYTES => Ok(Self { offset: offset(0), moved: moved(row), batch: None }),
             BATCH_BYTES.. => {
-                let (id, selection) = row[BATCH_BYTES..]
-                    .split_at_checked(usize::from(row[BATCH_BYTES - 1]))
-                    .ok_or_else(|| bad_row("meta"))?;
+                let (id, selection) =
+                    row[BATCH_BYTES..].split_at_checked(usize::from(row[BATCH_BYTES - 1])).ok_or_else(|| bad_row("meta"))?;
                 let batch = Batch {
                     log_id: PeerId::from_bytes(id)?,
                     first: offset(16),

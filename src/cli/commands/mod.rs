@@ -5,6 +5,7 @@ mod compact;
 mod cursor;
 mod del;
 mod entry;
+mod exec;
 mod heads;
 mod id;
 mod info;
@@ -32,11 +33,12 @@ struct Subcommand {
 }
 
 /// All commands, in the order of the help.
-const SUBCOMMANDS: [Subcommand; 16] = [
+const SUBCOMMANDS: [Subcommand; 17] = [
     Subcommand { name: "init", command: init::command, run: init::run },
     Subcommand { name: "append", command: append::command, run: append::run },
     Subcommand { name: "read", command: read::command, run: read::run },
     Subcommand { name: "watch", command: watch::command, run: watch::run },
+    Subcommand { name: "exec", command: exec::command, run: exec::run },
     Subcommand { name: "entry", command: entry::command, run: entry::run },
     Subcommand { name: "del", command: del::command, run: del::run },
     Subcommand { name: "write", command: write::command, run: write::run },

@@ -19,6 +19,7 @@ use crate::cli::io::output::{Output, WRITE_BYTES};
 use crate::cli::io::signals;
 use crate::cli::report::diagnostics::{self, Diagnostics};
 use crate::cli::report::hint;
+use crate::cli::report::missing::pruned_before_read;
 use crate::cli::report::progress::{self, Progress, Total};
 use crate::cli::report::view::{self, View};
 use crate::cli::select::{self, Selection};
@@ -143,8 +144,7 @@ impl Printer {
 
     /// Says that `skipped` entries were pruned, and that the output goes on behind `position`.
     fn note_skipped(&self, skipped: u64, position: Offset) {
-        let entries = if skipped == 1 { "1 entry was".to_owned() } else { format!("{skipped} entries were") };
-        self.diagnostics.note(&format!("{entries} pruned before they were read: continuing after offset {position}"));
+        self.diagnostics.note(&pruned_before_read(skipped, position));
     }
 
     /// Prints the changes after `start` up to `end`, in large writes by a second thread.

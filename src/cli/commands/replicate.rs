@@ -8,8 +8,6 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use clap::builder::PossibleValuesParser;
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
-use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use scuttleup::ingest::Quota;
 use scuttleup::{Mode, Options, PeerGlobs, Step, Wire};
 
@@ -18,12 +16,13 @@ use crate::cli::child;
 use crate::cli::context::Context;
 use crate::cli::exit::{Exit, Usage};
 use crate::cli::help::epilogue;
+use crate::cli::io::poll::wait_until;
 use crate::cli::io::signals::Stop;
 use crate::cli::report::diagnostics::{self, Diagnostics};
 use crate::cli::report::errors;
 use crate::cli::report::session::{self, Format, Report};
 use crate::cli::report::transfer::Transfer;
-use crate::cli::retry::{Next, Repeats, Retries};
+use crate::cli::retry::{Next, Repeats, Retries, trying_again};
 
 pub fn command() -> Command {
     Command::new("replicate").about("Sync with another log over stdin and stdout, or over those of COMMAND").defer(|command| {
@@ -182,12 +181,12 @@ fn sync(context: &Context, args: &ArgMatches, command: Option<&[OsString]>, labe
             Next::Pause(pause) => pause,
         };
         if !is_repeated || pause != last_pause {
-            let seconds = pause.as_secs();
-            context.diagnostics.note(&format!("trying again in {seconds} second{}", if seconds == 1 { "" } else { "s" }));
+            context.diagnostics.note(&trying_again(pause));
         }
         last_pause = pause;
-        if poll_for(&stop, pause) {
-            return Ok(stop.exit().unwrap_or(exit));
+        wait_until(&stop, pause)?;
+        if let Some(exit) = stop.exit() {
+            return Ok(exit);
         }
     }
 }
@@ -199,12 +198,4 @@ fn note_repeats(diagnostics: Diagnostics, repeats: &mut Repeats) {
         1 => diagnostics.note("the last report came once more"),
         times => diagnostics.note(&format!("the last report came {times} times more")),
     }
-}
-
-/// Waits for a signal. Returns false after `pause`.
-fn poll_for(stop: &Stop, pause: Duration) -> bool {
-    let timeout = PollTimeout::try_from(pause).unwrap_or(PollTimeout::MAX);
-    // The next poll reports a signal that interrupts this one.
-    while let Err(Errno::EINTR) = poll(&mut [PollFd::new(stop.as_fd(), PollFlags::POLLIN)], timeout) {}
-    stop.exit().is_some()
 }

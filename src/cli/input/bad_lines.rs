@@ -1,15 +1,13 @@
 //! Lines that `append --skip-bad` leaves out. They go to a file as NDJSON, see scuttleup-append(1).
 
-use std::fs::{File, OpenOptions};
-use std::io::{Read, Seek, SeekFrom, Write};
 use std::ops::Range;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use anyhow::Result;
-use scuttleup::{Error, ndjson};
+use scuttleup::ndjson;
 
-use crate::cli::exit::{OutputClosed, OutputFull};
+use crate::cli::exit::OutputClosed;
+use crate::cli::io::appended::AppendedFile;
 use crate::cli::io::output::{Output, WRITE_BYTES};
 
 /// A longer line is written as base64. Text can become six times as long, because of its escapes.
@@ -42,8 +40,7 @@ pub struct BadLines {
 
 enum Target {
     Stdout(Output),
-    /// The file, its name, and whether it is on a disk.
-    File(File, String, bool),
+    File(AppendedFile),
 }
 
 impl BadLines {
@@ -55,10 +52,7 @@ impl BadLines {
         if path.as_os_str() == "-" {
             return Ok(Self { target: Target::Stdout(Output::bulk()), unit });
         }
-        let name = path.display().to_string();
-        let opened = open_file(path).map_err(|err| Error::io(format!("{name} cannot be opened"), err))?;
-        let is_on_disk = opened.metadata().is_ok_and(|meta| meta.is_file());
-        Ok(Self { target: Target::File(opened, name, is_on_disk), unit })
+        Ok(Self { target: Target::File(AppendedFile::open(path)?), unit })
     }
 
     /// Writes the lines, which are parts of `input`. When this returns, they are on the disk, unless the target is a pipe or a
@@ -87,44 +81,15 @@ impl Target {
                 err if err.is::<OutputClosed>() => anyhow::anyhow!("the reader of stdout closed it, bad lines cannot be written"),
                 err => err,
             }),
-            Self::File(file, name, _) => file.write_all(bytes).map_err(|err| failure(name, err)),
+            Self::File(file) => file.write(bytes),
         }
     }
 
     fn sync(&mut self) -> Result<()> {
         match self {
-            Self::File(file, name, true) => file.sync_data().map_err(|err| failure(name, err)),
-            _ => Ok(()),
+            Self::Stdout(_) => Ok(()),
+            Self::File(file) => file.sync(),
         }
-    }
-}
-
-/// Opens a file to add lines at its end. A line that was cut by a crash gets a newline.
-fn open_file(path: &Path) -> std::io::Result<File> {
-    let mut options = OpenOptions::new();
-    options.append(true).mode(0o600);
-    let is_new = !path.exists();
-    // To read is only possible, and only necessary, in a file on a disk.
-    let is_file = is_new || path.is_file();
-    let mut file = options.read(is_file).create(true).open(path)?;
-    if is_new {
-        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        File::open(folder)?.sync_all()?;
-    } else if is_file && file.seek(SeekFrom::End(0))? > 0 {
-        let mut last = [0];
-        file.seek(SeekFrom::End(-1))?;
-        file.read_exact(&mut last)?;
-        if last != *b"\n" {
-            file.write_all(b"\n")?;
-        }
-    }
-    Ok(file)
-}
-
-fn failure(name: &str, err: std::io::Error) -> anyhow::Error {
-    match Error::io(format!("cannot write to {name}"), err) {
-        Error::DiskFull(err) => OutputFull { name: name.to_owned(), reason: err.to_string() }.into(),
-        err => err.into(),
     }
 }
 

@@ -1,5 +1,6 @@
-//! Stdout, signals and waits.
+//! Stdout, files, signals and waits.
 
+pub mod appended;
 pub mod memory_fault;
 pub mod output;
 pub mod poll;

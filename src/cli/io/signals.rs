@@ -1,19 +1,21 @@
 //! SIGINT and SIGTERM end the process with exit code 128+n, but never in the middle of a commit.
 
-use std::io::PipeReader;
+use std::io::{PipeReader, Read};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Once};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use signal_hook::consts::{SIGINT, SIGTERM, SIGXFSZ};
+use signal_hook::consts::{SIGCHLD, SIGINT, SIGTERM, SIGXFSZ};
 use signal_hook::{SigId, flag, low_level};
 
 use crate::cli::exit::Exit;
+use crate::cli::io::poll::wait_for;
 
 const ENDING: [i32; 2] = [SIGINT, SIGTERM];
 
@@ -106,9 +108,13 @@ impl Stop {
 
     /// How the command ends, if a signal has arrived.
     pub fn exit(&self) -> Option<Exit> {
-        let number = u8::try_from(self.number.load(Ordering::SeqCst)).unwrap_or(0);
-        (number > 0).then_some(Exit::Signal(number))
+        exit_after(&self.number)
     }
+}
+
+fn exit_after(number: &AtomicUsize) -> Option<Exit> {
+    let number = u8::try_from(number.load(Ordering::SeqCst)).unwrap_or(0);
+    (number > 0).then_some(Exit::Signal(number))
 }
 
 impl AsFd for Stop {
@@ -116,4 +122,85 @@ impl AsFd for Stop {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.pipe.as_fd()
     }
+}
+
+/// For commands that run a program and wait for it: a signal asks the command to end, and no signal ends it immediately.
+pub struct Relay {
+    /// The signal that arrived last, or 0.
+    number: Arc<AtomicUsize>,
+    signals: PipeReader,
+    children: PipeReader,
+    /// The time of the first signal.
+    first: Option<Instant>,
+}
+
+/// The meaning of the signals that have arrived for the program.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Request {
+    /// End.
+    End,
+    /// End now: a second signal has arrived.
+    EndNow,
+}
+
+impl Relay {
+    /// Handles signals from now on.
+    pub fn on_signal() -> Result<Self> {
+        catch_file_size_signal()?;
+        let number = Arc::new(AtomicUsize::new(0));
+        let ((signals, signal_writer), (children, child_writer)) = (std::io::pipe()?, std::io::pipe()?);
+        for signal in ENDING {
+            flag::register_usize(signal, Arc::clone(&number), usize::try_from(signal)?)?;
+            low_level::pipe::register(signal, signal_writer.try_clone()?)?;
+        }
+        low_level::pipe::register(SIGCHLD, child_writer)?;
+        for pipe in [&signals, &children] {
+            fcntl(pipe, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+        }
+        Ok(Self { number, signals, children, first: None })
+    }
+
+    /// How the command ends, if a signal has arrived.
+    pub fn exit(&self) -> Option<Exit> {
+        exit_after(&self.number)
+    }
+
+    /// Whether the signal that arrived last is SIGINT.
+    pub fn is_interrupt(&self) -> bool {
+        self.exit() == Some(Exit::Signal(SIGINT as u8))
+    }
+
+    /// Waits for a signal, or for the end of a child of this process. Returns what a signal asks for, if one has arrived.
+    pub fn wait_for_child(&mut self) -> Result<Option<Request>> {
+        let mut fds = [&self.signals, &self.children].map(|pipe| PollFd::new(pipe.as_fd(), PollFlags::POLLIN));
+        wait_for(&mut fds, "cannot wait for a program")?;
+        drain(&mut self.children);
+        if !drain(&mut self.signals) {
+            return Ok(None);
+        }
+        match self.first {
+            None => {
+                self.first = Some(Instant::now());
+                Ok(Some(Request::End))
+            }
+            Some(first) if first.elapsed() >= DEBOUNCE => Ok(Some(Request::EndNow)),
+            Some(_) => Ok(None),
+        }
+    }
+}
+
+impl AsFd for Relay {
+    /// Becomes readable when a signal arrives, and stays readable until [`Relay::wait_for_child`].
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.signals.as_fd()
+    }
+}
+
+/// Reads what is in the pipe, without waiting. Returns whether there was anything.
+fn drain(pipe: &mut PipeReader) -> bool {
+    let (mut bytes, mut any) = ([0; 64], false);
+    while pipe.read(&mut bytes).is_ok_and(|count| count > 0) {
+        any = true;
+    }
+    any
 }

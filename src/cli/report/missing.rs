@@ -2,6 +2,7 @@
 
 use anyhow::{Result, anyhow};
 use scuttleup::{Log, PeerGlobs, PeerId, Printable, Seq};
+use scuttleup::{Log, Offset, PeerId, Seq};
 
 use crate::cli::report::nearest::nearest;
 
@@ -59,4 +60,10 @@ pub fn no_entry(log: &Log, peer: &str, seq: Seq) -> Result<anyhow::Error> {
         (None, head) => format!("the last entry of this feed is {head}"),
     };
     Ok(anyhow!("entry {seq} of {} is not in this log: {why}", display_peer(peer)))
+}
+
+/// The text for `skipped` entries that were pruned before a reader has read them. It goes on behind `position`.
+pub fn pruned_before_read(skipped: u64, position: Offset) -> String {
+    let entries = if skipped == 1 { "1 entry was".to_owned() } else { format!("{skipped} entries were") };
+    format!("{entries} pruned before they were read: continuing after offset {position}")
 }

@@ -1,0 +1,362 @@
+//! `exec`: gives batches of change lines to a program, and moves a cursor behind those that the program has processed.
+//!
+//! The bounds of a batch are stored with the cursor before the program starts. The same commit moves the cursor behind the batch
+//! before. So a kill at any moment repeats at most one batch, as a whole and with the same id, and skips none.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail};
+use clap::{Arg, ArgMatches, Command, value_parser};
+use scuttleup::{Batch, Consumer, Log, Offset, Printable, ndjson};
+
+use crate::cli::args::{parse_number, payload, payload_args};
+use crate::cli::batches::{Batches, Limits, Lines, Next};
+use crate::cli::context::Context;
+use crate::cli::exit::{Exit, Usage};
+use crate::cli::help::epilogue;
+use crate::cli::io::appended::AppendedFile;
+use crate::cli::io::poll::wait_until;
+use crate::cli::io::signals::Relay;
+use crate::cli::program::{self, Ended};
+use crate::cli::report::diagnostics::{self, Diagnostics};
+use crate::cli::report::hint;
+use crate::cli::report::missing::pruned_before_read;
+use crate::cli::retry::{Pauses, trying_again};
+use crate::cli::select::{self, Selection};
+use crate::cli::time::{duration, now};
+
+const LINES_MAX: u64 = 1000;
+const LINGER: Duration = Duration::from_secs(1);
+/// The number of failures after which --dead-letter halves a batch.
+const FAILURES_MAX: u64 = 5;
+/// After this many entries that are not selected, or after this time, the cursor passes them.
+const UNSTORED_MAX: u64 = 100_000;
+const UNSTORED_FOR: Duration = Duration::from_secs(60);
+
+pub fn command() -> Command {
+    Command::new("exec")
+        .about("Give batches of change lines to a program; a cursor moves behind those that it has processed")
+        .defer(|command| {
+            let positive = |text: &str| match parse_number(text)? {
+                0 => Err("0 is too small"),
+                number => Ok(number),
+            };
+            let cursor = Arg::new("cursor").long("cursor").value_name("NAME").required(true);
+            let batch = Arg::new("batch").long("batch").value_name("N").value_parser(positive);
+            let linger = Arg::new("linger").long("linger").value_name("TIME").value_parser(duration);
+            let retry = Arg::new("retry").long("retry").value_name("N").num_args(0..=1).value_parser(positive);
+            let dead_letter = Arg::new("dead-letter").long("dead-letter").value_name("FILE").value_parser(value_parser!(PathBuf));
+            let words = Arg::new("command").value_name("CMD").num_args(1..).last(true);
+            command
+                .arg(cursor.help("The cursor; it is created if it does not exist"))
+                .arg(batch.help("The maximum number of lines of a batch [default: 1000]"))
+                .arg(linger.help("With --live, wait up to TIME for a full batch, such as 200ms or 2s [default: 1s]"))
+                .arg(retry.help("If CMD fails, run it again after a pause that grows from 1 to 60 seconds; end after N failures"))
+                .arg(dead_letter.help("After N failures (--retry N, default 5), append the line that fails to FILE and go on"))
+                .args(select::options())
+                .args(payload_args())
+                .arg(words.value_parser(value_parser!(OsString)).help("Run this program for each batch"))
+                .after_help(epilogue("scuttleup-exec", "scuttleup exec --cursor import -- sh -c 'cat >> lines'"))
+        })
+}
+
+pub fn run(context: &Context, args: &ArgMatches) -> Result<Exit> {
+    let Some(words) = args.get_many::<OsString>("command") else {
+        return Err(Usage("no CMD: name the program to run after --, or print the lines with `read --cursor`".into()).into());
+    };
+    let signals = Relay::on_signal()?;
+    let selection = Selection::new(args)?;
+    let log = context.open()?;
+    let consumer = log.consume(args.get_one::<String>("cursor").expect("required"))?;
+    consumer.share_claim()?;
+    selection.report_doubts(&log, context.diagnostics)?;
+    // The follower is created before the start is found, so that --tail misses no entry from now on.
+    let follower = selection.live.then(|| log.follow(Offset::ZERO)).transpose()?;
+    if let Some(limit) = follower.as_ref().and_then(|follower| follower.inotify_limit()) {
+        diagnostics::error(&hint::polling(limit));
+    }
+    let limits = Limits {
+        lines_max: usize::try_from(args.get_one("batch").copied().unwrap_or(LINES_MAX)).unwrap_or(usize::MAX),
+        linger: args.get_one("linger").copied().unwrap_or(LINGER),
+    };
+    let retry = args.contains_id("retry").then(|| args.get_one::<u64>("retry").copied());
+    let dead_letter = args.get_one::<PathBuf>("dead-letter").map(|path| AppendedFile::open(path)).transpose()?;
+    let exec = Exec {
+        words: words.cloned().collect(),
+        selected_by: selection.filters() + &payload_text(args),
+        batches: Batches::new(&log, follower, &selection, payload(args), limits)?,
+        position: Offset::ZERO,
+        unstored_since: None,
+        failures_max: retry.flatten().or(dead_letter.is_some().then_some(FAILURES_MAX)),
+        has_retry: retry.is_some() || dead_letter.is_some(),
+        log: &log,
+        dead_letter,
+        signals,
+        consumer,
+        diagnostics: context.diagnostics,
+    };
+    exec.run(&selection)
+}
+
+/// The options that set the form of the lines, as text.
+fn payload_text(args: &ArgMatches) -> String {
+    ["no-entry", "text", "raw"].iter().filter(|name| args.get_flag(name)).map(|name| format!(" --{name}")).collect()
+}
+
+struct Exec<'l, 's> {
+    log: &'l Log,
+    words: Vec<OsString>,
+    consumer: Consumer<'l>,
+    batches: Batches<'l, 's>,
+    /// The options that select lines, as text.
+    selected_by: String,
+    /// Everything up to this offset counts as read. It may not be stored yet.
+    position: Offset,
+    /// The time since which the position is not stored.
+    unstored_since: Option<Instant>,
+    has_retry: bool,
+    failures_max: Option<u64>,
+    dead_letter: Option<AppendedFile>,
+    signals: Relay,
+    diagnostics: Diagnostics,
+}
+
+/// The result of a batch.
+enum Processed {
+    /// It counts as read.
+    Done,
+    /// One of its lines cannot be processed: its first part is next.
+    Halved(Batch, Lines),
+    /// The command ends.
+    Exit(Exit),
+}
+
+impl Exec<'_, '_> {
+    fn run(mut self, selection: &Selection) -> Result<Exit> {
+        let mut next = self.begin(selection)?;
+        loop {
+            let (batch, lines) = match next.take() {
+                Some(next) => next,
+                None => match self.next()? {
+                    Ok(next) => next,
+                    Err(exit) => return Ok(exit),
+                },
+            };
+            let suspect = batch.suspect;
+            match self.process(batch, lines)? {
+                Processed::Done if suspect > self.position => next = self.rest(suspect)?,
+                Processed::Done => {}
+                Processed::Halved(batch, lines) => next = Some((batch, lines)),
+                Processed::Exit(exit) => return Ok(exit),
+            }
+        }
+    }
+
+    /// Creates the cursor if it does not exist. Returns the batch that was in flight.
+    fn begin(&mut self, selection: &Selection) -> Result<Option<(Batch, Lines)>> {
+        let last = self.log.last_offset()?;
+        let Some(cursor) = self.consumer.cursor().cloned() else {
+            self.position = selection.start(self.log, last)?.max(self.log.pruned()?);
+            self.batches.go_to(self.position);
+            self.consumer.store(self.position, None)?;
+            return Ok(None);
+        };
+        let name = Printable(self.consumer.name()).to_string();
+        self.position = cursor.offset;
+        self.batches.go_to(self.position);
+        let above = cursor.batch.as_ref().map_or(cursor.offset, |batch| batch.last);
+        if above > last {
+            bail!(
+                "the cursor {name} is at offset {above}, and the last offset of this log is {last}: the log has lost entries, set the \
+                 cursor with `scuttleup cursor set` to read them again when they are back"
+            );
+        }
+        let without_effect = selection.start_options();
+        if !without_effect.is_empty() {
+            let (options, offset) = (without_effect.join(" and "), cursor.offset);
+            self.diagnostics.note(&format!("the cursor {name} exists and is at offset {offset}: {options} cannot move it"));
+        }
+        let Some(batch) = cursor.batch else { return Ok(None) };
+        if batch.selection != self.selected_by {
+            let options =
+                |text: &str| if text.is_empty() { "without options that select lines".into() } else { format!("with{text}") };
+            return Err(Usage(format!(
+                "the batch {} of the cursor {name} is in flight, and it was selected {}, not {}: run it with the same options, or give \
+                 the batch up with `scuttleup cursor set`",
+                id(&batch),
+                options(&batch.selection),
+                options(&self.selected_by),
+            ))
+            .into());
+        }
+        let lines = self.batches.range(Offset(batch.first.0 - 1), batch.last)?;
+        if lines.count() as u64 == u64::from(batch.entries) {
+            return Ok(Some((batch, lines)));
+        }
+        // The rest is a new batch.
+        self.batches.take_skipped();
+        self.batches.go_to(self.position);
+        Ok(None)
+    }
+
+    /// Waits for the next batch. Returns the exit if there is none.
+    fn next(&mut self) -> Result<Result<(Batch, Lines), Exit>> {
+        loop {
+            if let Some(exit) = self.signals.exit() {
+                return self.end(exit);
+            }
+            let found = self.batches.next();
+            let next = match &found {
+                Ok(Next::Batch(lines)) => lines.first().map(|first| Offset(first.0 - 1)),
+                _ => None,
+            };
+            self.position = next.unwrap_or_else(|| self.batches.passed());
+            let skipped = self.batches.take_skipped();
+            if skipped > 0 {
+                self.diagnostics.note(&pruned_before_read(skipped, self.position));
+            }
+            match found {
+                Ok(Next::Batch(lines)) => {
+                    self.unstored_since = None;
+                    return Ok(Ok((self.batch(&lines, Offset::ZERO)?, lines)));
+                }
+                Ok(Next::End) => return self.end(Exit::Done),
+                Ok(Next::Busy) => drop(self.store_if_due()?),
+                Ok(Next::Idle) => {
+                    let pause = self.store_if_due()?;
+                    self.batches.wait(&self.signals, pause)?;
+                }
+                // What was given so far counts.
+                Err(err) => {
+                    self.consumer.store(self.position, None)?;
+                    return Err(err);
+                }
+            }
+        }
+    }
+
+    /// Stores the position, and ends without a batch in flight.
+    fn end<T>(&mut self, exit: Exit) -> Result<Result<T, Exit>> {
+        self.consumer.store(self.position, None)?;
+        Ok(Err(exit))
+    }
+
+    /// Stores the position: at once after a batch, and from time to time while entries are passed that are not selected. Returns
+    /// after which pause it is due.
+    fn store_if_due(&mut self) -> Result<Option<Duration>> {
+        let (stored, has_batch) =
+            self.consumer.cursor().map_or((Offset::ZERO, true), |cursor| (cursor.offset, cursor.batch.is_some()));
+        let unstored = self.position.0 - stored.0;
+        let waited = self.unstored_since.filter(|_| unstored > 0).get_or_insert_with(Instant::now).elapsed();
+        if has_batch || unstored >= UNSTORED_MAX || waited >= UNSTORED_FOR {
+            self.consumer.store(self.position, None)?;
+            self.unstored_since = None;
+            return Ok(None);
+        }
+        if unstored == 0 {
+            self.unstored_since = None;
+            return Ok(None);
+        }
+        self.unstored_since.get_or_insert_with(Instant::now);
+        Ok(Some(UNSTORED_FOR.saturating_sub(waited)))
+    }
+
+    /// A new batch of `lines`. With `suspect`, it is a part of the batch that ends there.
+    fn batch(&self, lines: &Lines, suspect: Offset) -> Result<Batch> {
+        let (first, last) = (lines.first().unwrap_or_default(), lines.last().unwrap_or_default());
+        let entries = u32::try_from(lines.count()).unwrap_or(u32::MAX);
+        let (log_id, selection) = (self.log.local_id()?, self.selected_by.clone());
+        Ok(Batch { log_id, first, last, entries, attempts: 0, failures: 0, suspect, selection })
+    }
+
+    /// Gives a batch to the program until it counts as read, or until this does not help.
+    fn process(&mut self, mut batch: Batch, lines: Lines) -> Result<Processed> {
+        let (mut pauses, mut failures) = (Pauses::default(), 0);
+        let id = id(&batch);
+        loop {
+            batch.attempts += 1;
+            // Durable before the program starts. This also moves the cursor behind the batch before.
+            self.consumer.store(self.position, Some(batch.clone()))?;
+            let variables = [
+                ("SCUTTLEUP_BATCH", id.clone()),
+                ("SCUTTLEUP_ATTEMPT", batch.attempts.to_string()),
+                ("SCUTTLEUP_CURSOR", self.consumer.name().to_owned()),
+            ];
+            let start = Instant::now();
+            let (code, how) = match program::run(&self.words, lines.text(), &variables, &mut self.signals)? {
+                Ended::Done => {
+                    self.position = batch.last;
+                    return Ok(Processed::Done);
+                }
+                Ended::Stopped(exit) => return Ok(Processed::Exit(exit)),
+                Ended::Failed(code, how) => (code, how),
+            };
+            let lasted = start.elapsed();
+            batch.failures += 1;
+            failures += 1;
+            let failed = format!("{} ended with {how} on the batch {id}, attempt {}", self.words[0].display(), batch.attempts);
+            if let (Some(file), Some(max)) = (&mut self.dead_letter, self.failures_max) {
+                let is_part = batch.suspect > Offset::ZERO && lines.count() > 1;
+                if is_part || u64::from(batch.failures) >= max {
+                    if lines.count() > 1 {
+                        self.diagnostics.note(&format!("{failed}: trying its first half"));
+                        return self.halve(&batch, lines);
+                    }
+                    file.write(&dead_line(lines.text(), &id, code, batch.attempts))?;
+                    file.sync()?;
+                    diagnostics::error(&format!("{failed}: the line is in {} now, going on behind it", file.name()));
+                    self.position = batch.last;
+                    self.batches.go_to(self.position);
+                    return Ok(Processed::Done);
+                }
+            } else if !self.has_retry || self.failures_max.is_some_and(|max| failures >= max) {
+                self.consumer.store(self.position, Some(batch))?;
+                diagnostics::error(&format!("{failed}: the cursor stays before it, the next exec gives it again"));
+                return Ok(Processed::Exit(Exit::Program(code)));
+            }
+            let pause = pauses.next(lasted);
+            self.diagnostics.note(&format!("{failed}: {}", trying_again(pause)));
+            wait_until(&self.signals, pause)?;
+            if let Some(exit) = self.signals.exit() {
+                self.consumer.store(self.position, Some(batch))?;
+                return Ok(Processed::Exit(exit));
+            }
+        }
+    }
+
+    /// The first half of a batch. It is a batch of its own.
+    fn halve(&self, batch: &Batch, mut lines: Lines) -> Result<Processed> {
+        let suspect = batch.last.max(batch.suspect);
+        lines.truncate(lines.count().div_ceil(2));
+        Ok(Processed::Halved(self.batch(&lines, suspect)?, lines))
+    }
+
+    /// The next part of a batch that ends at `suspect`, of which the first part counts as read.
+    fn rest(&mut self, suspect: Offset) -> Result<Option<(Batch, Lines)>> {
+        let mut lines = self.batches.range(self.position, suspect)?;
+        if lines.is_empty() {
+            // It was pruned.
+            self.batches.go_to(self.position);
+            return Ok(None);
+        }
+        lines.truncate(lines.count().div_ceil(2));
+        Ok(Some((self.batch(&lines, suspect)?, lines)))
+    }
+}
+
+/// The id of a batch.
+fn id(batch: &Batch) -> String {
+    format!("{}:{}-{}", batch.log_id, batch.first, batch.last)
+}
+
+/// The line for the file of --dead-letter: the change line with the error.
+fn dead_line(line: &[u8], batch: &str, code: u8, attempt: u32) -> Vec<u8> {
+    let mut out = line.strip_suffix(b"}\n").unwrap_or(line).to_vec();
+    out.extend_from_slice(b",\"error\":{\"batch\":");
+    ndjson::put_string(&mut out, batch);
+    let now = now();
+    out.extend_from_slice(format!(",\"exit\":{code},\"attempt\":{attempt},\"time\":\"{now}\"}}}}\n").as_bytes());
+    out
+}
