@@ -11,6 +11,7 @@ mod damage;
 mod docs;
 mod edges;
 mod entry_del;
+mod exec;
 mod faults;
 mod find;
 mod frames;

@@ -125,8 +125,10 @@ struct Exec<'l, 's> {
 
 /// The result of a batch.
 enum Processed {
-    /// It counts as read.
+    /// It counts as read. If it is a part, the rest of its batch is suspect.
     Done,
+    /// Its only line was set aside.
+    SetAside,
     /// One of its lines cannot be processed: its first part is next.
     Halved(Batch, Lines),
     /// The command ends.
@@ -147,7 +149,7 @@ impl Exec<'_, '_> {
             let suspect = batch.suspect;
             match self.process(batch, lines)? {
                 Processed::Done if suspect > self.position => next = self.rest(suspect)?,
-                Processed::Done => {}
+                Processed::Done | Processed::SetAside => {}
                 Processed::Halved(batch, lines) => next = Some((batch, lines)),
                 Processed::Exit(exit) => return Ok(exit),
             }
@@ -309,7 +311,7 @@ impl Exec<'_, '_> {
                     diagnostics::error(&format!("{failed}: the line is in {} now, going on behind it", file.name()));
                     self.position = batch.last;
                     self.batches.go_to(self.position);
-                    return Ok(Processed::Done);
+                    return Ok(Processed::SetAside);
                 }
             } else if !self.has_retry || self.failures_max.is_some_and(|max| failures >= max) {
                 self.consumer.store(self.position, Some(batch))?;
