@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 use std::fs::{self, read_to_string};
 use std::path::{Path, PathBuf};
 use std::thread;
+use std::time::Instant;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use scuttleup::{Log, Offset};
 use serde_json::{Value, json};
 
-use crate::harness::{Ended, Place, Run, Running, SCUTTLEUP, append, heads, read};
+use crate::harness::{Ended, Place, Run, Running, SCUTTLEUP, STEP, append, heads, read};
 
 pub const CONSUMER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/exec/consumer.py");
 /// Prints what a program sees.
@@ -37,6 +38,19 @@ fn cursor(log: &Path) -> Value {
     let mut cursors = Run::new(log).args(["cursor", "list"]).success().json();
     assert_eq!(cursors.len(), 1, "{cursors:?}");
     cursors.remove(0)
+}
+
+/// Looks again until this is true: for what has no event that a test could wait for.
+fn until(is_true: impl Fn() -> bool) {
+    let start = Instant::now();
+    while !is_true() {
+        assert!(start.elapsed() < STEP, "this takes too long");
+    }
+}
+
+/// Waits until a process, which may be a child of this one, has ended.
+fn until_ended(process: &str) {
+    until(|| fs::read_link(format!("/proc/{process}/exe")).is_err());
 }
 
 #[test]
@@ -83,7 +97,7 @@ fn a_new_cursor_starts_where_the_options_say_and_an_existing_one_does_not_move()
     // The cursor exists from the start on: what arrives before the first batch is not missed.
     let mut live = start("tail", &["--tail", "--linger", "0s"]).spawn();
     let cursors = || Run::new(&log).args(["cursor", "list"]).success().json();
-    while !cursors().iter().any(|state| state["cursor"] == "tail" && state["pid"] == live.pid()) {}
+    until(|| cursors().iter().any(|state| state["cursor"] == "tail" && state["pid"] == live.pid()));
     live.signal(Signal::SIGKILL);
     assert_eq!(live.wait().status.code(), None);
     append(&log, "12\n");
@@ -226,13 +240,13 @@ fn a_program_that_goes_on_after_a_kill_of_exec_keeps_the_cursor() {
         exec(&log, &[], "echo started $$; cat > /dev/null; read line < \"$GATE\"; echo ended").env("GATE", gate(&place)).spawn();
     let started = killed.line();
     killed.signal(Signal::SIGKILL);
-    while fs::read_link(format!("/proc/{}/exe", killed.pid())).is_ok() {}
+    until_ended(&killed.pid().to_string());
     let said = "scuttleup: the cursor c is in use: the process that consumed it was killed, and a program that it has started still runs";
     exec(&log, &[], SHOW).stdout("").stderr_has(said).status(6);
     assert!(cursor(&log)["pid"].is_null());
     fs::write(place.path("gate"), "\n").expect("the program reads");
     assert_eq!(killed.line(), "ended\n");
-    while fs::read_link(format!("/proc/{}/exe", started.trim().rsplit(' ').next().expect("a number"))).is_ok() {}
+    until_ended(started.trim().rsplit(' ').next().expect("a number"));
     exec(&log, &[], SHOW).stdout("a:1-3 2 c 3\n").success();
     // After a normal end, a process that stays in the background keeps nothing.
     append(&log, "4\n");
@@ -274,9 +288,10 @@ fn a_second_signal_kills_a_program_that_ignores_the_first_one() {
     let log = filled(&place, 3);
     let mut run = exec(&log, &[], "trap '' TERM; echo $$; exec cat \"$GATE\"").env("GATE", gate(&place)).spawn();
     let program = Pid::from_raw(run.line().trim().parse().expect("a number"));
-    while kill(program, None).is_ok() {
+    until(|| {
         kill(Pid::from_raw(run.pid() as i32), Signal::SIGTERM).ok();
-    }
+        kill(program, None).is_err()
+    });
     assert_eq!(run.wait().status.code(), Some(143));
     assert_eq!(cursor(&log)["batch"]["attempts"], 1);
 }
@@ -368,7 +383,7 @@ fn live_entries_wait_for_a_full_batch_and_existing_ones_do_not() {
     append(&log, numbers(5..=6));
     append(&log, numbers(7..=8));
     assert_eq!(live.line(), "a:5-7 1 c 3\n");
-    while cursor(&log)["offset"] != 7 {}
+    until(|| cursor(&log)["offset"] == 7);
     live.signal(Signal::SIGTERM);
     let Ended { status, printed } = live.wait();
     assert_eq!((status.code(), printed.text()), (Some(143), ""));
@@ -538,7 +553,7 @@ fn twenty_cursors_at_once_while_the_log_is_sealed_and_grows() {
         let cursors = Run::new(&log).args(["cursor", "list"]).success().json();
         cursors.len() == 20 && cursors.iter().all(|state| state["offset"] == last && state["batch"].is_null())
     };
-    while !done() {}
+    until(done);
     let stored = read(&log);
     for (out, consumer) in &mut consumers {
         consumer.signal(Signal::SIGTERM);

@@ -345,6 +345,8 @@ fn commands_that_need_a_log_never_create_one() {
         &["info"],
         &["entry", "a", "1"],
         &["del", "a", "1"],
+        &["exec", "--cursor", "c", "--", "true"],
+        &["cursor", "set", "c", "0"],
     ] {
         let run = Run::new(&none).args(args).stdout("").stderr_has("no log in ");
         run.stderr_has(": check the directory (--log), or create a log in it with `scuttleup --log DIR init`\n").status(1);

@@ -1,7 +1,7 @@
 """A program for `exec`: adds one line with the id of the batch and its lines to the file OUT, or its lines to the SQLite database DB.
 
-KILL is "MOMENT TARGET": at this moment (start, read or stored) it kills exec, itself (program), or both. It does so in the batch that
-is given as number KILL_AT to it, and only once: it then creates the file MARK.
+KILL is "MOMENT TARGET": at this moment (start, read or stored) it kills exec, itself (program), or both. It does so in a batch that
+begins at the offset KILL_FROM or behind it, and only once: it then creates the file MARK. It fails if a batch has an offset of BAD.
 """
 import json, os, signal, sqlite3, sys
 
@@ -27,6 +27,8 @@ os.environ.setdefault("EXEC_PID", str(os.getppid()))
 kill_at("start")
 lines = [json.loads(line) for line in sys.stdin]
 kill_at("read")
+if any(str(line["offset"]) in os.environ.get("BAD", "").split() for line in lines):
+    sys.exit("cannot process it")
 if "OUT" in os.environ:
     # One write(2): a kill leaves the whole line or none.
     out = os.open(os.environ["OUT"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)

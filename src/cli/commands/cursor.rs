@@ -84,22 +84,20 @@ fn list(context: &Context, json: bool) -> Result<Exit> {
             lines.extend_from_slice(format!("{name:width$}  {offset:>6}  {unread:>6}\n").as_bytes());
         }
     } else {
-        cursors.iter().for_each(|state| put_line(&mut lines, state, lag(state)));
+        cursors.iter().for_each(|state| put_line(&mut lines, state, lag(state), state.cursor.moved.map(seconds_since)));
     }
     Output::bulk().write(&lines)?;
     Ok(Exit::Done)
 }
 
-fn put_line(out: &mut Vec<u8>, state: &CursorState, lag_seconds: Option<u64>) {
+fn put_line(out: &mut Vec<u8>, state: &CursorState, lag_seconds: Option<u64>, moved_seconds: Option<u64>) {
     let CursorState { name, cursor, unread, process, .. } = state;
     out.extend_from_slice(b"{\"cursor\":");
     ndjson::put_string(out, name);
     out.extend_from_slice(format!(",\"offset\":{},\"unread\":{unread}", cursor.offset).as_bytes());
-    if let Some(seconds) = lag_seconds {
-        out.extend_from_slice(format!(",\"lag_seconds\":{seconds}").as_bytes());
-    }
-    if let Some(process) = process {
-        out.extend_from_slice(format!(",\"pid\":{process}").as_bytes());
+    let numbers = [("lag_seconds", lag_seconds), ("moved_seconds", moved_seconds), ("pid", process.map(u64::from))];
+    for (name, number) in numbers.iter().filter_map(|(name, number)| number.map(|number| (name, number))) {
+        out.extend_from_slice(format!(",\"{name}\":{number}").as_bytes());
     }
     if let Some(Batch { first, last, entries, attempts, failures, .. }) = &cursor.batch {
         let counts = format!("\"lines\":{entries},\"attempts\":{attempts},\"failures\":{failures}");
