@@ -41,7 +41,7 @@ fn cursor(log: &Path) -> Value {
 }
 
 /// Looks again until this is true: for what has no event that a test could wait for.
-fn until(is_true: impl Fn() -> bool) {
+pub fn until(is_true: impl Fn() -> bool) {
     let start = Instant::now();
     while !is_true() {
         assert!(start.elapsed() < STEP, "this takes too long");

@@ -7,6 +7,7 @@ mod bytes;
 mod call_faults;
 mod crash;
 mod crowd;
+mod cursor;
 mod damage;
 mod docs;
 mod edges;

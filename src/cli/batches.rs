@@ -1,21 +1,20 @@
-//! Batches of change lines: collects the selected entries after a position.
+//! Batches of change lines: collects the selected entries after a cursor, and stores how far the cursor has moved.
 
 use std::ops::ControlFlow;
-use std::os::fd::AsFd;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use anyhow::Result;
-use nix::poll::{PollFd, PollFlags, PollTimeout};
-use scuttleup::ndjson::{ChangeWriter, PayloadKeys};
-use scuttleup::{Bounds, Change, Follower, Log, Offset, Reader};
+use anyhow::{Result, bail};
+use nix::poll::{PollFd, PollTimeout};
+use scuttleup::{Bounds, Change, Consumer, Finder, Follower, Log, Offset, Printable};
 
+use crate::cli::report::diagnostics::Diagnostics;
 use crate::cli::select::Selection;
-
-/// The line that brings a batch to this many bytes is its last one.
-pub const BATCH_BYTES_MAX: usize = 16 << 20;
 
 /// The number of scans after which a search for the next batch returns, although it has not found enough.
 const SCANS_MAX: usize = 64;
+/// After this many entries that are not selected, or after this time, the cursor passes them.
+const UNSTORED_MAX: u64 = 100_000;
+const UNSTORED_FOR: Duration = Duration::from_secs(60);
 
 /// Change lines in memory.
 #[derive(Default)]
@@ -54,9 +53,13 @@ impl Lines {
         self.text.truncate(self.ends.last().map_or(0, |(_, end)| *end));
     }
 
-    fn add(&mut self, writer: &mut ChangeWriter, change: &Change<'_>) {
-        writer.write(&mut self.text, change);
-        self.ends.push((change.offset, self.text.len()));
+    fn is_full(&self, lines_max: usize, bytes_max: usize) -> bool {
+        self.count() >= lines_max || self.text.len() >= bytes_max
+    }
+
+    /// The offset of the last of the lines that are complete in the first `bytes` of the text.
+    pub fn last_in(&self, bytes: usize) -> Option<Offset> {
+        self.ends[..self.ends.partition_point(|(_, end)| *end <= bytes)].last().map(|(offset, _)| *offset)
     }
 }
 
@@ -64,8 +67,13 @@ impl Lines {
 #[derive(Clone, Copy)]
 pub struct Limits {
     pub lines_max: usize,
+    /// The line that brings a batch to this many bytes is its last one.
+    pub bytes_max: usize,
     pub linger: Duration,
 }
+
+/// Adds the line of a change, with its time of arrival if it is known.
+type PutLine<'s> = Box<dyn FnMut(&mut Vec<u8>, &Change<'_>, Option<u64>) + 's>;
 
 /// The result of a search for the next batch.
 pub enum Next {
@@ -81,12 +89,15 @@ pub enum Next {
 
 /// Collects batches.
 pub struct Batches<'l, 's> {
-    reader: Reader<'l>,
+    log: &'l Log,
+    finder: Finder<'l>,
     /// `None`: the batches end at `end`.
     follower: Option<Follower<'l>>,
     selection: &'s Selection,
-    writer: ChangeWriter,
+    put_line: PutLine<'s>,
     limits: Limits,
+    /// The number of lines that may still be given.
+    left: u64,
     /// The last offset at the start.
     end: Offset,
     /// Everything up to this offset was looked at.
@@ -99,20 +110,22 @@ pub struct Batches<'l, 's> {
 }
 
 impl<'l, 's> Batches<'l, 's> {
-    /// The batches of `log`. `follower` gives new entries.
+    /// The batches of `log` after `start`. `follower` gives new entries. With `has_times`, lines have times of arrival.
     pub fn new(
         log: &'l Log,
         follower: Option<Follower<'l>>,
         selection: &'s Selection,
-        payload: PayloadKeys,
+        (put_line, has_times): (PutLine<'s>, bool),
         limits: Limits,
     ) -> Result<Self> {
         Ok(Self {
-            reader: log.reader(),
+            log,
+            finder: selection.finder(log, has_times),
             follower,
             selection,
-            writer: ChangeWriter::new(payload),
+            put_line,
             limits,
+            left: selection.limit.unwrap_or(u64::MAX),
             end: log.last_offset()?,
             looked: Offset::ZERO,
             lines: Lines::default(),
@@ -140,107 +153,149 @@ impl<'l, 's> Batches<'l, 's> {
     /// The selected lines after `after` up to `last`, without limits.
     pub fn range(&mut self, after: Offset, last: Offset) -> Result<Lines> {
         self.go_to(after);
-        let limits = std::mem::replace(&mut self.limits, Limits { lines_max: usize::MAX, linger: Duration::ZERO });
-        let found = self.collect(last, usize::MAX, usize::MAX);
-        self.limits = limits;
-        found?;
+        self.collect(last, (usize::MAX, usize::MAX), usize::MAX)?;
         self.looked = last;
         Ok(std::mem::take(&mut self.lines))
     }
 
     /// The next batch, as far as it is there. Does not wait.
     pub fn next(&mut self) -> Result<Next> {
-        let until = if self.follower.is_some() { Offset(u64::MAX) } else { self.end };
-        let found = self.collect(until, BATCH_BYTES_MAX, SCANS_MAX);
+        // Before the end is found: no entry of an earlier time comes later.
+        let is_over = self.follower.is_none() || self.time_left().is_some_and(|left| left.is_zero());
+        let until = self.selection.end(self.log, if self.follower.is_some() { Offset(u64::MAX) } else { self.end })?;
+        let lines_max = self.limits.lines_max.min(usize::try_from(self.left).unwrap_or(usize::MAX));
+        if lines_max == 0 {
+            return Ok(Next::End);
+        }
+        let found = self.collect(until, (lines_max, self.limits.bytes_max), SCANS_MAX);
         // What was found before damage is given first.
         let is_at_end = if self.lines.is_empty() { found? } else { found.unwrap_or(true) };
-        if !self.is_full() && !is_at_end {
-            return Ok(Next::Busy);
-        }
-        if self.is_full() || (!self.lines.is_empty() && self.is_due()) {
+        let is_full = self.lines.is_full(lines_max, self.limits.bytes_max);
+        if is_full || (is_at_end && !self.lines.is_empty() && (is_over || self.is_due())) {
             self.due = None;
+            self.left -= self.lines.count() as u64;
             return Ok(Next::Batch(std::mem::take(&mut self.lines)));
         }
-        Ok(if self.follower.is_some() { Next::Idle } else { Next::End })
+        Ok(match (is_at_end, is_over) {
+            (false, _) => Next::Busy,
+            (true, true) => Next::End,
+            (true, false) => Next::Idle,
+        })
     }
 
-    /// Waits for new entries, for the time at which the next batch is given, for the end of `pause`, or for an event of `other`.
-    pub fn wait(&mut self, other: &impl AsFd, pause: Option<Duration>) -> Result<()> {
-        let left = self.due.map(|due| due.saturating_duration_since(Instant::now()));
-        let pause = left.into_iter().chain(pause).min();
+    /// Waits for new entries, for the time at which the next batch is given, for the end of `pause`, or for an event of one of
+    /// `others`. Returns for each of them whether it has an event.
+    pub fn wait(&mut self, others: &[PollFd<'_>], pause: Option<Duration>) -> Result<Vec<bool>> {
+        let due = self.due.map(|due| due.saturating_duration_since(Instant::now()));
+        let pause = [due, pause, self.time_left()].into_iter().flatten().min();
         // Milliseconds, rounded up: the wait must not end before the time.
         let timeout = pause.map(|pause| PollTimeout::try_from(pause + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX));
-        if let Some(follower) = &mut self.follower {
-            follower.wait_until(&[PollFd::new(other.as_fd(), PollFlags::POLLIN)], timeout.unwrap_or(PollTimeout::NONE))?;
-        }
-        Ok(())
+        let Some(follower) = &mut self.follower else { return Ok(Vec::new()) };
+        Ok(follower.wait_until(others, timeout.unwrap_or(PollTimeout::NONE))?.unwrap_or_default())
     }
 
-    fn is_full(&self) -> bool {
-        self.lines.count() >= self.limits.lines_max || self.lines.text.len() >= BATCH_BYTES_MAX
+    /// The time until the end of the selection, if it has one.
+    fn time_left(&self) -> Option<Duration> {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        self.selection.until.map(|until| Duration::from_millis(until).saturating_sub(now))
     }
 
-    /// Whether the next batch is given although it is not full.
+    /// Whether the next batch is given although it is not full: entries that existed at the start do not wait for more.
     fn is_due(&mut self) -> bool {
-        let existed = self.lines.first().is_some_and(|first| first <= self.end);
-        if self.follower.is_none() || existed {
-            return true;
-        }
         let now = Instant::now();
-        *self.due.get_or_insert(now + self.limits.linger) <= now
+        self.lines.first().is_some_and(|first| first <= self.end) || *self.due.get_or_insert(now + self.limits.linger) <= now
     }
 
-    /// Adds the next lines up to `until`, as far as they are there, until the batch is full.
-    /// Returns whether nothing more is there. Makes at most `scans_max` scans.
-    fn collect(&mut self, until: Offset, bytes_max: usize, scans_max: usize) -> Result<bool> {
-        let lines_max = self.limits.lines_max;
-        let mut scans = 0;
-        while self.looked < until {
-            if scans == scans_max {
+    /// Adds the next lines up to `until`, as far as they are there, until the batch is full. Returns whether nothing more is there.
+    /// Makes at most `scans_max` scans.
+    fn collect(&mut self, until: Offset, (lines_max, bytes_max): (usize, usize), scans_max: usize) -> Result<bool> {
+        for _ in 0..scans_max {
+            let Self { finder, follower, lines, put_line, .. } = self;
+            if lines.is_full(lines_max, bytes_max) {
                 return Ok(false);
             }
-            scans += 1;
-            let Self { selection, writer, lines, .. } = self;
-            let is_full = |lines: &Lines| lines.count() >= lines_max || lines.text.len() >= bytes_max;
-            if is_full(lines) {
-                break;
-            }
-            let mut looked = None;
-            let each = |change: Change<'_>| {
-                if change.offset > until {
-                    return Ok(ControlFlow::Break(()));
-                }
-                looked = Some(change.offset);
-                if selection.includes(&change) {
-                    lines.add(writer, &change);
-                }
-                Ok(if is_full(lines) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
-            };
             let before = self.looked;
-            let scanned = match &mut self.follower {
+            if before >= until {
+                return Ok(true);
+            }
+            let each = |change: &Change<'_>, at: Option<u64>| {
+                put_line(&mut lines.text, change, at);
+                lines.ends.push((change.offset, lines.text.len()));
+                Ok(if lines.is_full(lines_max, bytes_max) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+            };
+            let scanned = match follower {
                 Some(follower) => {
                     follower.go_to(before);
-                    let scanned = follower.scan(Bounds::default(), each);
-                    self.skipped += follower.take_skipped();
-                    scanned.map(|_| follower.position())
+                    follower.find(finder, until, Bounds::default(), each).map(|_| follower.position())
                 }
-                None => {
-                    let scanned = self.reader.scan(before, Bounds::default(), each);
-                    self.skipped += self.reader.take_skipped();
-                    scanned
-                }
+                None => finder.scan(before, until, Bounds::default(), each),
             };
+            self.skipped += finder.take_skipped();
             // Also if the scan has found damage behind it.
-            self.looked = looked.unwrap_or(before);
+            self.looked = lines.last().unwrap_or(before).max(before);
             let last = scanned?;
-            if looked.is_none() {
-                if last == before || last > until {
-                    break;
-                }
-                // Pruned entries.
-                self.looked = last;
+            if last == before {
+                return Ok(true);
             }
+            self.looked = last;
         }
-        Ok(true)
+        Ok(false)
+    }
+}
+
+/// A cursor on its way: how far it has come, and how far this is stored.
+pub struct Moving<'l> {
+    pub consumer: Consumer<'l>,
+    /// Everything up to this offset counts as read. It may not be stored yet.
+    pub position: Offset,
+    /// The time since which the position is not stored.
+    unstored_since: Option<Instant>,
+}
+
+impl<'l> Moving<'l> {
+    /// Starts at the cursor. Creates it at the start of the selection if it does not exist.
+    pub fn new(log: &Log, mut consumer: Consumer<'l>, selection: &Selection, diagnostics: Diagnostics) -> Result<Self> {
+        let last = log.last_offset()?;
+        let name = Printable(consumer.name()).to_string();
+        let Some(cursor) = consumer.cursor() else {
+            let end = selection.end(log, last)?;
+            let position = selection.start(log, end)?.max(log.pruned()?);
+            consumer.store(position, None)?;
+            return Ok(Self { consumer, position, unstored_since: None });
+        };
+        let position = cursor.offset;
+        let above = cursor.batch.as_ref().map_or(position, |batch| batch.last);
+        if above > last {
+            bail!(
+                "the cursor {name} is at offset {above}, and the last offset of this log is {last}: the log has lost entries, set the \
+                 cursor with `scuttleup cursor set` to read them again when they are back"
+            );
+        }
+        let without_effect = selection.start_options();
+        if !without_effect.is_empty() {
+            let options = without_effect.join(" and ");
+            diagnostics.note(&format!("the cursor {name} exists and is at offset {position}: {options} cannot move it"));
+        }
+        Ok(Self { consumer, position, unstored_since: None })
+    }
+
+    /// Stores the position, without a batch in flight.
+    pub fn store(&mut self) -> Result<()> {
+        self.unstored_since = None;
+        Ok(self.consumer.store(self.position, None)?)
+    }
+
+    /// Stores the position: at once if something `was_given`, and from time to time while entries are passed that are not selected.
+    /// Returns after which pause it is due.
+    pub fn store_if_due(&mut self, was_given: bool) -> Result<Option<Duration>> {
+        let unstored = self.position.0 - self.consumer.cursor().map_or(0, |cursor| cursor.offset.0);
+        if unstored == 0 && !was_given {
+            return Ok(None);
+        }
+        let waited = self.unstored_since.get_or_insert_with(Instant::now).elapsed();
+        if was_given || unstored >= UNSTORED_MAX || waited >= UNSTORED_FOR {
+            return self.store().map(|()| None);
+        }
+        Ok(Some(UNSTORED_FOR - waited))
     }
 }

@@ -158,7 +158,7 @@ fn acknowledge(applied: &Applied, ack: Option<&Output>, stop: &Stop) -> Result<(
         for seq in first.get()..=last.get() {
             ndjson::put_head(&mut lines, peer.as_str(), seq, false, false, 0);
         }
-        output.write_unless(&lines, stop)?;
+        output.write_unless(&lines, stop).1?;
     }
     Ok(())
 }

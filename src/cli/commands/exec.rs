@@ -4,15 +4,18 @@
 //! before. So a kill at any moment repeats at most one batch, as a whole and with the same id, and skips none.
 
 use std::ffi::OsString;
+use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use clap::{Arg, ArgMatches, Command, value_parser};
-use scuttleup::{Batch, Consumer, Log, Offset, Printable, ndjson};
+use nix::poll::{PollFd, PollFlags};
+use scuttleup::ndjson::{self, ChangeWriter};
+use scuttleup::{Batch, Change, Log, Offset, Printable};
 
-use crate::cli::args::{parse_number, payload, payload_args};
-use crate::cli::batches::{Batches, Limits, Lines, Next};
+use crate::cli::args::{has_times, parse_number, payload, payload_args};
+use crate::cli::batches::{Batches, Limits, Lines, Moving, Next};
 use crate::cli::context::Context;
 use crate::cli::exit::{Exit, Usage};
 use crate::cli::help::epilogue;
@@ -31,9 +34,8 @@ const LINES_MAX: u64 = 1000;
 const LINGER: Duration = Duration::from_secs(1);
 /// The number of failures after which --dead-letter halves a batch.
 const FAILURES_MAX: u64 = 5;
-/// After this many entries that are not selected, or after this time, the cursor passes them.
-const UNSTORED_MAX: u64 = 100_000;
-const UNSTORED_FOR: Duration = Duration::from_secs(60);
+/// The line that brings a batch to this many bytes is its last one.
+const BATCH_BYTES_MAX: usize = 16 << 20;
 
 pub fn command() -> Command {
     Command::new("exec")
@@ -79,43 +81,40 @@ pub fn run(context: &Context, args: &ArgMatches) -> Result<Exit> {
     }
     let limits = Limits {
         lines_max: usize::try_from(args.get_one("batch").copied().unwrap_or(LINES_MAX)).unwrap_or(usize::MAX),
+        bytes_max: BATCH_BYTES_MAX,
         linger: args.get_one("linger").copied().unwrap_or(LINGER),
     };
     let retry = args.contains_id("retry").then(|| args.get_one::<u64>("retry").copied());
     let dead_letter = args.get_one::<PathBuf>("dead-letter").map(|path| AppendedFile::open(path)).transpose()?;
+    let mut lines = ChangeWriter::new(payload(args));
+    let put_line = move |out: &mut Vec<u8>, change: &Change<'_>, at| lines.write_at(out, change, at);
     let exec = Exec {
         words: words.cloned().collect(),
         selected_by: selection.filters() + &payload_text(args),
-        batches: Batches::new(&log, follower, &selection, payload(args), limits)?,
-        position: Offset::ZERO,
-        unstored_since: None,
+        cursor: Moving::new(&log, consumer, &selection, context.diagnostics)?,
+        batches: Batches::new(&log, follower, &selection, (Box::new(put_line), has_times(args)), limits)?,
         failures_max: retry.flatten().or(dead_letter.is_some().then_some(FAILURES_MAX)),
         has_retry: retry.is_some() || dead_letter.is_some(),
         log: &log,
         dead_letter,
         signals,
-        consumer,
         diagnostics: context.diagnostics,
     };
-    exec.run(&selection)
+    exec.run()
 }
 
 /// The options that set the form of the lines, as text.
 fn payload_text(args: &ArgMatches) -> String {
-    ["no-entry", "text", "raw"].iter().filter(|name| args.get_flag(name)).map(|name| format!(" --{name}")).collect()
+    ["at", "no-entry", "text", "raw"].iter().filter(|name| args.get_flag(name)).map(|name| format!(" --{name}")).collect()
 }
 
 struct Exec<'l, 's> {
     log: &'l Log,
     words: Vec<OsString>,
-    consumer: Consumer<'l>,
+    cursor: Moving<'l>,
     batches: Batches<'l, 's>,
     /// The options that select lines, as text.
     selected_by: String,
-    /// Everything up to this offset counts as read. It may not be stored yet.
-    position: Offset,
-    /// The time since which the position is not stored.
-    unstored_since: Option<Instant>,
     has_retry: bool,
     failures_max: Option<u64>,
     dead_letter: Option<AppendedFile>,
@@ -136,8 +135,8 @@ enum Processed {
 }
 
 impl Exec<'_, '_> {
-    fn run(mut self, selection: &Selection) -> Result<Exit> {
-        let mut next = self.begin(selection)?;
+    fn run(mut self) -> Result<Exit> {
+        let mut next = self.begin()?;
         loop {
             let (batch, lines) = match next.take() {
                 Some(next) => next,
@@ -148,7 +147,7 @@ impl Exec<'_, '_> {
             };
             let suspect = batch.suspect;
             match self.process(batch, lines)? {
-                Processed::Done if suspect > self.position => next = self.rest(suspect)?,
+                Processed::Done if suspect > self.cursor.position => next = self.rest(suspect)?,
                 Processed::Done | Processed::SetAside => {}
                 Processed::Halved(batch, lines) => next = Some((batch, lines)),
                 Processed::Exit(exit) => return Ok(exit),
@@ -156,38 +155,19 @@ impl Exec<'_, '_> {
         }
     }
 
-    /// Creates the cursor if it does not exist. Returns the batch that was in flight.
-    fn begin(&mut self, selection: &Selection) -> Result<Option<(Batch, Lines)>> {
-        let last = self.log.last_offset()?;
-        let Some(cursor) = self.consumer.cursor().cloned() else {
-            self.position = selection.start(self.log, last)?.max(self.log.pruned()?);
-            self.batches.go_to(self.position);
-            self.consumer.store(self.position, None)?;
-            return Ok(None);
-        };
-        let name = Printable(self.consumer.name()).to_string();
-        self.position = cursor.offset;
-        self.batches.go_to(self.position);
-        let above = cursor.batch.as_ref().map_or(cursor.offset, |batch| batch.last);
-        if above > last {
-            bail!(
-                "the cursor {name} is at offset {above}, and the last offset of this log is {last}: the log has lost entries, set the \
-                 cursor with `scuttleup cursor set` to read them again when they are back"
-            );
-        }
-        let without_effect = selection.start_options();
-        if !without_effect.is_empty() {
-            let (options, offset) = (without_effect.join(" and "), cursor.offset);
-            self.diagnostics.note(&format!("the cursor {name} exists and is at offset {offset}: {options} cannot move it"));
-        }
-        let Some(batch) = cursor.batch else { return Ok(None) };
+    /// Returns the batch that was in flight.
+    fn begin(&mut self) -> Result<Option<(Batch, Lines)>> {
+        let position = self.cursor.position;
+        self.batches.go_to(position);
+        let Some(batch) = self.cursor.consumer.cursor().and_then(|cursor| cursor.batch.clone()) else { return Ok(None) };
         if batch.selection != self.selected_by {
             let options =
                 |text: &str| if text.is_empty() { "without options that select lines".into() } else { format!("with{text}") };
             return Err(Usage(format!(
-                "the batch {} of the cursor {name} is in flight, and it was selected {}, not {}: run it with the same options, or give \
-                 the batch up with `scuttleup cursor set`",
+                "the batch {} of the cursor {} is in flight, and it was selected {}, not {}: run it with the same options, or give the \
+                 batch up with `scuttleup cursor set`",
                 id(&batch),
+                Printable(self.cursor.consumer.name()),
                 options(&batch.selection),
                 options(&self.selected_by),
             ))
@@ -197,9 +177,9 @@ impl Exec<'_, '_> {
         if lines.count() as u64 == u64::from(batch.entries) {
             return Ok(Some((batch, lines)));
         }
-        // The rest is a new batch.
+        // Entries of the batch were pruned. The rest is a new batch.
         self.batches.take_skipped();
-        self.batches.go_to(self.position);
+        self.batches.go_to(position);
         Ok(None)
     }
 
@@ -207,62 +187,34 @@ impl Exec<'_, '_> {
     fn next(&mut self) -> Result<Result<(Batch, Lines), Exit>> {
         loop {
             if let Some(exit) = self.signals.exit() {
-                return self.end(exit);
+                return self.cursor.store().map(|()| Err(exit));
             }
             let found = self.batches.next();
-            let next = match &found {
+            let before_batch = match &found {
                 Ok(Next::Batch(lines)) => lines.first().map(|first| Offset(first.0 - 1)),
                 _ => None,
             };
-            self.position = next.unwrap_or_else(|| self.batches.passed());
+            self.cursor.position = before_batch.unwrap_or_else(|| self.batches.passed());
             let skipped = self.batches.take_skipped();
             if skipped > 0 {
-                self.diagnostics.note(&pruned_before_read(skipped, self.position));
+                self.diagnostics.note(&pruned_before_read(skipped, self.cursor.position));
             }
+            // The batch in flight counts as read.
+            let was_given = self.cursor.consumer.cursor().is_some_and(|cursor| cursor.batch.is_some());
             match found {
-                Ok(Next::Batch(lines)) => {
-                    self.unstored_since = None;
-                    return Ok(Ok((self.batch(&lines, Offset::ZERO)?, lines)));
-                }
-                Ok(Next::End) => return self.end(Exit::Done),
-                Ok(Next::Busy) => drop(self.store_if_due()?),
+                Ok(Next::Batch(lines)) => return Ok(Ok((self.batch(&lines, Offset::ZERO)?, lines))),
+                Ok(Next::End) => return self.cursor.store().map(|()| Err(Exit::Done)),
+                Ok(Next::Busy) => drop(self.cursor.store_if_due(was_given)?),
                 Ok(Next::Idle) => {
-                    let pause = self.store_if_due()?;
-                    self.batches.wait(&self.signals, pause)?;
+                    let pause = self.cursor.store_if_due(was_given)?;
+                    self.batches.wait(&[PollFd::new(self.signals.as_fd(), PollFlags::POLLIN)], pause)?;
                 }
-                // What was given so far counts.
                 Err(err) => {
-                    self.consumer.store(self.position, None)?;
+                    self.cursor.store()?;
                     return Err(err);
                 }
             }
         }
-    }
-
-    /// Stores the position, and ends without a batch in flight.
-    fn end<T>(&mut self, exit: Exit) -> Result<Result<T, Exit>> {
-        self.consumer.store(self.position, None)?;
-        Ok(Err(exit))
-    }
-
-    /// Stores the position: at once after a batch, and from time to time while entries are passed that are not selected. Returns
-    /// after which pause it is due.
-    fn store_if_due(&mut self) -> Result<Option<Duration>> {
-        let (stored, has_batch) =
-            self.consumer.cursor().map_or((Offset::ZERO, true), |cursor| (cursor.offset, cursor.batch.is_some()));
-        let unstored = self.position.0 - stored.0;
-        let waited = self.unstored_since.filter(|_| unstored > 0).get_or_insert_with(Instant::now).elapsed();
-        if has_batch || unstored >= UNSTORED_MAX || waited >= UNSTORED_FOR {
-            self.consumer.store(self.position, None)?;
-            self.unstored_since = None;
-            return Ok(None);
-        }
-        if unstored == 0 {
-            self.unstored_since = None;
-            return Ok(None);
-        }
-        self.unstored_since.get_or_insert_with(Instant::now);
-        Ok(Some(UNSTORED_FOR.saturating_sub(waited)))
     }
 
     /// A new batch of `lines`. With `suspect`, it is a part of the batch that ends there.
@@ -280,16 +232,16 @@ impl Exec<'_, '_> {
         loop {
             batch.attempts += 1;
             // Durable before the program starts. This also moves the cursor behind the batch before.
-            self.consumer.store(self.position, Some(batch.clone()))?;
+            self.cursor.consumer.store(self.cursor.position, Some(batch.clone()))?;
             let variables = [
                 ("SCUTTLEUP_BATCH", id.clone()),
                 ("SCUTTLEUP_ATTEMPT", batch.attempts.to_string()),
-                ("SCUTTLEUP_CURSOR", self.consumer.name().to_owned()),
+                ("SCUTTLEUP_CURSOR", self.cursor.consumer.name().to_owned()),
             ];
             let start = Instant::now();
             let (code, how) = match program::run(&self.words, lines.text(), &variables, &mut self.signals)? {
                 Ended::Done => {
-                    self.position = batch.last;
+                    self.cursor.position = batch.last;
                     return Ok(Processed::Done);
                 }
                 Ended::Stopped(exit) => return Ok(Processed::Exit(exit)),
@@ -309,12 +261,12 @@ impl Exec<'_, '_> {
                     file.write(&dead_line(lines.text(), &id, code, batch.attempts))?;
                     file.sync()?;
                     diagnostics::error(&format!("{failed}: the line is in {} now, going on behind it", file.name()));
-                    self.position = batch.last;
-                    self.batches.go_to(self.position);
+                    self.cursor.position = batch.last;
+                    self.batches.go_to(self.cursor.position);
                     return Ok(Processed::SetAside);
                 }
             } else if !self.has_retry || self.failures_max.is_some_and(|max| failures >= max) {
-                self.consumer.store(self.position, Some(batch))?;
+                self.cursor.consumer.store(self.cursor.position, Some(batch))?;
                 diagnostics::error(&format!("{failed}: the cursor stays before it, the next exec gives it again"));
                 return Ok(Processed::Exit(Exit::Program(code)));
             }
@@ -322,7 +274,7 @@ impl Exec<'_, '_> {
             self.diagnostics.note(&format!("{failed}: {}", trying_again(pause)));
             wait_until(&self.signals, pause)?;
             if let Some(exit) = self.signals.exit() {
-                self.consumer.store(self.position, Some(batch))?;
+                self.cursor.consumer.store(self.cursor.position, Some(batch))?;
                 return Ok(Processed::Exit(exit));
             }
         }
@@ -337,10 +289,10 @@ impl Exec<'_, '_> {
 
     /// The next part of a batch that ends at `suspect`, of which the first part counts as read.
     fn rest(&mut self, suspect: Offset) -> Result<Option<(Batch, Lines)>> {
-        let mut lines = self.batches.range(self.position, suspect)?;
+        let mut lines = self.batches.range(self.cursor.position, suspect)?;
         if lines.is_empty() {
             // It was pruned.
-            self.batches.go_to(self.position);
+            self.batches.go_to(self.cursor.position);
             return Ok(None);
         }
         lines.truncate(lines.count().div_ceil(2));

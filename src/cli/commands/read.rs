@@ -1,5 +1,7 @@
 //! `read`: print change lines in order of arrival.
 
+mod cursor;
+
 use std::ops::ControlFlow;
 use std::os::fd::AsFd;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -32,6 +34,7 @@ pub fn command() -> Command {
         command
             .args(select::options())
             .arg(select::reverse_option())
+            .arg(cursor::arg())
             .args(payload_args())
             .arg(json_arg())
             .after_help(epilogue("scuttleup-read", "scuttleup --log a read | scuttleup --log b write"))
@@ -44,7 +47,11 @@ pub fn json_arg() -> Arg {
 }
 
 pub fn run(context: &Context, args: &ArgMatches) -> Result<Exit> {
-    print(context, Selection::new(args)?, args)
+    let selection = Selection::new(args)?;
+    match args.get_one::<String>("cursor") {
+        Some(name) => cursor::print(context, selection, name, args),
+        None => print(context, selection, args),
+    }
 }
 
 /// Prints the selected changes, as the options of `read` say.
@@ -52,14 +59,7 @@ pub fn print(context: &Context, selection: Selection, args: &ArgMatches) -> Resu
     let immediate_exit = signals::exit_on_signal()?;
     let log = Log::open_read_only(&context.dir)?;
     let output = Output::bulk();
-    let (buffer, diagnostics) = (Vec::with_capacity(WRITE_BYTES * 2), context.diagnostics);
-    let format = match view::is_wanted() && !args.get_flag("json") {
-        true => Format::View(View::new(payload(args))),
-        false => Format::Lines(ChangeWriter::new(payload(args))),
-    };
-    let has_times = has_times(args) || matches!(format, Format::View(_));
-    let left = selection.limit.unwrap_or(u64::MAX);
-    let printer = Printer { format, has_times, buffer, selection, left, diagnostics };
+    let printer = Printer::new(context, selection, args);
     printer.selection.report_doubts(&log, context.diagnostics)?;
     context.report_if_empty(&log)?;
     if printer.selection.live {
@@ -102,6 +102,16 @@ enum Format {
     View(View),
 }
 
+impl Format {
+    /// Adds the line of a change.
+    fn put(&mut self, out: &mut Vec<u8>, change: &Change<'_>, at: Option<u64>) {
+        match self {
+            Self::Lines(lines) => lines.write_at(out, change, at),
+            Self::View(view) => view.write(out, change, at.unwrap_or_default()),
+        }
+    }
+}
+
 /// The number of feeds whose floors are looked at in one snapshot.
 const FLOORS_AT_ONCE: usize = 4096;
 
@@ -109,12 +119,25 @@ const FLOORS_AT_ONCE: usize = 4096;
 type Writing<'scope, 'env> = Pipeline<'scope, 'env, Vec<u8>, (), anyhow::Error>;
 
 impl Printer {
+    /// A printer in the form that the options and stdout call for.
+    fn new(context: &Context, selection: Selection, args: &ArgMatches) -> Self {
+        let format = match view::is_wanted() && !args.get_flag("json") {
+            true => Format::View(View::new(payload(args))),
+            false => Format::Lines(ChangeWriter::new(payload(args))),
+        };
+        Self {
+            has_times: has_times(args) || matches!(format, Format::View(_)),
+            format,
+            buffer: Vec::with_capacity(WRITE_BYTES * 2),
+            left: selection.limit.unwrap_or(u64::MAX),
+            selection,
+            diagnostics: context.diagnostics,
+        }
+    }
+
     /// Adds the line of a change that is selected. Breaks after the last one.
     fn add(&mut self, change: &Change<'_>, at: Option<u64>) -> ControlFlow<()> {
-        match &mut self.format {
-            Format::Lines(lines) => lines.write_at(&mut self.buffer, change, at),
-            Format::View(view) => view.write(&mut self.buffer, change, at.unwrap_or_default()),
-        }
+        self.format.put(&mut self.buffer, change, at);
         self.left -= 1;
         if self.left == 0 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     }

@@ -14,7 +14,6 @@ use scuttleup::Error;
 
 use crate::cli::exit::{OutputClosed, OutputFull};
 use crate::cli::io::poll::wait_for;
-use crate::cli::io::signals::Stop;
 
 /// The size of a large write, in bytes.
 pub const WRITE_BYTES: usize = 256 << 10;
@@ -56,8 +55,16 @@ impl Output {
     /// [`OutputClosed`] if the reader closed stdout, [`OutputFull`] if there is no space for its file.
     pub fn write(&self, mut bytes: &[u8]) -> Result<()> {
         while !bytes.is_empty() {
+            bytes = &bytes[self.write_some(bytes)?..];
+        }
+        Ok(())
+    }
+
+    /// Writes at least one byte. Returns the number of bytes that were written.
+    fn write_some(&self, bytes: &[u8]) -> Result<usize> {
+        loop {
             match write(&self.stdout, bytes) {
-                Ok(count) => bytes = &bytes[count..],
+                Ok(count) => return Ok(count),
                 Err(Errno::EINTR) => {}
                 // Another process that shares stdout has made it non-blocking.
                 Err(Errno::EAGAIN) => {
@@ -72,20 +79,26 @@ impl Output {
                 },
             }
         }
-        Ok(())
     }
 
-    /// Writes all of `bytes`. Returns false if `stop` came first while stdout was not ready.
-    pub fn write_unless(&self, bytes: &[u8], stop: &Stop) -> Result<bool> {
-        for part in bytes.chunks(READY_BYTES) {
+    /// Writes `bytes` until `stop` becomes readable while stdout is not ready. Returns the number of bytes that were written, also
+    /// with an error.
+    pub fn write_unless(&self, bytes: &[u8], stop: &impl AsFd) -> (usize, Result<()>) {
+        let mut written = 0;
+        while written < bytes.len() {
             let mut fds = [PollFd::new(self.as_fd(), PollFlags::POLLOUT), PollFd::new(stop.as_fd(), PollFlags::POLLIN)];
-            wait_for(&mut fds, CANNOT_WAIT)?;
-            if fds[0].any() != Some(true) {
-                return Ok(false);
+            if let Err(err) = wait_for(&mut fds, CANNOT_WAIT) {
+                return (written, Err(err));
             }
-            self.write(part)?;
+            if fds[0].any() != Some(true) {
+                break;
+            }
+            match self.write_some(&bytes[written..bytes.len().min(written + READY_BYTES)]) {
+                Ok(count) => written += count,
+                Err(err) => return (written, Err(err)),
+            }
         }
-        Ok(true)
+        (written, Ok(()))
     }
 }
 

@@ -1,8 +1,7 @@
 //! Messages about a feed or an entry that the log does not hold.
 
 use anyhow::{Result, anyhow};
-use scuttleup::{Log, PeerGlobs, PeerId, Printable, Seq};
-use scuttleup::{Log, Offset, PeerId, Seq};
+use scuttleup::{Log, Offset, PeerGlobs, PeerId, Printable, Seq};
 
 use crate::cli::report::nearest::nearest;
 
