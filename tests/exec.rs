@@ -159,6 +159,25 @@ fn entries_that_are_not_selected_count_as_read() {
 }
 
 #[test]
+fn the_options_of_read_select_entries() {
+    let place = Place::new();
+    let log = filled(&place, 6);
+    exec(&log, &["--until", "-1h"], SHOW).stdout("").success();
+    assert_eq!(cursor(&log)["offset"], 0, "what arrives later than --until stays unread");
+    exec(&log, &["--limit", "3", "--batch", "2"], SHOW).stdout("a:1-2 1 c 2\na:3-3 1 c 1\n").success();
+    exec(&log, &["--limit", "1", "--peer", "[ab]"], SHOW).stdout("a:4-4 1 c 1\n").success();
+    let printed = exec(&log, &["--at", "--no-entry"], "cat").success().json();
+    assert!(printed.len() == 2 && printed.iter().all(|line| line["at"].is_string()), "{printed:?}");
+    // A live run ends after its last line, too.
+    append(&log, "7\n");
+    exec(&log, &["--live", "--limit", "1"], SHOW).stdout("a:7-7 1 c 1\n").success();
+    Run::new(&log)
+        .args(["exec", "--cursor", "d", "--since", "-1h", "--limit", "1", "--", "sh", "-c", SHOW])
+        .stdout("a:1-1 1 d 1\n")
+        .success();
+}
+
+#[test]
 fn a_batch_in_flight_needs_the_same_selection() {
     let place = Place::new();
     let log = filled(&place, 4);

@@ -145,6 +145,8 @@ fn every_command_that_writes_gives_a_copy_its_new_id_and_no_other_command_does()
         ("compact", true),
         ("prune --keep-last 1", true),
         ("cursor set c 1", true),
+        ("exec --cursor c -- true", true),
+        ("read --cursor c", true),
         ("id --new", true),
         ("heads", false),
         ("read", false),

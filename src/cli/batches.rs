@@ -7,7 +7,8 @@ use anyhow::{Result, bail};
 use nix::poll::{PollFd, PollTimeout};
 use scuttleup::{Bounds, Change, Consumer, Finder, Follower, Log, Offset, Printable};
 
-use crate::cli::report::diagnostics::Diagnostics;
+use crate::cli::report::diagnostics::{self, Diagnostics};
+use crate::cli::report::hint;
 use crate::cli::select::Selection;
 
 /// The number of scans after which a search for the next batch returns, although it has not found enough.
@@ -61,6 +62,16 @@ impl Lines {
     pub fn last_in(&self, bytes: usize) -> Option<Offset> {
         self.ends[..self.ends.partition_point(|(_, end)| *end <= bytes)].last().map(|(offset, _)| *offset)
     }
+}
+
+/// Follows the log if the selection goes on with new entries. Call this before the start is found, so that --tail misses no entry from
+/// now on.
+pub fn follow<'l>(log: &'l Log, selection: &Selection) -> Result<Option<Follower<'l>>> {
+    let follower = selection.live.then(|| log.follow(Offset::ZERO)).transpose()?;
+    if let Some(limit) = follower.as_ref().and_then(Follower::inotify_limit) {
+        diagnostics::error(&hint::polling(limit));
+    }
+    Ok(follower)
 }
 
 /// How large a batch becomes, and how long it waits for more lines.

@@ -15,7 +15,7 @@ use scuttleup::ndjson::{self, ChangeWriter};
 use scuttleup::{Batch, Change, Log, Offset, Printable};
 
 use crate::cli::args::{has_times, parse_number, payload, payload_args};
-use crate::cli::batches::{Batches, Limits, Lines, Moving, Next};
+use crate::cli::batches::{self, Batches, Limits, Lines, Moving, Next};
 use crate::cli::context::Context;
 use crate::cli::exit::{Exit, Usage};
 use crate::cli::help::epilogue;
@@ -24,7 +24,6 @@ use crate::cli::io::poll::wait_until;
 use crate::cli::io::signals::Relay;
 use crate::cli::program::{self, Ended};
 use crate::cli::report::diagnostics::{self, Diagnostics};
-use crate::cli::report::hint;
 use crate::cli::report::missing::pruned_before_read;
 use crate::cli::retry::{Pauses, trying_again};
 use crate::cli::select::{self, Selection};
@@ -74,11 +73,7 @@ pub fn run(context: &Context, args: &ArgMatches) -> Result<Exit> {
     let consumer = log.consume(args.get_one::<String>("cursor").expect("required"))?;
     consumer.share_claim()?;
     selection.report_doubts(&log, context.diagnostics)?;
-    // The follower is created before the start is found, so that --tail misses no entry from now on.
-    let follower = selection.live.then(|| log.follow(Offset::ZERO)).transpose()?;
-    if let Some(limit) = follower.as_ref().and_then(|follower| follower.inotify_limit()) {
-        diagnostics::error(&hint::polling(limit));
-    }
+    let follower = batches::follow(&log, &selection)?;
     let limits = Limits {
         lines_max: usize::try_from(args.get_one("batch").copied().unwrap_or(LINES_MAX)).unwrap_or(usize::MAX),
         bytes_max: BATCH_BYTES_MAX,

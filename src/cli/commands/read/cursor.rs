@@ -9,13 +9,12 @@ use nix::poll::{PollFd, PollFlags};
 use scuttleup::{Change, Offset};
 
 use super::Printer;
-use crate::cli::batches::{Batches, Limits, Moving, Next};
+use crate::cli::batches::{self, Batches, Limits, Moving, Next};
 use crate::cli::context::Context;
 use crate::cli::exit::Exit;
 use crate::cli::io::output::{Output, WRITE_BYTES};
 use crate::cli::io::signals::Relay;
-use crate::cli::report::diagnostics;
-use crate::cli::report::hint;
+use crate::cli::report::diagnostics::Diagnostics;
 use crate::cli::report::missing::pruned_before_read;
 use crate::cli::select::Selection;
 
@@ -36,11 +35,7 @@ pub fn print(context: &Context, selection: Selection, name: &str, args: &ArgMatc
     let output = Output::bulk();
     selection.report_doubts(&log, context.diagnostics)?;
     context.report_if_empty(&log)?;
-    // The follower is created before the start is found, so that --tail misses no entry from now on.
-    let follower = selection.live.then(|| log.follow(Offset::ZERO)).transpose()?;
-    if let Some(limit) = follower.as_ref().and_then(|follower| follower.inotify_limit()) {
-        diagnostics::error(&hint::polling(limit));
-    }
+    let follower = batches::follow(&log, &selection)?;
     let mut cursor = Moving::new(&log, consumer, &selection, context.diagnostics)?;
     let start = cursor.position;
     let mut printer = Printer::new(context, selection, args);
@@ -100,7 +95,7 @@ pub fn print(context: &Context, selection: Selection, name: &str, args: &ArgMatc
     }
 }
 
-fn note_skipped(diagnostics: diagnostics::Diagnostics, skipped: u64, position: Offset) {
+fn note_skipped(diagnostics: Diagnostics, skipped: u64, position: Offset) {
     if skipped > 0 {
         diagnostics.note(&pruned_before_read(skipped, position));
     }
