@@ -19,6 +19,15 @@ pub fn number(arg: Arg) -> Arg {
     arg.value_parser(parse_number).allow_negative_numbers(true)
 }
 
+/// As [`number`], but the number is at least 1.
+pub fn positive_number(arg: Arg) -> Arg {
+    let parse = |text: &str| match parse_number(text)? {
+        0 => Err("0 is too small"),
+        number => Ok(number),
+    };
+    arg.value_parser(parse).allow_negative_numbers(true)
+}
+
 /// An option whose value is a size.
 pub fn size(option: Arg) -> Arg {
     option.value_parser(parse_size).allow_hyphen_values(true)

@@ -14,7 +14,7 @@ use nix::poll::{PollFd, PollFlags};
 use scuttleup::ndjson::{self, ChangeWriter};
 use scuttleup::{Batch, Change, Log, Offset, Printable};
 
-use crate::cli::args::{has_times, parse_number, payload, payload_args};
+use crate::cli::args::{has_times, payload, payload_args, positive_number};
 use crate::cli::batches::{self, Batches, Limits, Lines, Moving, Next};
 use crate::cli::context::Context;
 use crate::cli::exit::{Exit, Usage};
@@ -40,14 +40,10 @@ pub fn command() -> Command {
     Command::new("exec")
         .about("Give batches of change lines to a program; a cursor moves behind those that it has processed")
         .defer(|command| {
-            let positive = |text: &str| match parse_number(text)? {
-                0 => Err("0 is too small"),
-                number => Ok(number),
-            };
             let cursor = Arg::new("cursor").long("cursor").value_name("NAME").required(true);
-            let batch = Arg::new("batch").long("batch").value_name("N").value_parser(positive);
+            let batch = positive_number(Arg::new("batch").long("batch").value_name("N"));
             let linger = Arg::new("linger").long("linger").value_name("TIME").value_parser(duration);
-            let retry = Arg::new("retry").long("retry").value_name("N").num_args(0..=1).value_parser(positive);
+            let retry = positive_number(Arg::new("retry").long("retry").value_name("N").num_args(0..=1));
             let dead_letter = Arg::new("dead-letter").long("dead-letter").value_name("FILE").value_parser(value_parser!(PathBuf));
             let words = Arg::new("command").value_name("CMD").num_args(1..).last(true);
             command
