@@ -60,7 +60,7 @@ pub mod wire;
 pub use follow::Follower;
 pub use json::{JSON_DEPTH_MAX, check_json, is_json};
 pub use model::*;
-pub use replicate::{Ending, Notice, Options, Outcome, Reached, Step, replicate};
+pub use replicate::{Common, Comparison, Ending, FeedDifference, Notice, Options, Outcome, Reached, Step, compare, replicate};
 pub use store::{
     Backwards, Batch, Bounds, CURSOR_BYTES_MAX, Committed, Compared, Consumer, Cursor, CursorState, Damage, Finder, Finding,
     GoesOn, Info, InotifyLimit, Log, Part, Pruning, Reader, Retention, Shrunk, Verified, Writer, repair, shrink, verify,

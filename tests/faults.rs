@@ -130,6 +130,14 @@ fn a_full_stdout_is_exit_5() {
 }
 
 #[test]
+fn a_full_stdout_of_a_comparison_is_exit_5() {
+    let place = Place::new();
+    let log = place.log("a");
+    let run = shell("$scuttleup --log \"$LOG\" compare -- $scuttleup --log \"$LOG\" replicate > /dev/full").env("LOG", &log);
+    run.stderr_has("cannot write to stdout (No space left on device (os error 28))").status(5);
+}
+
+#[test]
 fn a_failed_sync_ends_the_process_and_is_not_retried() {
     for packed in PACKED {
         let place = Place::new();

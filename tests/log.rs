@@ -341,6 +341,7 @@ fn commands_that_need_a_log_never_create_one() {
         &["watch"],
         &["heads"],
         &["heads", "--clear-fork", "a"],
+        &["compare", "--", "true"],
         &["id"],
         &["info"],
         &["entry", "a", "1"],

@@ -15,6 +15,7 @@ pub const ERROR: u8 = 8;
 pub const FIN: u8 = 9;
 pub const FLOOR: u8 = 10;
 pub const PULL: u8 = 128;
+pub const COMPARE: u8 = 129;
 /// An empty frame, which has no type.
 pub const HEARTBEAT: u8 = 0;
 
@@ -88,10 +89,10 @@ pub fn kinds(stream: &[u8]) -> Vec<u8> {
     kinds
 }
 
-/// Sets the random nonce of a HELLO to 0. The HELLO is at the start of `bytes`, or after a preamble and a PULL.
+/// Sets the random nonce of a HELLO to 0. The HELLO is at the start of `bytes`, or after a preamble and a PULL or COMPARE.
 pub fn forget_nonce(bytes: &mut [u8]) {
     let mut start = if bytes.starts_with(PREAMBLE) { PREAMBLE.len() } else { 0 };
-    start += if bytes[start..].starts_with(&pull()) { pull().len() } else { 0 };
+    start += if bytes[start..].starts_with(&pull()) || bytes[start..].starts_with(&compare()) { pull().len() } else { 0 };
     // Two fields of two bytes follow the nonce.
     if let [length, HELLO, 0x08, 1, ..] = bytes[start..]
         && let Some(nonce) = bytes.get_mut(start + usize::from(length) - 11..start + usize::from(length) - 3)
@@ -145,6 +146,11 @@ pub fn floor(peer: &str, seq: u32, chain: u128) -> Vec<u8> {
 /// The first frame of a side that only receives.
 pub fn pull() -> Vec<u8> {
     typed(PULL, "")
+}
+
+/// The first frame of a side that only compares.
+pub fn compare() -> Vec<u8> {
+    typed(COMPARE, "")
 }
 
 pub fn synced() -> Vec<u8> {

@@ -5,6 +5,7 @@ mod accepted_gaps;
 mod append;
 mod bytes;
 mod call_faults;
+mod compare;
 mod crash;
 mod crowd;
 mod cursor;

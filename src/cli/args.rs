@@ -1,9 +1,11 @@
 //! Arguments that several commands share.
 
+use std::ffi::OsString;
+use std::io::{self, IsTerminal};
 use std::num::{IntErrorKind, ParseIntError};
 
 use anyhow::Result;
-use clap::{Arg, ArgAction, ArgMatches};
+use clap::{Arg, ArgAction, ArgMatches, value_parser};
 use scuttleup::ndjson::PayloadKeys;
 use scuttleup::{ENTRY_BYTES_MAX, Error, PeerId, Seq, is_invisible};
 
@@ -43,6 +45,26 @@ fn parse_number(text: &str) -> Result<u64, &'static str> {
         _ if text.starts_with('-') => "the number is negative",
         _ => "not a number",
     })
+}
+
+/// COMMAND and its arguments, for the commands that speak with another log.
+pub fn command_arg(help: &'static str) -> Arg {
+    let words = Arg::new("command").value_name("COMMAND").num_args(1..).last(true);
+    words.value_parser(value_parser!(OsString)).help(help)
+}
+
+/// The value of [`command_arg`]. Without it, the session is over stdin and stdout, which must not be a terminal.
+pub fn command_words(args: &ArgMatches) -> Result<Option<Vec<OsString>>> {
+    let command: Option<Vec<OsString>> = args.get_many("command").map(|words| words.cloned().collect());
+    if command.is_none() && std::env::args_os().next_back().is_some_and(|last| last == "--") {
+        return Err(Usage("no COMMAND after --: name the program to run".into()).into());
+    }
+    if command.is_none() && (io::stdin().is_terminal() || io::stdout().is_terminal()) {
+        return Err(
+            Usage("stdin or stdout is a terminal: connect both to another replicate, or name a COMMAND after --".into()).into()
+        );
+    }
+    Ok(command)
 }
 
 /// PEER and SEQ, for the commands that name one entry.

@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::process::ExitStatusExt;
-use std::process::{Child, ExitStatus, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, ExitStatus, Stdio};
 use std::thread::Builder;
 
 use anyhow::{Result, bail};
@@ -32,15 +32,26 @@ pub struct Failed {
     pub code: Option<i32>,
 }
 
+/// The name of this host. It labels the messages of a process without COMMAND until its log is open: they may be shown together
+/// with those of its remote, which may run on another host.
+pub fn host_name() -> String {
+    nix::unistd::gethostname().unwrap_or_default().to_string_lossy().into_owned()
+}
+
 /// Replicates over stdin and stdout.
 pub fn with_stdio(log: &Log, options: Options<'_>, transfer: &Transfer<'_>) -> Result<Outcome> {
+    over_stdio(|input, output| replicate(log, input, output, options, &|notice| transfer.notice(notice)))
+}
+
+/// Runs a session over stdin and stdout.
+pub fn over_stdio<T>(session: impl FnOnce(File, File) -> Result<T, Error>) -> Result<T> {
     let fail = |err| Error::io("cannot prepare stdin and stdout for replication", err);
     let input = File::from(io::stdin().as_fd().try_clone_to_owned().map_err(fail)?);
     let output = File::from(io::stdout().as_fd().try_clone_to_owned().map_err(fail)?);
     // The process must not keep the pipe open as stdout: otherwise the drop of `output` would not close it.
     let null = File::options().write(true).open("/dev/null").map_err(fail)?;
     nix::unistd::dup2_stdout(&null).map_err(|err| fail(err.into()))?;
-    Ok(replicate(log, input, output, options, &|notice| transfer.notice(notice))?)
+    Ok(session(input, output)?)
 }
 
 /// Runs COMMAND and replicates over its stdin and stdout. Returns the outcome, and how COMMAND failed, if it failed.
@@ -51,11 +62,20 @@ pub fn with_command(
     stop: &Stop,
     transfer: &Transfer<'_>,
 ) -> Result<(Outcome, Option<Failed>)> {
+    over_command(words, stop, |input, output| replicate(log, input, output, options, &|notice| transfer.notice(notice)))
+}
+
+/// Runs COMMAND and a session over its stdin and stdout. Returns the outcome, and how COMMAND failed, if it failed.
+pub fn over_command(
+    words: &[OsString],
+    stop: &Stop,
+    session: impl FnOnce(ChildStdout, ChildStdin) -> Result<Outcome, Error>,
+) -> Result<(Outcome, Option<Failed>)> {
     let name = words[0].to_string_lossy().into_owned();
     let child = std::process::Command::new(&words[0]).args(&words[1..]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
     let mut child = child.map_err(|err| Error::io(format!("cannot run {name}"), err))?;
     let (Some(output), Some(input)) = (child.stdin.take(), child.stdout.take()) else { unreachable!("both are pipes") };
-    let outcome = replicate(log, input, output, options, &|notice| transfer.notice(notice));
+    let outcome = session(input, output);
     // COMMAND is no longer needed: the local side was stopped, or ended the session before the remote ended its stream.
     let no_longer_needed = outcome.as_ref().is_ok_and(|outcome| outcome.ending == Ending::LocalStop || outcome.left_first);
     let timeout = match &outcome {

@@ -167,6 +167,7 @@ mod tests {
             missing: 0,
             local_mode: Mode::Sync,
             remote_mode: Some(Mode::Sync),
+            remote_compares: false,
             unsent_by_mode: Some(0),
             missing_by_mode: Some(0),
             left_out: 0,

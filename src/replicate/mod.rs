@@ -7,6 +7,7 @@
 //!
 //! The receiver never waits for the sender, so two full pipes cannot block each other.
 
+mod compare;
 mod coordination;
 mod ledger;
 mod outcome;
@@ -21,6 +22,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::thread::Builder;
 use std::time::Instant;
 
+pub use compare::{Common, Comparison, FeedDifference};
 pub use outcome::{Ending, Outcome, Reached};
 
 use crate::ingest::Quota;
@@ -199,14 +201,52 @@ where
     R: Read + AsFd + Send,
     W: Write + AsFd + Send,
 {
+    let context = Context { log, options, notify, each_difference: None };
+    run(&context, input, output).map(|(_, outcome)| outcome)
+}
+
+/// Compares `log` with the log of the remote at the other end of `input` and `output`, as [`replicate`]. Changes nothing in either
+/// log. Gives each feed that differs to `each`, and returns the result if the session ended in order.
+///
+/// Of `options`, the mode and what is stored have no meaning.
+///
+/// # Errors
+/// As [`replicate`].
+pub fn compare<R, W>(
+    log: &Log,
+    input: R,
+    output: W,
+    options: Options<'_>,
+    notify: &(dyn Fn(Notice) + Sync),
+    each: &(dyn Fn(FeedDifference) + Sync),
+) -> Result<(Outcome, Option<Comparison>)>
+where
+    R: Read + AsFd + Send,
+    W: Write + AsFd + Send,
+{
+    let options = Options { mode: Mode::Compare, once: true, ..options };
+    let context = Context { log, options, notify, each_difference: Some(each) };
+    let (comparing, outcome) = run(&context, input, output)?;
+    let comparison = match comparing.filter(|_| outcome.complete()) {
+        Some(comparing) => Some(comparing.finish(&context, &outcome)?),
+        None => None,
+    };
+    Ok((outcome, comparison))
+}
+
+/// Runs a session. Returns the comparison, and how the session ended.
+fn run<'a, R, W>(context: &'a Context<'a>, input: R, output: W) -> Result<(Option<compare::Comparing<'a>>, Outcome)>
+where
+    R: Read + AsFd + Send,
+    W: Write + AsFd + Send,
+{
     let start = Instant::now();
-    let context = Context { log, options, notify };
     let coordination = Coordination::new()?;
     let Session { incoming, outgoing } = Session::new(context.local()?);
     let pipe: std::io::Result<(PipeReader, PipeWriter)> = std::io::pipe();
     let (sender_done, done_writer) = pipe.map_err(|err| Error::io("cannot create a pipe", err))?;
     let (received, sent) = std::thread::scope(|threads| -> Result<_> {
-        let (context, coordination) = (&context, &coordination);
+        let coordination = &coordination;
         let sender = Builder::new().spawn_scoped(threads, move || {
             let sent = sender::run(context, coordination, outgoing, output);
             if sent.is_err() {
@@ -227,11 +267,13 @@ where
     let (received, mut sent) = (received?, sent?);
     // The last acknowledgements may have come after the last write.
     coordination.learn(&mut sent.outgoing);
-    outcome(&context, received, &sent, start)
+    let outcome = outcome(context, &received, &sent, start)?;
+    Ok((received.comparing, outcome))
 }
 
-fn outcome(context: &Context<'_>, received: receiver::Received, sent: &sender::Sent, start: Instant) -> Result<Outcome> {
-    let receiver::Received { end, reached, is_cut, confirms_end, remote_id, remote_mode, wire, ledger, bytes } = received;
+fn outcome(context: &Context<'_>, received: &receiver::Received<'_>, sent: &sender::Sent, start: Instant) -> Result<Outcome> {
+    let &receiver::Received { reached, is_cut, confirms_end, remote_mode, wire, ref ledger, bytes, .. } = received;
+    let end = received.end.clone();
     let outgoing = &sent.outgoing;
     let durable = outgoing.durable();
     // It is unknown how much of an unfinished write has arrived. Only acknowledged entries of it count as sent.
@@ -252,9 +294,10 @@ fn outcome(context: &Context<'_>, received: receiver::Received, sent: &sender::S
         Facts { receiver: end, reached, is_cut, confirms_end, confirmed, unsent, missing, left_out, forks, gaps, not_allowed };
     Ok(Outcome {
         ending: Ending::of(facts),
-        peer: remote_id,
+        peer: received.remote_id.clone(),
         local_mode: context.options.mode,
         remote_mode,
+        remote_compares: received.remote_compares,
         wire,
         confirmed,
         left_first,
@@ -281,6 +324,8 @@ struct Context<'a> {
     log: &'a Log,
     options: Options<'a>,
     notify: &'a (dyn Fn(Notice) + Sync),
+    /// The session only compares, and gives each feed that differs to this function.
+    each_difference: Option<&'a (dyn Fn(FeedDifference) + Sync)>,
 }
 
 impl Context<'_> {

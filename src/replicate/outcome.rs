@@ -46,6 +46,8 @@ pub struct Outcome {
     pub local_mode: Mode,
     /// The mode of the remote; `None` if the remote did not send it.
     pub remote_mode: Option<Mode>,
+    /// The remote only compared the two logs.
+    pub remote_compares: bool,
     /// The wire that was used.
     pub wire: Option<Wire>,
     /// Whether both sides have confirmed the end of the session (FIN, native wire).
@@ -97,7 +99,9 @@ impl Outcome {
     /// Whether entries stayed behind although the local mode asks for them: the mode of the remote forbids their direction.
     /// Another session with the same modes does not move them.
     pub fn refused(&self) -> bool {
-        self.local_mode.sends() && self.unsent_by_mode != Some(0) || self.local_mode.receives() && self.missing_by_mode != Some(0)
+        let stays_behind = self.local_mode.sends() && self.unsent_by_mode != Some(0)
+            || self.local_mode.receives() && self.missing_by_mode != Some(0);
+        stays_behind && !self.remote_compares
     }
 
     /// Whether the modes let this log send entries. False if the mode of the remote is unknown.

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout};
 
+use super::compare::Comparing;
 use super::coordination::{Abandon, Coordination};
 use super::ledger::{Ledger, StopKind};
 use super::outcome::{INPUT_ENDED, Reached, ReceiverEnd, STOPPED, TIMED_OUT};
@@ -29,7 +30,7 @@ const CLOSED_MILLIS: u16 = 5000;
 const TEXT_MILLIS: u16 = 2000;
 
 /// The result of the receiving thread.
-pub struct Received {
+pub struct Received<'a> {
     pub end: ReceiverEnd,
     pub reached: Reached,
     /// The stream ended inside a frame, or the connection was reset.
@@ -37,8 +38,11 @@ pub struct Received {
     pub confirms_end: bool,
     pub remote_id: Option<PeerId>,
     pub remote_mode: Option<Mode>,
+    pub remote_compares: bool,
     pub wire: Option<Wire>,
     pub ledger: Ledger,
+    /// The comparison, if the session only compares.
+    pub comparing: Option<Comparing<'a>>,
     pub bytes: u64,
 }
 
@@ -48,13 +52,14 @@ enum Wait {
     Over(ReceiverEnd),
 }
 
-struct Receiver<'a, 'scope, 'env> {
+struct Receiver<'a, 'c, 'scope, 'env> {
     context: &'a Context<'a>,
     coordination: &'a Coordination,
     incoming: Incoming,
     pipeline: Pipeline<'scope, 'env, Batch, Applied, Error>,
     batch: Batch,
     ledger: Ledger,
+    comparing: Option<Comparing<'c>>,
     /// The number of entries that the remote has announced so far and that the log lacks.
     lacking: u64,
     /// The last time at which a frame, or [`PROGRESS_BYTES`] of a frame, had come.
@@ -73,11 +78,11 @@ struct Receiver<'a, 'scope, 'env> {
 /// Of the input, the log and the protocol. All entries that came before the error are stored.
 pub fn run<'a>(
     context: &'a Context<'a>,
-    coordination: &'a Coordination,
+    coordination: &Coordination,
     incoming: Incoming,
     mut input: impl Read + AsFd,
     sender_done: &PipeReader,
-) -> Result<Received> {
+) -> Result<Received<'a>> {
     // This fails if the input is not a pipe, or above the limit of the user. The pipe then keeps its size.
     fcntl(input.as_fd(), FcntlArg::F_SETPIPE_SZ(PIPE_BYTES)).ok();
     let _guard = AbandonOnPanic(coordination);
@@ -104,6 +109,7 @@ pub fn run<'a>(
             pipeline: Pipeline::new(threads, store),
             batch: Batch::default(),
             ledger: Ledger::new(context.options.allowed.cloned().unwrap_or_default()),
+            comparing: context.each_difference.map(|each| Comparing::new(context, each)),
             lacking: 0,
             last_progress: Instant::now(),
             progress_bytes: 0,
@@ -114,7 +120,7 @@ pub fn run<'a>(
         let received = receiver.receive(&mut input, sender_done);
         let ended = receiver.finish(received);
         let ended = receiver.order_end(ended, sender_done);
-        let Receiver { incoming, ledger, bytes, was_reset, .. } = receiver;
+        let Receiver { incoming, ledger, comparing, bytes, was_reset, .. } = receiver;
         let end = ended?;
         if end == ReceiverEnd::TimedOut {
             incoming.check_opening()?;
@@ -132,8 +138,10 @@ pub fn run<'a>(
             confirms_end: incoming.confirms_end(),
             remote_id: incoming.remote_id().cloned(),
             remote_mode: incoming.remote_mode(),
+            remote_compares: incoming.remote_compares(),
             wire: incoming.wire(),
             ledger,
+            comparing,
             bytes,
         })
     })
@@ -150,7 +158,7 @@ impl Drop for AbandonOnPanic<'_> {
     }
 }
 
-impl Receiver<'_, '_, '_> {
+impl Receiver<'_, '_, '_, '_> {
     fn receive(&mut self, input: &mut (impl Read + AsFd), sender_done: &PipeReader) -> Result<ReceiverEnd> {
         loop {
             if let Wait::Over(end) = self.wait(input, sender_done)? {
@@ -328,6 +336,7 @@ impl Receiver<'_, '_, '_> {
                         (context.notify)(Notice::Refused(peer));
                     }
                 }
+                Event::Chains(answer) => self.comparing.iter_mut().for_each(|comparing| comparing.answer(&answer)),
                 Event::Differs(difference) => found.push(difference),
                 // Other frames may follow, such as acknowledgements.
                 Event::Error { text, refused: false } => end = Some(ReceiverEnd::RemoteError(text)),
@@ -340,6 +349,14 @@ impl Receiver<'_, '_, '_> {
     /// Compares heads of the remote with the log. The ledger awaits the entries that the log lacks.
     fn compare(&mut self, heads: &[NamedHead], last: bool, found: &mut Vec<Difference>) -> Result<()> {
         let context = self.context;
+        if let Some(comparing) = &mut self.comparing {
+            comparing.compare(context, &mut self.incoming, heads, last)?;
+            if let Some(heads) = self.incoming.heads().filter(|_| last) {
+                comparing.end(Arc::clone(heads));
+                self.ledger.expect(Arc::clone(heads), 0, false);
+            }
+            return Ok(());
+        }
         let rows: Vec<(&str, u32, Chain)> = heads.iter().map(|head| (head.peer.as_str(), head.seq, head.chain)).collect();
         let compared = context.log.reader().compare(&rows)?;
         let relations: Vec<Relation> = compared

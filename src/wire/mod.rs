@@ -5,7 +5,7 @@
 //! negotiate   finds out which wire the remote speaks
 //! session     Incoming and Outgoing: one session over either wire; code outside of `wire` does not depend on the wire
 //! original/   the wire of the npm package: Handshake, Change
-//! native/     the wire between two scuttleup programs: HELLO, HEADS, FEED, RUN, ACK, FORK, SYNCED, ERROR, FIN
+//! native/     the wire between two scuttleup programs: HELLO, HEADS, FEED, RUN, ACK, FORK, SYNCED, ERROR, FIN, FLOOR, PULL, COMPARE
 //! frame, protobuf   the encoding that both wires share
 //! ```
 
@@ -22,8 +22,8 @@ pub use heads::RemoteHeads;
 pub use native::{Difference, DifferenceKind};
 pub use negotiate::{PREAMBLE, Wire};
 pub use session::{
-    Before, ClaimedFloor, Entries, Event, Incoming, LeftOut, Local, NamedHead, News, Outgoing, Payload, Relation, Session,
-    Stored, Task,
+    Before, Chains, ClaimedFloor, Entries, Event, Incoming, LeftOut, Local, NamedHead, News, Outgoing, Payload, Question,
+    Relation, Session, Stored, Task,
 };
 
 use crate::model::{self, Chain, Result, Tombstone};
@@ -56,6 +56,8 @@ pub enum Mode {
     Push,
     /// Only receive.
     Pull,
+    /// Neither send nor receive: only compare the two logs. The remote sees a side that only sends, and announces no heads.
+    Compare,
 }
 
 impl Mode {
@@ -72,7 +74,7 @@ impl Mode {
     fn number(self) -> u64 {
         match self {
             Self::Sync => 1,
-            Self::Push => 2,
+            Self::Push | Self::Compare => 2,
             Self::Pull => 3,
         }
     }
@@ -83,23 +85,29 @@ impl Mode {
             Self::Sync => "sync",
             Self::Push => "push",
             Self::Pull => "pull",
+            Self::Compare => "compare",
         }
     }
 
     /// Whether a side with this mode wants to send entries.
     pub fn sends(self) -> bool {
-        self != Self::Pull
+        matches!(self, Self::Sync | Self::Push)
     }
 
     /// Whether a side with this mode wants to receive entries.
     pub fn receives(self) -> bool {
-        self != Self::Push
+        matches!(self, Self::Sync | Self::Pull)
     }
 
     /// Whether a side with this mode reveals nothing that its remote does not know: it waits for the HELLO and the heads of the
     /// remote, and answers them.
     fn is_private(self) -> bool {
         self == Self::Pull
+    }
+
+    /// Whether a side with this mode sends its HELLO after the first message of the remote.
+    fn waits_for_remote(self) -> bool {
+        matches!(self, Self::Pull | Self::Compare)
     }
 
     /// Whether a side with this mode sends entries to a side with mode `other`.

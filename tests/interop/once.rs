@@ -44,6 +44,23 @@ fn both_ways_at_once() {
 }
 
 #[test]
+fn a_comparison_shows_the_heads_of_the_original_and_moves_nothing() {
+    let place = Place::new();
+    let (ours, theirs) = (log_of(&place, "ours", lines("ours", 5)), Original::new(&place, "theirs"));
+    theirs.append(lines("theirs", 3_000));
+    let compare = || Run::new(&ours).args(["-q", "compare", "--"]).args(theirs.command(["replicate", "--id", theirs.id()]));
+    for _ in 0..2 {
+        let printed = compare().stderr("").status(3);
+        let expected = [r#"{"peer":"theirs","local":0,"remote":3000}"#, r#"{"peer":"ours","local":5,"remote":0}"#];
+        assert_eq!(printed.lines()[..2], expected);
+        assert!(printed.text().contains(r#""compared":"heads","wire":"original""#), "{}", printed.text());
+    }
+    assert_eq!((heads(&ours).len(), theirs.entries().len()), (1, 3_000));
+    sync(&ours, &theirs).success();
+    compare().stderr("").success();
+}
+
+#[test]
 fn receive_100_000_entries() {
     let place = Place::new();
     let (ours, theirs) = (place.log("ours"), Original::new(&place, "theirs"));

@@ -126,6 +126,7 @@ impl Side {
                     incoming.compared(&heads, &compared, last, &mut link_of, &mut self.found)?;
                 }
                 Event::Differs(difference) => self.found.push(difference),
+                Event::Chains(_) => return Err(scuttleup::Error::Wire("an answer in a session that does not compare".into())),
                 Event::Error { text, .. } => return Err(scuttleup::Error::Wire(text)),
             }
         }

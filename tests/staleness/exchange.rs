@@ -68,7 +68,9 @@ impl<'w> Side<'w> {
                     compared.expect("the protocol");
                 }
                 Event::Nothing | Event::AllHeads { .. } => {}
-                Event::Differs(_) | Event::Floor(_) | Event::Refused(..) | Event::Error { .. } => panic!("{event:?}"),
+                Event::Differs(_) | Event::Chains(_) | Event::Floor(_) | Event::Refused(..) | Event::Error { .. } => {
+                    panic!("{event:?}")
+                }
             }
         }
         self.news.merge(incoming.take_news());

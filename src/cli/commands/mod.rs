@@ -2,6 +2,7 @@
 
 mod append;
 mod compact;
+mod compare;
 mod cursor;
 mod del;
 mod entry;
@@ -44,6 +45,7 @@ const SUBCOMMANDS: [Subcommand; 17] = [
     Subcommand { name: "write", command: write::command, run: write::run },
     Subcommand { name: "heads", command: heads::command, run: heads::run },
     Subcommand { name: "replicate", command: replicate::command, run: replicate::run },
+    Subcommand { name: "compare", command: compare::command, run: compare::run },
     Subcommand { name: "prune", command: prune::command, run: prune::run },
     Subcommand { name: "compact", command: compact::command, run: compact::run },
     Subcommand { name: "cursor", command: cursor::command, run: cursor::run },

@@ -13,13 +13,13 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
-use clap::{Arg, ArgMatches, Command, value_parser};
+use clap::{ArgMatches, Command};
 use nix::fcntl::{Flock, FlockArg};
 use scuttleup::ingest::Quota;
 use scuttleup::repair::{self, Restored};
 use scuttleup::{Error, Finding, Log, Mode, Options, PeerGlobs, PeerId, Seq, Step, ndjson, verify};
 
-use crate::cli::args::{entry_bytes, entry_bytes_arg};
+use crate::cli::args::{command_arg, entry_bytes, entry_bytes_arg};
 use crate::cli::child;
 use crate::cli::context::Context;
 use crate::cli::exit::Exit;
@@ -39,10 +39,9 @@ const FEEDS_AT_ONCE: usize = 64;
 
 pub fn command() -> Command {
     Command::new("repair").about("Fetch lost entries again from the log that COMMAND replicates; see verify").defer(|command| {
-        let words = Arg::new("command").value_name("COMMAND").num_args(1..).last(true).required(true);
         command
             .arg(entry_bytes_arg())
-            .arg(words.value_parser(value_parser!(OsString)).help("Run this program and replicate over its stdin and stdout"))
+            .arg(command_arg("Run this program and replicate over its stdin and stdout").required(true))
             .after_help(epilogue("scuttleup-repair", "scuttleup repair -- ssh host scuttleup replicate"))
     })
 }

@@ -7,11 +7,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use clap::builder::PossibleValuesParser;
-use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
+use clap::{Arg, ArgAction, ArgMatches, Command};
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use scuttleup::ingest::Quota;
 use scuttleup::{Mode, Options, PeerGlobs, Step, Wire};
 
-use crate::cli::args::{entry_bytes, entry_bytes_arg, flag, number, size};
+use crate::cli::args::{command_arg, command_words, entry_bytes, entry_bytes_arg, flag, number, size};
 use crate::cli::child;
 use crate::cli::context::Context;
 use crate::cli::exit::{Exit, Usage};
@@ -30,7 +32,6 @@ pub fn command() -> Command {
         let modes = PossibleValuesParser::new(["sync", "push", "pull"]);
         let wire = Arg::new("wire").long("wire").value_name("WIRE").hide_possible_values(true);
         let wires = PossibleValuesParser::new(["auto", "original", "native"]);
-        let words = Arg::new("command").value_name("COMMAND").num_args(1..).last(true);
         command
             .arg(
                 mode.value_parser(modes)
@@ -62,27 +63,17 @@ pub fn command() -> Command {
                     .help("Store entries of at most N bytes in one session, such as 500MiB or 10G [default: no limit]"),
             )
             .arg(entry_bytes_arg())
-            .arg(words.value_parser(value_parser!(OsString)).help("Run this program and replicate over its stdin and stdout"))
+            .arg(command_arg("Run this program and replicate over its stdin and stdout"))
             .after_help(epilogue("scuttleup-replicate", "scuttleup replicate --once -- ssh host scuttleup replicate"))
     })
 }
 
 pub fn run(context: &Context, args: &ArgMatches) -> Result<Exit> {
-    let command: Option<Vec<OsString>> = args.get_many("command").map(|words| words.cloned().collect());
-    let terminal = io::stdin().is_terminal() || io::stdout().is_terminal();
-    if command.is_none() && std::env::args_os().next_back().is_some_and(|last| last == "--") {
-        return Err(Usage("no COMMAND after --: name the program to run".into()).into());
-    }
-    if command.is_none() && terminal {
-        return Err(
-            Usage("stdin or stdout is a terminal: connect both to another replicate, or name a COMMAND after --".into()).into()
-        );
-    }
+    let command = command_words(args)?;
     if command.is_some() {
         return sync(context, args, command.as_deref(), &mut String::new());
     }
-    // The messages of this process may be shown together with those of its remote, which may run on another host.
-    let mut label = nix::unistd::gethostname().unwrap_or_default().to_string_lossy().into_owned();
+    let mut label = child::host_name();
     sync(context, args, None, &mut label).or_else(|err| Ok(errors::report(&label, &err)))
 }
 

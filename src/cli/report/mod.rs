@@ -1,4 +1,4 @@
-//! The output for people: errors, diagnostics and progress on stderr, and changes on a terminal.
+//! The output for people: errors, diagnostics and progress on stderr; tables and changes on a terminal.
 
 pub mod diagnostics;
 pub mod errors;
@@ -8,5 +8,6 @@ pub mod missing;
 pub mod nearest;
 pub mod progress;
 pub mod session;
+pub mod table;
 pub mod transfer;
 pub mod view;

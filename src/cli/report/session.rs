@@ -155,10 +155,7 @@ impl Report<'_> {
         }
         let why = reasons(outcome, failed);
         match (&outcome.peer, &outcome.ending) {
-            (None, ending) => {
-                let advice = if failed.is_some() { "see its messages, then run it again" } else { "run it again" };
-                self.error(&format!("{}{why}: {advice}", without_id(ending)));
-            }
+            (None, ending) => self.error(&format!("{}{why}: {}", without_id(ending), advice(failed))),
             (Some(peer), Ending::Complete | Ending::Incomplete) => self.print_ended(outcome, peer, failed),
             (Some(peer), Ending::RemoteTimedOut(_)) => {
                 self.error(&format!("the remote timed out{}{why}: run it again", counts(outcome, peer)));
@@ -206,7 +203,7 @@ impl Report<'_> {
         }
         problems.extend(failed.map(|failed| format!("{failed}: see its messages")));
         // The remote reports this session, often on the same stderr.
-        let is_reported = self.serves && outcome.confirmed && (outcome.sends() || outcome.receives());
+        let is_reported = self.serves && outcome.confirmed && (outcome.sends() || outcome.receives() || outcome.remote_compares);
         if !problems.is_empty() {
             self.error(&format!("{moved}, but {}", problems.join(", and ")));
         } else if !is_reported {
@@ -225,6 +222,9 @@ impl Report<'_> {
 
 /// The directions in which entries could move, and how many did.
 fn moved(outcome: &Outcome, peer: &PeerId) -> String {
+    if outcome.remote_compares {
+        return format!("{peer} has compared the logs: no entry moved");
+    }
     let (sent, received) = (sent(outcome), outcome.received);
     match (outcome.sends(), outcome.receives()) {
         (true, true) => format!("synced with {peer}: sent {sent}, received {received}"),
@@ -236,6 +236,9 @@ fn moved(outcome: &Outcome, peer: &PeerId) -> String {
 
 /// The reason why a direction that the local mode opens is closed, in parentheses; empty if there is none.
 fn limit(outcome: &Outcome) -> &'static str {
+    if outcome.remote_compares {
+        return "";
+    }
     match (outcome.local_mode, outcome.remote_mode) {
         (Mode::Push, Some(Mode::Push)) => " (both sides only send)",
         (Mode::Pull, Some(Mode::Pull)) => " (both sides only receive)",
@@ -264,6 +267,21 @@ fn refusal(outcome: &Outcome) -> Option<String> {
             None => format!("the entries of the remote are not known: the remote only receives ({hint})"),
         }
     })
+}
+
+/// Says that a comparison has failed.
+pub fn not_compared(outcome: &Outcome, failed: Option<&str>) -> String {
+    let what = match (&outcome.peer, &outcome.ending) {
+        (None, ending) => without_id(ending),
+        (_, Ending::RemoteTimedOut(_)) => "the remote timed out",
+        _ => "the remote ended early",
+    };
+    format!("the logs were not compared: {what}{}: {}", reasons(outcome, failed), advice(failed))
+}
+
+/// The advice after a session that ended early.
+fn advice(failed: Option<&str>) -> &'static str {
+    if failed.is_some() { "see its messages, then run it again" } else { "run it again" }
 }
 
 /// The text for a session in which the remote did not send its id.

@@ -38,6 +38,11 @@ pub fn put_pull(out: &mut Vec<u8>) {
     put_frame(out, kind::PULL, |_| ());
 }
 
+/// Adds a COMPARE.
+pub fn put_compare(out: &mut Vec<u8>) {
+    put_frame(out, kind::COMPARE, |_| ());
+}
+
 /// Adds a head to the body of a HEADS.
 pub fn put_head(body: &mut Vec<u8>, head: Head<'_>) {
     put_message(body, 1, |body| put_head_fields(body, head));

@@ -36,6 +36,8 @@ pub mod kind {
     pub const FLOOR: u8 = 10;
     /// An older reader skips it.
     pub const PULL: u8 = 128;
+    /// An older reader skips it.
+    pub const COMPARE: u8 = 129;
 }
 
 /// The first type that a reader skips if it is unknown. Later programs may add such types without a new version of the protocol.
@@ -169,6 +171,8 @@ pub enum Message<'a> {
     Fin(u64, u64),
     /// The sender only receives. Its HELLO comes after that of its remote.
     Pull,
+    /// The sender only compares. Its HELLO comes after that of its remote.
+    Compare,
     /// A frame that must be skipped.
     Unknown,
 }
@@ -223,6 +227,7 @@ impl<'a> Message<'a> {
                 Ok(Self::Floor(peer, seq.ok_or_else(|| missing("a seq or a chain"))?, chain))
             }
             kind::PULL => Ok(Self::Pull),
+            kind::COMPARE => Ok(Self::Compare),
             kind if kind >= OPTIONAL_MIN => Ok(Self::Unknown),
             kind => Err(Error::Wire(format!("a frame of the unknown type {kind}"))),
         }

@@ -14,15 +14,18 @@ use std::sync::Arc;
 pub use forks::{Difference, DifferenceKind};
 pub use message::{FRAME_EXTRA_BYTES_MAX, Fork, Head, Hello, Message, RUN_BYTES_MAX, Run, WITHHELD};
 
-pub(super) use encode::{put_ack, put_error, put_fin, put_floor, put_head, put_heads, put_hello, put_pull, put_synced};
+pub(super) use encode::{
+    put_ack, put_compare, put_error, put_fin, put_floor, put_head, put_heads, put_hello, put_pull, put_synced,
+};
 pub(super) use runs::Runs;
 
+use encode::put_fork;
 use forks::Forks;
 use handles::Handles;
 
 use super::protobuf::{sent_by_remote, unexpected};
 use super::session::{Body, Progress, ReceivedFeed, Remote};
-use super::{ClaimedFloor, Entries, Event, LinkOf, Mode, NamedHead, News, Relation, RemoteHeads, Stored};
+use super::{Chains, ClaimedFloor, Entries, Event, LinkOf, Mode, NamedHead, News, Question, Relation, RemoteHeads, Stored};
 use crate::model::{Chain, Error, FeedKey, PeerId, Result, Seq};
 
 /// The maximum length of the FORK answers that wait to be sent, in bytes: twice the length that the maximum number of forked
@@ -31,9 +34,11 @@ const BACKLOG_BYTES_MAX: usize = 16 << 20;
 
 /// The receiving half.
 pub(in crate::wire) struct IncomingHalf {
-    /// The local HELLO. A side that only receives chooses its root when the remote has sent HELLO or PULL.
+    /// The local HELLO. A side that only receives chooses its root when the remote has sent HELLO or PULL. A side that only
+    /// compares waits too, so that a remote that only receives can say whether the roots are equal.
     local: Hello,
     has_root: bool,
+    remote_compares: bool,
     /// The HELLO of the remote.
     remote: Option<Hello>,
     /// No more HEADS may come: the roots are equal, or the last one came.
@@ -59,9 +64,10 @@ impl IncomingHalf {
     /// For a side that sends the HELLO `local`.
     pub fn new(local: Hello) -> Self {
         Self {
-            has_root: !local.mode.is_private(),
+            has_root: !local.mode.waits_for_remote(),
             forks: Forks::new(local.mode),
             local,
+            remote_compares: false,
             remote: None,
             heads_over: false,
             heads: RemoteHeads::default(),
@@ -104,6 +110,10 @@ impl IncomingHalf {
                 *acked = seq.max(*acked);
                 Event::Nothing
             }
+            Message::Fork(fork) if self.local.mode == Mode::Compare => {
+                let equal = fork.points.iter().map(|&(seq, _)| seq).collect();
+                Event::Chains(Chains { peer: fork.peer, equal, floor: fork.floor })
+            }
             Message::Fork(fork) => {
                 if news.frames.len() + self.backlog_bytes > BACKLOG_BYTES_MAX {
                     return Err(Error::Wire("the remote asks about forks and does not read the answers".into()));
@@ -126,7 +136,14 @@ impl IncomingHalf {
             Message::Error(text, refused) => Event::Error { text: text.into_owned(), refused },
             Message::Pull => {
                 // Neither side reveals anything, and nothing can move: both logs count as equal and empty.
-                self.choose_root(0, news);
+                self.choose_root(if self.local.mode == Mode::Compare { self.local.root } else { 0 }, news);
+                Event::Nothing
+            }
+            Message::Compare if self.local.mode == Mode::Compare => {
+                return Err(Error::Wire("the remote only compares too: connect this side to a replicate".into()));
+            }
+            Message::Compare => {
+                self.remote_compares = true;
                 Event::Nothing
             }
             Message::Unknown => Event::Nothing,
@@ -137,11 +154,14 @@ impl IncomingHalf {
     fn check_order(&self, message: &Message<'_>) -> Result<()> {
         match (message, &self.remote) {
             (Message::Hello(_), Some(_)) => return Err(unexpected("a second HELLO")),
-            (Message::Hello(_) | Message::Error(..) | Message::Pull | Message::Unknown, _) | (_, Some(_)) => {}
+            (Message::Hello(_) | Message::Error(..) | Message::Pull | Message::Compare | Message::Unknown, _) | (_, Some(_)) => {}
             _ => return Err(unexpected("a first frame that is not HELLO")),
         }
         if self.progress.fin
-            && !matches!(message, Message::Pull | Message::Unknown | Message::Fork(..) | Message::Ack(..) | Message::Error(..))
+            && !matches!(
+                message,
+                Message::Pull | Message::Compare | Message::Unknown | Message::Fork(..) | Message::Ack(..) | Message::Error(..)
+            )
         {
             return Err(unexpected("a frame after FIN"));
         }
@@ -160,6 +180,10 @@ impl IncomingHalf {
         // If the roots differ, every other root says the same. The inverse reveals nothing.
         self.choose_root(if hello.root == self.local.root { hello.root } else { !hello.root }, news);
         self.heads_over = hello.root == self.local.root;
+        if self.local.mode == Mode::Compare && hello.mode.is_private() && !self.heads_over {
+            // The remote waits for them.
+            put_heads(&mut news.frames, &[], true);
+        }
         self.forks.meet(self.local.mode, &hello);
         *remote = Some((hello.id.clone(), hello.mode));
         news.remote = Some(Remote {
@@ -184,6 +208,11 @@ impl IncomingHalf {
         }
     }
 
+    /// Whether the remote only compares the two logs.
+    pub fn remote_compares(&self) -> bool {
+        self.remote_compares
+    }
+
     fn receives(&self) -> bool {
         self.remote.as_ref().is_some_and(|remote| remote.mode.sends_to(self.local.mode))
     }
@@ -193,6 +222,7 @@ impl IncomingHalf {
         match self.local.mode {
             _ if self.receives() && self.heads_over => Ok(()),
             Mode::Push => Err(Error::PushOnly),
+            Mode::Compare => Err(unexpected("entries, although this side only compares")),
             _ => Err(unexpected("entries before its heads, or in a direction that the modes forbid")),
         }
     }
@@ -261,11 +291,39 @@ impl IncomingHalf {
             }
         }
         if last {
-            self.heads_over = true;
-            let heads = self.announced.insert(Arc::new(std::mem::take(&mut self.heads)));
-            news.heads = Some(Arc::clone(heads));
+            self.end_heads(news);
         }
         Ok(())
+    }
+
+    /// See [`Incoming::ask`](super::Incoming::ask).
+    pub fn ask(&mut self, heads: &[NamedHead], questions: &[Question], last: bool, news: &mut News) -> Result<()> {
+        for NamedHead { peer, seq, .. } in heads {
+            self.heads.add(peer.as_str(), *seq, &self.local.allowed)?;
+        }
+        for Question { head: NamedHead { peer, seq, chain }, local } in questions {
+            // The remote ignores a FORK if its chain differs at a seq below one at which it is equal. It neither stops the feed nor
+            // searches. So the second FORK is the only answer then.
+            if let Some(local) = *local {
+                put_fork(&mut news.frames, &Fork::new(peer.as_str(), vec![local, (*seq, *chain)]));
+            }
+            put_fork(&mut news.frames, &Fork::new(peer.as_str(), vec![(*seq, *chain)]));
+        }
+        if last {
+            // The remote answers all questions before it takes these heads.
+            if self.remote.as_ref().is_some_and(|remote| !remote.mode.is_private()) {
+                put_heads(&mut news.frames, &[], true);
+            }
+            self.end_heads(news);
+        }
+        Ok(())
+    }
+
+    /// All heads of the remote have come.
+    fn end_heads(&mut self, news: &mut News) {
+        self.heads_over = true;
+        let heads = self.announced.insert(Arc::new(std::mem::take(&mut self.heads)));
+        news.heads = Some(Arc::clone(heads));
     }
 
     /// See [`Incoming::stored`](super::Incoming::stored).

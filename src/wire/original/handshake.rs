@@ -1,10 +1,10 @@
 //! The handshake. It names every feed of the remote, and can be very large. So it is read in pieces.
 
 use super::message::decode_digest;
-use crate::model::{Error, PeerGlobs, PeerId, Result};
+use crate::model::{Chain, Error, PeerGlobs, PeerId, Result};
 use crate::wire::frame::{FrameReader, read_varint};
 use crate::wire::protobuf::{check_field_number, missing, peer_str, truncated};
-use crate::wire::{Mode, RemoteHeads};
+use crate::wire::{Mode, NamedHead, RemoteHeads};
 
 /// The maximum length of an id or digest in bytes, including unknown fields in it. Other fields of any length are skipped.
 const FIELD_BYTES_MAX: u64 = 64 << 10;
@@ -18,6 +18,8 @@ pub struct Handshake {
     pub heads: RemoteHeads,
     /// Its mode.
     pub mode: Mode,
+    /// The digests that [`HandshakeReader::take_digests`] has not returned.
+    pub digests: Vec<NamedHead>,
 }
 
 /// Reads a handshake as it arrives.
@@ -32,6 +34,9 @@ pub struct HandshakeReader {
     mode: Mode,
     /// The feeds that the local side accepts.
     allowed: PeerGlobs,
+    /// Whether the digests are kept until they are taken.
+    keeps_digests: bool,
+    digests: Vec<NamedHead>,
 }
 
 /// The result of reading one field.
@@ -44,8 +49,13 @@ enum Field {
 
 impl HandshakeReader {
     /// A reader for a side that accepts only the feeds in `allowed`.
-    pub fn new(allowed: PeerGlobs) -> Self {
-        Self { allowed, ..Self::default() }
+    pub fn new(allowed: PeerGlobs, keeps_digests: bool) -> Self {
+        Self { allowed, keeps_digests, ..Self::default() }
+    }
+
+    /// The digests that were read since the last call, if they are kept. Their chains are 0.
+    pub fn take_digests(&mut self) -> Vec<NamedHead> {
+        std::mem::take(&mut self.digests)
     }
 
     /// Reads the length of the frame. Returns whether it is known.
@@ -103,7 +113,7 @@ impl HandshakeReader {
         // An error leaves the reader as it is: the caller may want more of the stream before it reports the error, and reads again.
         let id = self.id.take().ok_or_else(|| missing("an id"))?;
         let this = std::mem::take(self);
-        Ok(Some(Handshake { id, heads: this.heads, mode: this.mode }))
+        Ok(Some(Handshake { id, heads: this.heads, mode: this.mode, digests: this.digests }))
     }
 
     /// Reads the field at the start of `available`. `left` is the number of bytes of the frame that are not read yet.
@@ -147,6 +157,9 @@ impl HandshakeReader {
         } else {
             let (peer, seq) = decode_digest(body)?;
             self.heads.add(peer, seq, &self.allowed)?;
+            if self.keeps_digests {
+                self.digests.push(NamedHead { peer: PeerId::new(peer)?, seq, chain: Chain(0) });
+            }
         }
         Ok(Field::Read(at + body.len(), 0))
     }

@@ -3,13 +3,13 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::{Body, Entries, Event, Local, NamedHead, News, ReceivedFeed, Relation, Remote, Stored};
+use super::{Body, Entries, Event, Local, NamedHead, News, Question, ReceivedFeed, Relation, Remote, Stored};
 use crate::model::{Error, FeedKey, PEER_BYTES_MAX, PeerGlobs, PeerId, Result};
 use crate::wire::frame::{FrameReader, move_part};
 use crate::wire::native::{self, Difference, DifferenceKind, FRAME_EXTRA_BYTES_MAX, RUN_BYTES_MAX};
 use crate::wire::negotiate::{Opening, PREAMBLE, Wire, not_a_handshake};
 use crate::wire::original::{ChangeMessage, Handshake, HandshakeReader};
-use crate::wire::protobuf::sent_by_remote;
+use crate::wire::protobuf::{sent_by_remote, unexpected};
 use crate::wire::{LinkOf, Mode, RemoteHeads};
 
 /// Tags, lengths and seq around the two strings of a change, in bytes.
@@ -104,7 +104,11 @@ impl Incoming {
                 self.news.wire = Some(Wire::Native);
                 self.protocol = Protocol::Native(Box::new(native::IncomingHalf::new(self.local.hello())));
             }
-            Some(false) => self.protocol = Protocol::Original(Box::new(HandshakeReader::new(self.local.allowed.clone()))),
+            Some(false) => {
+                let keeps_digests = self.local.mode == Mode::Compare;
+                let handshake = HandshakeReader::new(self.local.allowed.clone(), keeps_digests);
+                self.protocol = Protocol::Original(Box::new(handshake));
+            }
             None => {}
         }
     }
@@ -125,12 +129,19 @@ impl Incoming {
         if read.is_some() || !self.opening.is_text() {
             self.news.wire = Some(Wire::Original);
         }
-        let Some(Handshake { id, heads, mode }) = read else { return Ok(None) };
+        let Some(Handshake { id, heads, mode, digests }) = read else {
+            let digests = handshake.take_digests();
+            return Ok((!digests.is_empty()).then_some(Event::Heads(digests, false)));
+        };
         self.remote = Some((id, mode));
         let allowed = PeerGlobs::default();
         self.news.remote =
             Some(Remote { mode, live: true, root: None, entry_bytes_max: u64::MAX, evidence: false, floors: false, allowed });
-        Ok(Some(Event::AllHeads { heads: self.news.heads.insert(Arc::new(heads)), receives: mode.sends_to(self.local.mode) }))
+        let heads = self.news.heads.insert(Arc::new(heads));
+        if self.local.mode == Mode::Compare {
+            return Ok(Some(Event::Heads(digests, true)));
+        }
+        Ok(Some(Event::AllHeads { heads, receives: mode.sends_to(self.local.mode) }))
     }
 
     /// Reads a change of the original's wire.
@@ -140,8 +151,10 @@ impl Incoming {
         if entry.len() > self.local.entry_bytes_max {
             return Err(Error::EntryTooLong(entry.len() as u64, self.local.entry_bytes_max));
         }
-        if self.local.mode == Mode::Push {
-            return Err(Error::PushOnly);
+        match self.local.mode {
+            Mode::Push => return Err(Error::PushOnly),
+            Mode::Compare => return Err(unexpected("an entry, although this side only compares")),
+            Mode::Sync | Mode::Pull => {}
         }
         if !self.local.allowed.matches(peer) {
             let peer = PeerId::new(peer).map_err(|err| Error::Wire(err.to_string()))?;
@@ -169,7 +182,19 @@ impl Incoming {
         }
     }
 
-    /// All heads of the remote, when [`Incoming::compared`] has been called for the last ones.
+    /// In [`Mode::Compare`]: the driver has compared some heads with the log. Asks the remote about those that differ. The original
+    /// wire cannot ask.
+    ///
+    /// # Errors
+    /// [`Error::Wire`] when there are too many feeds.
+    pub fn ask(&mut self, heads: &[NamedHead], questions: &[Question], last: bool) -> Result<()> {
+        match &mut self.protocol {
+            Protocol::Native(native) => native.ask(heads, questions, last, &mut self.news),
+            _ => Ok(()),
+        }
+    }
+
+    /// All heads of the remote, when [`Incoming::compared`] or [`Incoming::ask`] has been called for the last ones.
     pub fn heads(&self) -> Option<&Arc<RemoteHeads>> {
         self.news.heads.as_ref()
     }
@@ -235,6 +260,11 @@ impl Incoming {
     /// The mode of the remote, once it is known.
     pub fn remote_mode(&self) -> Option<Mode> {
         self.remote.as_ref().map(|&(_, mode)| mode)
+    }
+
+    /// Whether the remote only compares the two logs.
+    pub fn remote_compares(&self) -> bool {
+        if let Protocol::Native(native) = &self.protocol { native.remote_compares() } else { false }
     }
 
     /// Whether the local side may receive entries; true as long as the remote's mode is unknown.

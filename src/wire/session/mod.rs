@@ -109,6 +109,26 @@ pub enum Relation {
     Unknown,
 }
 
+/// A question to the remote about a feed that it has named and that differs ([`Mode::Compare`]).
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Question {
+    /// The head that the remote has named.
+    pub head: NamedHead,
+    /// If the remote is ahead: the local head and the chain there.
+    pub local: Option<(u32, Chain)>,
+}
+
+/// The answer to a [`Question`].
+#[derive(Debug)]
+pub struct Chains<'a> {
+    /// The author of the feed.
+    pub peer: &'a str,
+    /// The seqs at which the remote has the chain that it was asked for.
+    pub equal: Vec<u32>,
+    /// The floor of the feed in the remote log, 0 if there is none.
+    pub floor: u32,
+}
+
 /// Consecutive entries of one feed, from the remote.
 #[derive(Debug)]
 pub struct Entries<'a> {
@@ -163,7 +183,8 @@ pub struct ClaimedFloor {
 pub enum Event<'a> {
     /// No reaction.
     Nothing,
-    /// Some heads of the remote, and whether they are the last ones. Compare them with the log and call [`Incoming::compared`].
+    /// Some heads of the remote, and whether they are the last ones. Compare them with the log and call [`Incoming::compared`]; in
+    /// [`Mode::Compare`] call [`Incoming::ask`]. The original wire has no chains: they are 0.
     Heads(Vec<NamedHead>, bool),
     /// All heads of the remote; empty if the roots are equal. A comparison is not needed.
     AllHeads {
@@ -178,6 +199,8 @@ pub enum Event<'a> {
     Floor(ClaimedFloor),
     /// Entries of a feed that is not allowed, and their number. They must not be stored.
     Refused(PeerId, u64),
+    /// An answer ([`Mode::Compare`]). The answers come in the order of the questions, at least one for each of them.
+    Chains(Chains<'a>),
     /// The first entry at which the two logs differ in a feed. Record it.
     Differs(Difference),
     /// The remote ends the session, for this reason. `refused`: because it refuses what the local side sent.

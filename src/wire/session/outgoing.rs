@@ -6,7 +6,8 @@ use std::sync::Arc;
 use super::{Local, News, Progress, Remote, raise_all};
 use crate::model::{Chain, Change, Entry, FeedKey, FeedMap, Offset, PeerGlobs, PeerId, Result, Seq};
 use crate::wire::native::{
-    Head, Runs, WITHHELD, put_ack, put_error, put_fin, put_floor, put_head, put_heads, put_hello, put_pull, put_synced,
+    Head, Runs, WITHHELD, put_ack, put_compare, put_error, put_fin, put_floor, put_head, put_heads, put_hello, put_pull,
+    put_synced,
 };
 use crate::wire::negotiate::{PREAMBLE, Wire};
 use crate::wire::original::{can_hold, digest_bytes, put_change, put_digest, put_handshake, put_mode};
@@ -121,8 +122,8 @@ struct Native {
     runs: Runs,
     acks: HashMap<u32, u32>,
     incoming: Progress,
-    /// A side that only receives has sent PULL.
-    pull_sent: bool,
+    /// A side that only receives or compares has sent PULL or COMPARE.
+    mode_sent: bool,
     hello_sent: bool,
     synced_sent: bool,
     fin_sent: bool,
@@ -156,7 +157,7 @@ impl Outgoing {
         Self {
             protocol: if is_original { Protocol::Original(Original::default()) } else { Protocol::Undecided },
             preamble_sent: is_original,
-            has_root: !local.mode.is_private(),
+            has_root: !local.mode.waits_for_remote(),
             remote: None,
             heads: Vec::new(),
             head_count: 0,
@@ -201,6 +202,8 @@ impl Outgoing {
             // Equal roots are equal logs: no heads are exchanged.
             self.heads_sent |= self.roots_are_equal();
             let local = self.local.mode;
+            // Such a remote waits for the heads, which the incoming half has sent.
+            self.heads_sent |= local == Mode::Compare && mode.is_private() && self.native().is_some();
             let is_refused = local.sends() && !mode.receives() || local.receives() && !mode.sends();
             if is_refused && self.is_live() {
                 self.left_out.push(LeftOut::Direction(mode));
@@ -209,6 +212,7 @@ impl Outgoing {
         if let Some(heads) = news.heads {
             self.held.announced = heads;
             self.has_remote_heads = true;
+            self.heads_sent |= self.local.mode == Mode::Compare && self.native().is_some();
         }
         news.held.iter().for_each(|(feed, seq)| self.held.raise(feed, seq));
         self.frames.extend_from_slice(&news.frames);
@@ -256,8 +260,8 @@ impl Outgoing {
         let (compared, sends) = (self.heads_sent && self.may_offer(), self.sends());
         let is_live = self.is_live();
         let Protocol::Native(native) = &mut self.protocol else { return out.append(&mut self.frames) };
-        if self.local.mode.is_private() && !std::mem::replace(&mut native.pull_sent, true) {
-            put_pull(out);
+        if self.local.mode.waits_for_remote() && !std::mem::replace(&mut native.mode_sent, true) {
+            if self.local.mode == Mode::Compare { put_compare(out) } else { put_pull(out) }
         }
         if self.has_root && !std::mem::replace(&mut native.hello_sent, true) {
             put_hello(out, &self.local.hello());
@@ -281,6 +285,8 @@ impl Outgoing {
         let may_add_heads = match &self.protocol {
             Protocol::Undecided => false,
             Protocol::Original(_) => !self.names_only_named() || self.has_remote_heads,
+            // The incoming half sends the heads, of which there are none.
+            Protocol::Native(_) if self.local.mode == Mode::Compare => false,
             Protocol::Native(native) => self.remote.as_ref().is_some_and(|remote| {
                 let knows_names = self.has_remote_heads || remote.mode.is_private();
                 !native.fin_sent && (!self.names_only_named() || knows_names)
@@ -324,6 +330,9 @@ impl Outgoing {
     /// Adds a head of the log, and the chain at it. Heads must be added in the order of the ids.
     pub fn add_head(&mut self, peer: &str, seq: u32, chain: Chain) {
         self.heads_after = PeerId::new(peer).ok();
+        if self.local.mode == Mode::Compare {
+            return;
+        }
         // These heads are counted, also if they are not revealed.
         let is_counted = match &self.protocol {
             Protocol::Original(original) => !original.has_counted && can_hold(peer),
