@@ -33,6 +33,7 @@ mod native_refused;
 mod negotiation;
 mod opening;
 mod packs;
+mod partial;
 mod pipes;
 mod progress;
 mod protocol;

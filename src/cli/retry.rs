@@ -146,7 +146,7 @@ impl Repeats {
 
 #[cfg(test)]
 mod tests {
-    use scuttleup::{Mode, PeerId, Reached};
+    use scuttleup::{Mode, PeerGlobs, PeerId, Reached};
 
     use super::*;
 
@@ -168,6 +168,9 @@ mod tests {
             local_mode: Mode::Sync,
             remote_mode: Some(Mode::Sync),
             remote_compares: false,
+            selected: PeerGlobs::default(),
+            remote_is_partial: false,
+            ignored: 0,
             unsent_by_mode: Some(0),
             missing_by_mode: Some(0),
             left_out: 0,

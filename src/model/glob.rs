@@ -35,9 +35,40 @@ impl PeerGlobs {
         self.0.is_empty() || self.0.iter().any(|glob| glob.matches(peer))
     }
 
+    /// Whether there are no patterns.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// The text of each pattern.
     pub fn texts(&self) -> impl Iterator<Item = &str> {
         self.0.iter().map(|glob| &*glob.text)
+    }
+}
+
+/// The feeds of a session, as one side has chosen them.
+#[derive(Clone, Default, Debug)]
+pub struct PeerChoice {
+    /// The feeds that take part. The others are left out: they are neither sent nor stored.
+    pub selected: PeerGlobs,
+    /// The feeds that are accepted from the remote. The others are refused.
+    pub allowed: PeerGlobs,
+}
+
+impl PeerChoice {
+    /// Whether the feed takes part.
+    pub fn selects(&self, peer: &str) -> bool {
+        self.selected.matches(peer)
+    }
+
+    /// Whether entries of the feed are stored.
+    pub fn takes(&self, peer: &str) -> bool {
+        self.selects(peer) && self.allowed.matches(peer)
+    }
+
+    /// Whether feeds can be left out.
+    pub fn is_partial(&self) -> bool {
+        !self.selected.is_empty()
     }
 }
 

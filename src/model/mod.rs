@@ -15,7 +15,7 @@ pub use entry::{Change, ENTRY_BYTES_MAX, Entry, EntryBuffer, HashedEntry, Kind, 
 pub(crate) use error::is_full;
 pub use error::{Error, RemoteText, Result};
 pub use filter::EntryFilter;
-pub use glob::{GLOBS_MAX, PeerGlobs};
+pub use glob::{GLOBS_MAX, PeerChoice, PeerGlobs};
 pub use heads::{FEEDS_MAX, FeedKey, FeedMap, Heads};
 pub use peer::{PEER_BYTES_MAX, PeerId};
 pub use printable::{Printable, is_invisible};

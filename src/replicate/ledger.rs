@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use crate::model::{Error, FeedKey, PeerGlobs, PeerId, Result};
+use crate::model::{Error, FeedKey, PeerChoice, PeerId, Result};
 use crate::store::Log;
 use crate::wire::RemoteHeads;
 
@@ -16,8 +16,8 @@ const FEEDS_AN_ENTRY: u64 = 64;
 
 #[derive(Default)]
 pub struct Ledger {
-    /// The feeds that are accepted.
-    allowed: PeerGlobs,
+    /// The feeds of the session.
+    choice: PeerChoice,
     /// The heads of the remote; `None` before it has announced them, and if nothing was lacking.
     awaited: Option<Arc<RemoteHeads>>,
     /// The modes do not let the remote send the entries that were lacking.
@@ -27,7 +27,7 @@ pub struct Ledger {
     /// The number of entries that have come, new or known, and the number at which they can be everything that was announced.
     came: u64,
     enough: u64,
-    /// Stopped feeds, and whether they are allowed.
+    /// Stopped feeds, and whether they are taken.
     stopped: HashMap<FeedKey, bool>,
     /// The local feed and the remote's head of it, if the remote's head is above the local head. It is reported when the first
     /// entry has come back: then it is known not to be a fork.
@@ -38,6 +38,8 @@ pub struct Ledger {
     refused_sent: Option<PeerId>,
     /// The refused feeds that were named.
     named: HashSet<FeedKey>,
+    /// The number of entries that came, of feeds that do not take part.
+    pub ignored: u64,
     /// The number of entries that were stored.
     pub received: u64,
     /// The number of feeds that begin anew at a floor of the remote.
@@ -56,9 +58,9 @@ pub enum StopKind {
 }
 
 impl Ledger {
-    /// The ledger of a side that accepts only the feeds in `allowed`.
-    pub fn new(allowed: PeerGlobs) -> Self {
-        Self { allowed, has_all: Some(false), ..Self::default() }
+    /// The ledger of a side that takes only the feeds in `choice`.
+    pub fn new(choice: PeerChoice) -> Self {
+        Self { choice, has_all: Some(false), ..Self::default() }
     }
 
     /// The remote has announced all its heads. `lacking` is the number of entries that this log lacks and accepts. `receives`: the
@@ -76,9 +78,14 @@ impl Ledger {
         self.came += entries;
     }
 
-    /// Whether a feed is accepted.
-    pub fn allows(&self, peer: &PeerId) -> bool {
-        self.allowed.matches(peer.as_str())
+    /// Whether a feed takes part in the session.
+    pub fn selects(&self, peer: &PeerId) -> bool {
+        self.choice.selects(peer.as_str())
+    }
+
+    /// Whether entries of a feed are stored.
+    pub fn takes(&self, peer: &PeerId) -> bool {
+        self.choice.takes(peer.as_str())
     }
 
     /// The remote has announced entries of a feed that is not allowed. Returns whether the feed must be named.
@@ -176,7 +183,7 @@ impl Ledger {
                 "more than {STOPPED_MAX} feeds have a fork or a gap: the two logs do not hold the same data"
             )));
         }
-        self.stopped.insert(feed, self.allows(peer));
+        self.stopped.insert(feed, self.takes(peer));
         let head = self.awaited.as_ref().map_or(0, |heads| heads.get(feed));
         self.enough = self.enough.saturating_sub(u64::from(head));
         self.look_again();
@@ -184,19 +191,19 @@ impl Ledger {
     }
 
     /// The number of announced entries that the log still lacks: those that the modes let come, and the others. Stopped feeds and
-    /// feeds that are not allowed do not count.
+    /// feeds that are not taken do not count.
     ///
     /// # Errors
     /// When the log cannot be read.
     pub fn missing(&self, log: &Log) -> Result<(u64, u64)> {
         let Some(heads) = &self.awaited else { return Ok((0, 0)) };
-        let mut missing = heads.allowed_entries();
-        for (&feed, _) in self.stopped.iter().filter(|&(_, &is_allowed)| is_allowed) {
+        let mut missing = heads.taken_entries();
+        for (&feed, _) in self.stopped.iter().filter(|&(_, &is_taken)| is_taken) {
             missing -= u64::from(heads.get(feed));
         }
         log.each_head(|peer, head| {
             let feed = FeedKey::of(peer);
-            if !self.stopped.contains_key(&feed) && self.allowed.matches(peer) {
+            if !self.stopped.contains_key(&feed) && self.choice.takes(peer) {
                 missing -= u64::from(head.min(heads.get(feed)));
             }
         })?;

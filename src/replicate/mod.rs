@@ -26,7 +26,7 @@ pub use compare::{Common, Comparison, FeedDifference};
 pub use outcome::{Ending, Outcome, Reached};
 
 use crate::ingest::Quota;
-use crate::model::{ENTRY_BYTES_MAX, Error, PeerGlobs, PeerId, Result, Seq, Tombstone};
+use crate::model::{ENTRY_BYTES_MAX, Error, PeerChoice, PeerGlobs, PeerId, Result, Seq, Tombstone};
 use crate::store::{InotifyLimit, Log};
 use crate::wire::{Link, Local, Mode, Session, Wire};
 use coordination::Coordination;
@@ -51,7 +51,10 @@ pub struct Options<'a> {
     pub accept_gaps: bool,
     /// The longest entry that is accepted, in bytes.
     pub entry_bytes_max: usize,
-    /// Only feeds with an id that matches are accepted from the remote; `None`: all feeds.
+    /// Only feeds with an id that matches take part: the others are neither sent nor stored, and nothing is said about them; `None`:
+    /// all feeds.
+    pub selected: Option<&'a PeerGlobs>,
+    /// Only feeds with an id that matches are accepted from the remote, the others are refused; `None`: all feeds.
     pub allowed: Option<&'a PeerGlobs>,
     /// The limit for what this session stores.
     pub quota: Quota,
@@ -77,6 +80,7 @@ impl Default for Options<'_> {
             wire: None,
             accept_gaps: false,
             entry_bytes_max: ENTRY_BYTES_MAX,
+            selected: None,
             allowed: None,
             quota: Quota::default(),
             heartbeat_millis: 15_000,
@@ -110,6 +114,8 @@ pub enum Step<'a> {
         receives: bool,
         /// Whether everything was transferred that the modes let move. If not, feeds are stopped.
         all: bool,
+        /// Whether only some feeds take part.
+        partial: bool,
     },
 }
 
@@ -287,7 +293,8 @@ fn outcome(context: &Context<'_>, received: &receiver::Received<'_>, sent: &send
     let (missing, missing_by_mode) = ledger.missing(context.log)?;
     let missing_by_mode = (!outgoing.remote_is_silent()).then_some(missing_by_mode);
     let (forks, gaps, not_allowed) = (ledger.forks, ledger.gaps + too_long, ledger.refused());
-    let confirmed = outgoing.is_confirmed();
+    // A remote that is too old to leave feeds out sends no FIN, but everything else has moved.
+    let confirmed = outgoing.is_confirmed() || ledger.ignored > 0 && outgoing.has_sent_fin();
     let is_cut = is_cut || sent.written == Written::Closed && unsent > 0;
     let left_first = end == ReceiverEnd::TimedOut || end == ReceiverEnd::Satisfied && !confirms_end;
     let facts =
@@ -313,6 +320,9 @@ fn outcome(context: &Context<'_>, received: &receiver::Received<'_>, sent: &send
         gaps,
         not_allowed,
         floors: ledger.floors,
+        selected: context.choice().selected,
+        remote_is_partial: outgoing.remote_is_partial(),
+        ignored: ledger.ignored,
         bytes_sent: sent.bytes,
         bytes_received: bytes,
         millis: u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX),
@@ -339,11 +349,17 @@ impl Context<'_> {
             root,
             last_offset,
             entry_bytes_max: self.options.entry_bytes_max,
-            allowed: self.options.allowed.cloned().unwrap_or_default(),
+            choice: self.choice(),
             wire: self.options.wire,
             // The standard library seeds each hasher with random keys.
             nonce: RandomState::new().build_hasher().finish(),
         })
+    }
+
+    /// The feeds of the session.
+    fn choice(&self) -> PeerChoice {
+        let globs = |globs: Option<&PeerGlobs>| globs.cloned().unwrap_or_default();
+        PeerChoice { selected: globs(self.options.selected), allowed: globs(self.options.allowed) }
     }
 
     /// Reports a step of the progress.

@@ -1,6 +1,6 @@
 //! How a session ended. Only [`Ending::of`] decides this.
 
-use crate::model::PeerId;
+use crate::model::{PeerGlobs, PeerId};
 use crate::wire::{Mode, Wire};
 
 /// How a session ended.
@@ -82,6 +82,12 @@ pub struct Outcome {
     pub not_allowed: u64,
     /// The number of feeds that begin anew at a floor of the remote: it has pruned entries that this log lacks.
     pub floors: u64,
+    /// The feeds that took part ([`Options::selected`](super::Options::selected)).
+    pub selected: PeerGlobs,
+    /// The remote has chosen some feeds (native wire).
+    pub remote_is_partial: bool,
+    /// The number of entries that came although their feeds do not take part. They were not stored.
+    pub ignored: u64,
     /// The number of bytes that were written to the remote.
     pub bytes_sent: u64,
     /// The number of bytes that were read from the remote.

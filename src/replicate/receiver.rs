@@ -19,6 +19,7 @@ use crate::follow::{poll_until, wait_for};
 use crate::ingest::pipeline::{Pipeline, WorkerEnded};
 use crate::ingest::{Applied, Applier, Batch, Sealing, StopCause, record_forks};
 use crate::model::{Chain, Error, FeedKey, PeerId, Result, Seq};
+use crate::store::Compared;
 use crate::wire::{
     Difference, DifferenceKind, Entries, Event, Incoming, Mode, NamedHead, Payload, Relation, RemoteHeads, Stored, Wire,
 };
@@ -108,7 +109,7 @@ pub fn run<'a>(
             incoming,
             pipeline: Pipeline::new(threads, store),
             batch: Batch::default(),
-            ledger: Ledger::new(context.options.allowed.cloned().unwrap_or_default()),
+            ledger: Ledger::new(context.choice()),
             comparing: context.each_difference.map(|each| Comparing::new(context, each)),
             lacking: 0,
             last_progress: Instant::now(),
@@ -213,6 +214,10 @@ impl Receiver<'_, '_, '_, '_> {
                 && let Some(peer) = self.ledger.refused_sent()
             {
                 return Err(Error::PeerRefused(peer.clone()));
+            }
+            // The remote is too old to leave feeds out. It waits for acknowledgements of their entries.
+            if confirms_end && self.coordination.has_sent_fin() && self.ledger.ignored > 0 {
+                return Ok(Wait::Over(ReceiverEnd::Satisfied));
             }
             let sender = if self.sender_ended { None } else { Some(sender_done.as_fd()) };
             let sources = [Some(input.as_fd()), self.pipeline.ready(), options.stop, sender];
@@ -336,6 +341,7 @@ impl Receiver<'_, '_, '_, '_> {
                         (context.notify)(Notice::Refused(peer));
                     }
                 }
+                Event::Ignored(entries) => self.ledger.ignored += entries,
                 Event::Chains(answer) => self.comparing.iter_mut().for_each(|comparing| comparing.answer(&answer)),
                 Event::Differs(difference) => found.push(difference),
                 // Other frames may follow, such as acknowledgements.
@@ -368,12 +374,14 @@ impl Receiver<'_, '_, '_, '_> {
             })
             .collect();
         let receives = self.incoming.receives();
-        let ahead = || heads.iter().zip(&compared).filter(|(head, compared)| head.seq > compared.head);
+        let ledger = &mut self.ledger;
+        let is_ahead = |(head, compared): &(&NamedHead, &Compared)| head.seq > compared.head && ledger.selects(&head.peer);
+        let ahead: Vec<(&NamedHead, &Compared)> = heads.iter().zip(&compared).filter(is_ahead).collect();
         // This must come before the sender begins: otherwise the progress may look complete too early.
         let (mut lacking, mut refused) = (0, Vec::new());
-        for (head, compared) in ahead() {
+        for (head, compared) in &ahead {
             let entries = u64::from(head.seq - compared.head);
-            if self.ledger.allows(&head.peer) {
+            if self.ledger.takes(&head.peer) {
                 lacking += entries;
             } else if receives && self.ledger.refuse_announced(&head.peer, entries) {
                 refused.push(head.peer.clone());
@@ -383,7 +391,7 @@ impl Receiver<'_, '_, '_, '_> {
         self.lacking += lacking;
         self.incoming.compared(heads, &relations, last, &mut context.link_of(), found)?;
         let local = context.log.local_id()?;
-        for (head, compared) in ahead() {
+        for (head, compared) in ahead {
             if head.peer == local && receives {
                 self.ledger.set_behind(local.clone(), head.seq);
             } else if head.peer == local {
@@ -587,9 +595,10 @@ fn await_heads(context: &Context<'_>, heads: &RemoteHeads, receives: bool) -> Re
         context.step(Step::Ahead(0));
         return Ok(0);
     }
-    let (local, mut lacking, mut local_head) = (context.log.local_id()?, heads.allowed_entries(), 0);
+    let (local, mut lacking, mut local_head) = (context.log.local_id()?, heads.taken_entries(), 0);
+    let choice = context.choice();
     context.log.each_head(|peer, head| {
-        if context.options.allowed.is_none_or(|allowed| allowed.matches(peer)) {
+        if choice.takes(peer) {
             lacking -= u64::from(head.min(heads.get(FeedKey::of(peer))));
         }
         if peer == local.as_str() {
@@ -598,7 +607,7 @@ fn await_heads(context: &Context<'_>, heads: &RemoteHeads, receives: bool) -> Re
     })?;
     context.step(Step::Ahead(if receives { lacking } else { 0 }));
     let remote_head = heads.get(FeedKey::of(local.as_str()));
-    if !receives && remote_head > local_head {
+    if !receives && remote_head > local_head && choice.selects(local.as_str()) {
         (context.notify)(Notice::StaysBehind(local, local_head, remote_head));
     }
     Ok(lacking)

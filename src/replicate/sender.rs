@@ -125,7 +125,8 @@ impl<'a, W: Write + AsFd> Sender<'a, W> {
             && (has_all || self.outgoing.has_stopped_feeds())
         {
             let (sends, receives) = self.outgoing.directions();
-            self.context.step(Step::CaughtUp { peer: &peer, sends, receives, all: !self.outgoing.has_stopped_feeds() });
+            let partial = self.context.choice().is_partial() || self.outgoing.remote_is_partial();
+            self.context.step(Step::CaughtUp { peer: &peer, sends, receives, all: !self.outgoing.has_stopped_feeds(), partial });
         }
     }
 

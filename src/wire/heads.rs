@@ -1,6 +1,6 @@
 //! The heads that the remote announces, on either wire.
 
-use crate::model::{Error, FeedKey, FeedMap, PeerGlobs, Result};
+use crate::model::{Error, FeedKey, FeedMap, PeerChoice, Result};
 use crate::wire::FEEDS_MAX;
 
 /// The heads of the remote.
@@ -9,7 +9,7 @@ pub struct RemoteHeads {
     heads: FeedMap,
     /// The number of heads that came.
     count: usize,
-    allowed_entries: u64,
+    taken_entries: u64,
     /// The heads at which the remote has the chain of the local log, where the local side must know it.
     proved: FeedMap,
 }
@@ -19,14 +19,14 @@ impl RemoteHeads {
     ///
     /// # Errors
     /// [`Error::Wire`] when there are more heads than a log may have feeds.
-    pub fn add(&mut self, peer: &str, seq: u32, allowed: &PeerGlobs) -> Result<()> {
+    pub fn add(&mut self, peer: &str, seq: u32, choice: &PeerChoice) -> Result<()> {
         if self.count == FEEDS_MAX {
             return Err(Error::Wire(format!("the remote names more than {FEEDS_MAX} feeds")));
         }
         self.count += 1;
         let before = self.heads.set(FeedKey::of(peer), seq);
-        if allowed.matches(peer) {
-            self.allowed_entries = self.allowed_entries - u64::from(before) + u64::from(seq);
+        if choice.takes(peer) {
+            self.taken_entries = self.taken_entries - u64::from(before) + u64::from(seq);
         }
         Ok(())
     }
@@ -61,8 +61,8 @@ impl RemoteHeads {
         self.heads.iter()
     }
 
-    /// The number of entries of all feeds that are allowed.
-    pub fn allowed_entries(&self) -> u64 {
-        self.allowed_entries
+    /// The number of entries of all feeds that the local side takes.
+    pub fn taken_entries(&self) -> u64 {
+        self.taken_entries
     }
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use libfuzzer_sys::fuzz_target;
 use scuttleup::wire::{Event, Incoming, Local, Payload, Session, Wire};
-use scuttleup::{Mode, Offset, PeerGlobs, PeerId};
+use scuttleup::{Mode, Offset, PeerChoice, PeerId};
 
 const ENTRY_BYTES_MAX: usize = 1 << 12;
 
@@ -20,7 +20,7 @@ fn session(mode: Mode, stream: &[u8], chunk: usize) -> (Store, bool) {
         root: 0,
         last_offset: Offset::ZERO,
         entry_bytes_max: ENTRY_BYTES_MAX,
-        allowed: PeerGlobs::default(),
+        choice: PeerChoice::default(),
         wire: Some(Wire::Original),
         nonce: 0,
     };

@@ -61,6 +61,27 @@ fn a_comparison_shows_the_heads_of_the_original_and_moves_nothing() {
 }
 
 #[test]
+fn a_partial_session_moves_only_the_selected_feeds() {
+    let place = Place::new();
+    let (ours, theirs) = (log_of(&place, "ours", lines("ours", 5)), Original::new(&place, "theirs"));
+    theirs.append(lines("theirs", 30));
+    let third = log_of(&place, "third", lines("third", 7));
+    sync(&third, &theirs).success();
+    let partial = |glob: &str| {
+        let run = Run::new(&ours).args(["replicate", "--once", "--json", "--peer", glob, "--"]);
+        run.args(theirs.command(["replicate", "--id", theirs.id()])).success().json().remove(0)
+    };
+    let report = partial("third");
+    let counts = |report: &serde_json::Value| ["sent", "received", "ignored", "missing"].map(|name| report[name].as_u64());
+    assert_eq!(counts(&report), [0, 7, 30, 0].map(Some));
+    assert_eq!(heads(&ours).len(), 2);
+    // What was received is announced, so that it does not come again.
+    theirs.append("one more\n");
+    assert_eq!(counts(&partial("o*")), [5, 0, 31, 0].map(Some));
+    assert_eq!(theirs.entries().len(), 43);
+}
+
+#[test]
 fn receive_100_000_entries() {
     let place = Place::new();
     let (ours, theirs) = (place.log("ours"), Original::new(&place, "theirs"));

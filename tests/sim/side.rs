@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use scuttleup::wire::{
     Before, ClaimedFloor, Difference, Event, Link, Local, NamedHead, News, Payload, Relation, Session, Stored, Task, Wire,
 };
-use scuttleup::{Chain, Change, HashedEntry, Mode, Offset, PeerGlobs, PeerId, Seq, Tombstone};
+use scuttleup::{Chain, Change, HashedEntry, Mode, Offset, PeerChoice, PeerId, Seq, Tombstone};
 
 use super::disk::{Disk, Heads, Put, id};
 
@@ -57,7 +57,7 @@ impl Side {
             root: disk.root(),
             last_offset: Offset(disk.order.len() as u64),
             entry_bytes_max: ENTRY_BYTES_MAX,
-            allowed: PeerGlobs::default(),
+            choice: PeerChoice::default(),
             // The npm package does not know the native wire.
             wire: is_original.then_some(Wire::Original),
             nonce: 1 + log as u64,
@@ -105,7 +105,7 @@ impl Side {
         let incoming = &mut self.session.incoming;
         while let Some(event) = incoming.next(&mut link_of)? {
             match event {
-                Event::Nothing | Event::AllHeads { .. } | Event::Refused(..) => {}
+                Event::Nothing | Event::AllHeads { .. } | Event::Refused(..) | Event::Ignored(_) => {}
                 Event::Entries(entries) => {
                     let mut bytes = Vec::new();
                     entries.each(|_, payload| {

@@ -2,7 +2,7 @@
 //! after a number of entries, as a link would cut it.
 
 use scuttleup::wire::{Before, Event, Local, News, Relation, Session, Task};
-use scuttleup::{Chain, Change, HashedEntry, Mode, Offset, PeerGlobs, PeerId, Seq};
+use scuttleup::{Chain, Change, HashedEntry, Mode, Offset, PeerChoice, PeerId, Seq};
 
 use super::gossip::{Entry, Log};
 
@@ -30,7 +30,7 @@ impl<'w> Side<'w> {
             root: log.root,
             last_offset: Offset(log.arrived.len() as u64),
             entry_bytes_max: 1,
-            allowed: PeerGlobs::default(),
+            choice: PeerChoice::default(),
             wire: None,
             nonce: 1 + number as u64,
         });
@@ -68,7 +68,12 @@ impl<'w> Side<'w> {
                     compared.expect("the protocol");
                 }
                 Event::Nothing | Event::AllHeads { .. } => {}
-                Event::Differs(_) | Event::Chains(_) | Event::Floor(_) | Event::Refused(..) | Event::Error { .. } => {
+                Event::Differs(_)
+                | Event::Chains(_)
+                | Event::Floor(_)
+                | Event::Ignored(_)
+                | Event::Refused(..)
+                | Event::Error { .. } => {
                     panic!("{event:?}")
                 }
             }

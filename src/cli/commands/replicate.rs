@@ -47,13 +47,8 @@ pub fn command() -> Command {
             .arg(flag("no-create", "If the local log does not exist, end with exit 1 instead of creating it"))
             .arg(flag("json", "Print the result as one JSON object: on stdout with COMMAND, otherwise on stderr"))
             .arg(flag("accept-gaps", "Store entries that the remote deleted as deleted, instead of stopping their feed"))
-            .arg(
-                Arg::new("allow-peer")
-                    .long("allow-peer")
-                    .value_name("GLOB")
-                    .action(ArgAction::Append)
-                    .help("Accept only feeds whose peer id matches GLOB; give it several times for several patterns"),
-            )
+            .arg(globs_arg("peer", "Sync only feeds whose peer id matches GLOB, leave the others out; may be repeated"))
+            .arg(globs_arg("allow-peer", "Accept only feeds whose peer id matches GLOB, refuse the others; may be repeated"))
             .arg(
                 number(Arg::new("receive-feeds-max").long("receive-feeds-max").value_name("N"))
                     .help("Store at most N new feeds in one session [default: 100000]"),
@@ -68,6 +63,11 @@ pub fn command() -> Command {
     })
 }
 
+/// An option with patterns for ids.
+fn globs_arg(name: &'static str, help: &'static str) -> Arg {
+    Arg::new(name).long(name).value_name("GLOB").action(ArgAction::Append).help(help)
+}
+
 pub fn run(context: &Context, args: &ArgMatches) -> Result<Exit> {
     let command = command_words(args)?;
     if command.is_some() {
@@ -79,8 +79,11 @@ pub fn run(context: &Context, args: &ArgMatches) -> Result<Exit> {
 
 /// Runs the session. Without `command`, the id of the log becomes the `label` of messages.
 fn sync(context: &Context, args: &ArgMatches, command: Option<&[OsString]>, label: &mut String) -> Result<Exit> {
-    let globs = args.get_many::<String>("allow-peer").unwrap_or_default().map(String::as_str);
-    let allowed = PeerGlobs::new(globs).map_err(|err| Usage(err.to_string()))?;
+    let globs = |name| {
+        let globs = args.get_many::<String>(name).unwrap_or_default().map(String::as_str);
+        PeerGlobs::new(globs).map_err(|err| Usage(err.to_string()))
+    };
+    let (selected, allowed) = (globs("peer")?, globs("allow-peer")?);
     let stop = Stop::on_signal()?;
     stop.debounce();
     let log = match (args.get_flag("no-create"), &command) {
@@ -116,6 +119,7 @@ fn sync(context: &Context, args: &ArgMatches, command: Option<&[OsString]>, labe
         // The user of this terminal may have to type a password for COMMAND.
         await_opening: io::stderr().is_terminal(),
         entry_bytes_max: entry_bytes(args),
+        selected: Some(&selected),
         allowed: Some(&allowed),
         quota,
         stop: Some(stop.as_fd()),

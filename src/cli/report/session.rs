@@ -6,7 +6,7 @@ use scuttleup::{Ending, Mode, Notice, Outcome, PeerId, Reached, Wire, ndjson};
 
 use crate::cli::exit::Exit;
 use crate::cli::io::output::Output;
-use crate::cli::report::diagnostics::{self, Diagnostics};
+use crate::cli::report::diagnostics::{self, Diagnostics, counted};
 use crate::cli::report::hint;
 
 /// The text of a notice.
@@ -178,7 +178,7 @@ impl Report<'_> {
 
     /// Reports a session that ended in order.
     fn print_ended(self, outcome: &Outcome, peer: &PeerId, failed: Option<&str>) {
-        let moved = moved(outcome, peer);
+        let moved = format!("{}{}", moved(outcome, peer), partial(outcome));
         let mut problems: Vec<String> = refusal(outcome).filter(|_| !self.serves).into_iter().collect();
         match outcome.forks + outcome.gaps {
             0 => {}
@@ -214,7 +214,8 @@ impl Report<'_> {
     /// Reports a session that a signal ended. This is not an error.
     fn print_stopped(self, outcome: &Outcome) {
         if let Some(peer) = &outcome.peer {
-            let counts = format!("stopped: sent {} to {peer}, received {}", sent(outcome), outcome.received);
+            let received = outcome.received;
+            let counts = format!("stopped: sent {} to {peer}, received {received}{}", sent(outcome), partial(outcome));
             self.diagnostics.labelled_note(self.label, &counts);
         }
     }
@@ -232,6 +233,27 @@ fn moved(outcome: &Outcome, peer: &PeerId) -> String {
         (false, true) => format!("pulled from {peer}: received {received}"),
         (false, false) => format!("no entry moved to or from {peer}"),
     }
+}
+
+/// Says that the session was only about some feeds; empty if it was about all.
+fn partial(outcome: &Outcome) -> String {
+    /// The number of patterns that are named.
+    const NAMED_MAX: usize = 3;
+    let globs: Vec<&str> = outcome.selected.texts().collect();
+    if globs.is_empty() {
+        let chosen = if outcome.remote_is_partial { ", partial: only the feeds that the remote has chosen" } else { "" };
+        return chosen.to_owned();
+    }
+    let mut text = format!(", partial: only feeds that match {}", globs[..globs.len().min(NAMED_MAX)].join(" or "));
+    if globs.len() > NAMED_MAX {
+        text.push_str(&format!(" or {}", counted((globs.len() - NAMED_MAX) as u64, "more pattern", "more patterns")));
+    }
+    match outcome.ignored {
+        0 => {}
+        1 => text.push_str(", 1 entry of another feed came and was ignored"),
+        entries => text.push_str(&format!(", {entries} entries of other feeds came and were ignored")),
+    }
+    text
 }
 
 /// The reason why a direction that the local mode opens is closed, in parentheses; empty if there is none.
@@ -329,18 +351,27 @@ fn json(outcome: &Outcome, exit: Exit) -> Vec<u8> {
     let [unsent_by_mode, missing_by_mode] = [outcome.unsent_by_mode, outcome.missing_by_mode].map(by_mode);
     let not_allowed = outcome.not_allowed;
     let unsent = outcome.unsent + outcome.left_out;
-    let rest = format!(
+    let mut rest = format!(
         ",\"wire\":{wire},\"complete\":{},\"exit\":{},\"sent\":{sent},\"durable\":{durable},\"unsent\":{unsent},\
          \"received\":{received},\"missing\":{missing},\"forks\":{forks},\"gaps\":{gaps},\
          \"bytes_sent\":{bytes_sent},\"bytes_received\":{bytes_received},\"seconds\":{}.{:03},\
          \"remote_mode\":{mode},\"unsent_by_mode\":{unsent_by_mode},\"missing_by_mode\":{missing_by_mode},\
-         \"refused\":{not_allowed},\"floors\":{}}}\n",
+         \"refused\":{not_allowed},\"floors\":{},\"partial\":{}",
         exit == Exit::Done,
         exit.code(),
         millis / 1000,
         millis % 1000,
-        outcome.floors
+        outcome.floors,
+        !outcome.selected.is_empty() || outcome.remote_is_partial
     );
+    if !outcome.selected.is_empty() {
+        rest.push_str(&format!(",\"ignored\":{},\"peers\":[", outcome.ignored));
+    }
     line.extend_from_slice(rest.as_bytes());
+    for (nth, glob) in outcome.selected.texts().enumerate() {
+        line.extend_from_slice(if nth == 0 { b"" } else { b"," });
+        ndjson::put_string(&mut line, glob);
+    }
+    line.extend_from_slice(if outcome.selected.is_empty() { b"}\n" } else { b"]}\n" });
     line
 }

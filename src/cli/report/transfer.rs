@@ -59,14 +59,15 @@ impl<'s> Transfer<'s> {
             }
             Step::Moved { entries: 0, bytes: 0 } => {}
             Step::Moved { entries, bytes } => self.progress(&mut state).add(entries, bytes),
-            Step::CaughtUp { peer, sends, receives, all } => {
+            Step::CaughtUp { peer, sends, receives, all, partial } => {
                 let reached = match (sends, receives) {
                     (true, false) => format!("sent everything to {peer}"),
                     (false, true) => format!("received everything from {peer}"),
                     _ => format!("in sync with {peer}"),
                 };
+                let chosen = if partial { " in the chosen feeds" } else { "" };
                 let limit = if all { "" } else { " except for stopped feeds" };
-                self.caught_up(&mut state, &format!("{reached}{limit}, waiting for new entries"));
+                self.caught_up(&mut state, &format!("{reached}{chosen}{limit}, waiting for new entries"));
             }
         }
     }

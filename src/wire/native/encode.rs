@@ -30,6 +30,9 @@ pub fn put_hello(out: &mut Vec<u8>, hello: &Hello) {
         put_number(body, 8, u64::from(hello.evidence));
         hello.allowed.texts().for_each(|glob| put_bytes(body, 9, glob.as_bytes()));
         put_number(body, 10, u64::from(hello.floors));
+        if hello.partial {
+            put_number(body, 11, 1);
+        }
     });
 }
 

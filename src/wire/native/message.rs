@@ -67,6 +67,8 @@ pub struct Hello {
     pub allowed: PeerGlobs,
     /// The side knows FLOOR, and the floor of a FORK.
     pub floors: bool,
+    /// The feeds that it does not accept are left out because its user wants it so: it does not refuse them.
+    pub partial: bool,
 }
 
 /// The head of a feed, and the chain at it.
@@ -249,7 +251,7 @@ fn numbers(body: &[u8]) -> Result<[u64; 2]> {
 fn decode_hello(body: &[u8]) -> Result<Hello> {
     let (mut version, mut id, mut mode, mut live, mut root) = (0, None, Mode::Sync, false, None);
     let (mut entry_bytes_max, mut nonce, mut evidence, mut allowed) = (u64::MAX, 0, false, Vec::new());
-    let mut floors = false;
+    let (mut floors, mut partial) = (false, false);
     each_field(body, |field| {
         match field {
             (1, Value::Number(number)) => version = number,
@@ -265,6 +267,7 @@ fn decode_hello(body: &[u8]) -> Result<Hello> {
             }
             (9, Value::Bytes(bytes)) => allowed.push(peer_str(bytes)?),
             (10, Value::Number(number)) => floors = number != 0,
+            (11, Value::Number(number)) => partial = number != 0,
             _ => {}
         }
         Ok(())
@@ -274,7 +277,7 @@ fn decode_hello(body: &[u8]) -> Result<Hello> {
     }
     let (id, root) = (id.ok_or_else(|| missing("an id"))?, root.ok_or_else(|| missing("a root"))?);
     let allowed = PeerGlobs::new(allowed).map_err(|err| Error::Wire(err.to_string()))?;
-    Ok(Hello { id, mode, live, root, entry_bytes_max, nonce, evidence, allowed, floors })
+    Ok(Hello { id, mode, live, root, entry_bytes_max, nonce, evidence, allowed, floors, partial })
 }
 
 fn decode_heads(body: &[u8]) -> Result<Message<'_>> {

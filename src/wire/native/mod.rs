@@ -26,7 +26,7 @@ use handles::Handles;
 use super::protobuf::{sent_by_remote, unexpected};
 use super::session::{Body, Progress, ReceivedFeed, Remote};
 use super::{Chains, ClaimedFloor, Entries, Event, LinkOf, Mode, NamedHead, News, Question, Relation, RemoteHeads, Stored};
-use crate::model::{Chain, Error, FeedKey, PeerId, Result, Seq};
+use crate::model::{Chain, Error, FeedKey, PeerChoice, PeerId, Result, Seq};
 
 /// The maximum length of the FORK answers that wait to be sent, in bytes: twice the length that the maximum number of forked
 /// feeds can cause.
@@ -37,6 +37,8 @@ pub(in crate::wire) struct IncomingHalf {
     /// The local HELLO. A side that only receives chooses its root when the remote has sent HELLO or PULL. A side that only
     /// compares waits too, so that a remote that only receives can say whether the roots are equal.
     local: Hello,
+    /// The feeds of the session.
+    choice: PeerChoice,
     has_root: bool,
     remote_compares: bool,
     /// The HELLO of the remote.
@@ -61,12 +63,13 @@ pub(in crate::wire) struct IncomingHalf {
 }
 
 impl IncomingHalf {
-    /// For a side that sends the HELLO `local`.
-    pub fn new(local: Hello) -> Self {
+    /// For a side that sends the HELLO `local`, with the feeds `choice`.
+    pub fn new(local: Hello, choice: PeerChoice) -> Self {
         Self {
             has_root: !local.mode.waits_for_remote(),
             forks: Forks::new(local.mode),
             local,
+            choice,
             remote_compares: false,
             remote: None,
             heads_over: false,
@@ -194,6 +197,7 @@ impl IncomingHalf {
             evidence: hello.evidence,
             floors: hello.floors,
             allowed: hello.allowed.clone(),
+            partial: hello.partial,
         });
         self.remote = Some(hello);
         let receives = self.receives();
@@ -237,7 +241,7 @@ impl IncomingHalf {
         let feed = FeedKey::of(peer);
         // Of a feed that began after its heads, the remote sends entries only in a live session.
         let is_named = self.is_live() || self.announced.as_ref().is_some_and(|heads| heads.get(feed) > 0);
-        if self.forks.is_stopped(feed) || !self.local.allowed.matches(peer) || !is_named {
+        if self.forks.is_stopped(feed) || !self.choice.takes(peer) || !is_named {
             return Ok(Event::Nothing);
         }
         self.progress.runs_received += 1;
@@ -256,7 +260,10 @@ impl IncomingHalf {
             return Ok(Event::Nothing);
         }
         // The remote does not know the field `allow` of HELLO. It is not acknowledged, so it sends no FIN.
-        if !self.local.allowed.matches(peer) {
+        if !self.choice.selects(peer) {
+            return Ok(Event::Ignored(u64::from(run.count)));
+        }
+        if !self.choice.takes(peer) {
             return Ok(Event::Refused(PeerId::new(peer)?, u64::from(run.count)));
         }
         self.progress.runs_received += 1;
@@ -281,11 +288,11 @@ impl IncomingHalf {
         // An older remote takes a withheld chain for a fork. So it gets no head of a feed that it has not proved to hold.
         let needs_chains = self.local.mode.is_private() && self.remote.as_ref().is_some_and(|remote| !remote.evidence);
         for (NamedHead { peer, seq, chain }, &compared) in heads.iter().zip(compared) {
-            self.heads.add(peer.as_str(), *seq, &self.local.allowed)?;
+            self.heads.add(peer.as_str(), *seq, &self.choice)?;
             if needs_chains && compared == Relation::Same {
                 self.heads.prove(peer.as_str(), *seq);
             }
-            if compares && compared == Relation::Differs && *chain != WITHHELD {
+            if compares && compared == Relation::Differs && *chain != WITHHELD && self.choice.selects(peer.as_str()) {
                 found.extend(self.forks.suspect(&mut news.frames, peer.as_str(), (*seq, *chain), link_of)?);
                 self.stop_if_forked(peer.as_str(), news);
             }
@@ -299,7 +306,7 @@ impl IncomingHalf {
     /// See [`Incoming::ask`](super::Incoming::ask).
     pub fn ask(&mut self, heads: &[NamedHead], questions: &[Question], last: bool, news: &mut News) -> Result<()> {
         for NamedHead { peer, seq, .. } in heads {
-            self.heads.add(peer.as_str(), *seq, &self.local.allowed)?;
+            self.heads.add(peer.as_str(), *seq, &self.choice)?;
         }
         for Question { head: NamedHead { peer, seq, chain }, local } in questions {
             // The remote ignores a FORK if its chain differs at a seq below one at which it is equal. It neither stops the feed nor

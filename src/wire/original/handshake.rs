@@ -1,7 +1,7 @@
 //! The handshake. It names every feed of the remote, and can be very large. So it is read in pieces.
 
 use super::message::decode_digest;
-use crate::model::{Chain, Error, PeerGlobs, PeerId, Result};
+use crate::model::{Chain, Error, PeerChoice, PeerId, Result};
 use crate::wire::frame::{FrameReader, read_varint};
 use crate::wire::protobuf::{check_field_number, missing, peer_str, truncated};
 use crate::wire::{Mode, NamedHead, RemoteHeads};
@@ -32,8 +32,8 @@ pub struct HandshakeReader {
     id: Option<PeerId>,
     heads: RemoteHeads,
     mode: Mode,
-    /// The feeds that the local side accepts.
-    allowed: PeerGlobs,
+    /// The feeds that the local side takes.
+    choice: PeerChoice,
     /// Whether the digests are kept until they are taken.
     keeps_digests: bool,
     digests: Vec<NamedHead>,
@@ -48,9 +48,9 @@ enum Field {
 }
 
 impl HandshakeReader {
-    /// A reader for a side that accepts only the feeds in `allowed`.
-    pub fn new(allowed: PeerGlobs, keeps_digests: bool) -> Self {
-        Self { allowed, keeps_digests, ..Self::default() }
+    /// A reader for a side that takes only the feeds in `choice`.
+    pub fn new(choice: PeerChoice, keeps_digests: bool) -> Self {
+        Self { choice, keeps_digests, ..Self::default() }
     }
 
     /// The digests that were read since the last call, if they are kept. Their chains are 0.
@@ -156,7 +156,7 @@ impl HandshakeReader {
             self.id = Some(PeerId::new(peer_str(body)?)?);
         } else {
             let (peer, seq) = decode_digest(body)?;
-            self.heads.add(peer, seq, &self.allowed)?;
+            self.heads.add(peer, seq, &self.choice)?;
             if self.keeps_digests {
                 self.digests.push(NamedHead { peer: PeerId::new(peer)?, seq, chain: Chain(0) });
             }

@@ -102,11 +102,12 @@ impl Incoming {
             Some(true) => {
                 self.frames.set_max(self.local.entry_bytes_max.max(RUN_BYTES_MAX) + FRAME_EXTRA_BYTES_MAX);
                 self.news.wire = Some(Wire::Native);
-                self.protocol = Protocol::Native(Box::new(native::IncomingHalf::new(self.local.hello())));
+                self.protocol =
+                    Protocol::Native(Box::new(native::IncomingHalf::new(self.local.hello(), self.local.choice.clone())));
             }
             Some(false) => {
                 let keeps_digests = self.local.mode == Mode::Compare;
-                let handshake = HandshakeReader::new(self.local.allowed.clone(), keeps_digests);
+                let handshake = HandshakeReader::new(self.local.choice.clone(), keeps_digests);
                 self.protocol = Protocol::Original(Box::new(handshake));
             }
             None => {}
@@ -135,8 +136,16 @@ impl Incoming {
         };
         self.remote = Some((id, mode));
         let allowed = PeerGlobs::default();
-        self.news.remote =
-            Some(Remote { mode, live: true, root: None, entry_bytes_max: u64::MAX, evidence: false, floors: false, allowed });
+        self.news.remote = Some(Remote {
+            mode,
+            live: true,
+            root: None,
+            entry_bytes_max: u64::MAX,
+            evidence: false,
+            floors: false,
+            allowed,
+            partial: false,
+        });
         let heads = self.news.heads.insert(Arc::new(heads));
         if self.local.mode == Mode::Compare {
             return Ok(Some(Event::Heads(digests, true)));
@@ -156,7 +165,10 @@ impl Incoming {
             Mode::Compare => return Err(unexpected("an entry, although this side only compares")),
             Mode::Sync | Mode::Pull => {}
         }
-        if !self.local.allowed.matches(peer) {
+        if !self.local.choice.selects(peer) {
+            return Ok(Some(Event::Ignored(1)));
+        }
+        if !self.local.choice.takes(peer) {
             let peer = PeerId::new(peer).map_err(|err| Error::Wire(err.to_string()))?;
             return Ok(Some(Event::Refused(peer, 1)));
         }

@@ -21,7 +21,7 @@ pub use outgoing::{Before, LeftOut, Outgoing, Task};
 use super::native::{Difference, Hello, Run};
 use super::negotiate::Wire;
 use super::{Mode, RemoteHeads};
-use crate::model::{Chain, FeedKey, FeedMap, Offset, PeerGlobs, PeerId, Result, Seq, Tombstone};
+use crate::model::{Chain, FeedKey, FeedMap, Offset, PeerChoice, PeerGlobs, PeerId, Result, Seq, Tombstone};
 
 /// The local side of a session: its log and its options.
 #[derive(Clone, Debug)]
@@ -38,8 +38,8 @@ pub struct Local {
     pub last_offset: Offset,
     /// The longest entry that is accepted, in bytes.
     pub entry_bytes_max: usize,
-    /// The feeds that are accepted from the remote.
-    pub allowed: PeerGlobs,
+    /// The feeds of the session.
+    pub choice: PeerChoice,
     /// The only wire that is allowed; `None`: the native wire if the remote offers it, else the original's.
     pub wire: Option<Wire>,
     /// A random number, by which a side detects that it is connected to itself. 0: none.
@@ -49,6 +49,7 @@ pub struct Local {
 impl Local {
     /// The description of the local side in the HELLO of the native wire.
     fn hello(&self) -> Hello {
+        let partial = self.choice.is_partial();
         Hello {
             id: self.id.clone(),
             mode: self.mode,
@@ -57,8 +58,9 @@ impl Local {
             entry_bytes_max: self.entry_bytes_max as u64,
             nonce: self.nonce,
             evidence: true,
-            allowed: self.allowed.clone(),
+            allowed: if partial { self.choice.selected.clone() } else { self.choice.allowed.clone() },
             floors: true,
+            partial,
         }
     }
 }
@@ -199,6 +201,8 @@ pub enum Event<'a> {
     Floor(ClaimedFloor),
     /// Entries of a feed that is not allowed, and their number. They must not be stored.
     Refused(PeerId, u64),
+    /// Entries of a feed that does not take part in the session, and their number. They must not be stored.
+    Ignored(u64),
     /// An answer ([`Mode::Compare`]). The answers come in the order of the questions, at least one for each of them.
     Chains(Chains<'a>),
     /// The first entry at which the two logs differ in a feed. Record it.
@@ -276,6 +280,8 @@ pub(super) struct Remote {
     pub floors: bool,
     /// The feeds that it accepts.
     pub allowed: PeerGlobs,
+    /// Other feeds are left out because its user wants it so, and not refused.
+    pub partial: bool,
 }
 
 /// The progress of the incoming half of a native session.
@@ -389,7 +395,7 @@ mod tests {
             root: 1,
             last_offset: Offset::ZERO,
             entry_bytes_max: 1,
-            allowed: PeerGlobs::default(),
+            choice: PeerChoice::default(),
             wire: None,
             nonce: 0,
         }

@@ -166,7 +166,7 @@ impl Outgoing {
             heads_sent: false,
             announced_offset: local.last_offset,
             has_remote_heads: false,
-            held: Held::default(),
+            held: Held { selected: local.choice.selected.clone(), ..Held::default() },
             stopped: HashSet::new(),
             withheld: HashMap::new(),
             left_out: Vec::new(),
@@ -284,7 +284,7 @@ impl Outgoing {
     pub fn task(&self) -> Task {
         let may_add_heads = match &self.protocol {
             Protocol::Undecided => false,
-            Protocol::Original(_) => !self.names_only_named() || self.has_remote_heads,
+            Protocol::Original(_) => !self.waits_for_heads() || self.has_remote_heads,
             // The incoming half sends the heads, of which there are none.
             Protocol::Native(_) if self.local.mode == Mode::Compare => false,
             Protocol::Native(native) => self.remote.as_ref().is_some_and(|remote| {
@@ -312,9 +312,19 @@ impl Outgoing {
         self.local.mode.is_private() && self.local.wire != Some(Wire::Original)
     }
 
+    /// Whether the handshake of the original wire waits for that of the remote.
+    fn waits_for_heads(&self) -> bool {
+        self.names_only_named() || self.local.choice.is_partial() && self.local.wire != Some(Wire::Original)
+    }
+
     /// The feed after which the next heads must begin, and the maximum number of heads to add.
     pub fn heads_wanted(&self) -> (Option<&PeerId>, usize) {
         (self.heads_after.as_ref(), if self.native().is_some() { HEADS_MAX } else { DIGESTS_MAX })
+    }
+
+    /// Whether the remote has chosen some feeds.
+    pub fn remote_is_partial(&self) -> bool {
+        self.remote.as_ref().is_some_and(|remote| remote.partial)
     }
 
     /// Whether the remote has described itself in its handshake.
@@ -331,6 +341,10 @@ impl Outgoing {
     pub fn add_head(&mut self, peer: &str, seq: u32, chain: Chain) {
         self.heads_after = PeerId::new(peer).ok();
         if self.local.mode == Mode::Compare {
+            return;
+        }
+        let seq = if self.local.choice.selects(peer) { seq } else { self.left_out_head(peer, seq) };
+        if seq == 0 {
             return;
         }
         // These heads are counted, also if they are not revealed.
@@ -357,6 +371,16 @@ impl Outgoing {
                 put_head(&mut self.heads, Head { peer, seq, chain });
                 self.head_count += 1;
             }
+        }
+    }
+
+    /// The head to announce of a feed that does not take part; 0: none. A remote of the original wire sends what is above the head, and
+    /// awaits what is announced. So the head of the remote is announced, as far as the log holds the feed: then the least comes, and
+    /// nothing is awaited.
+    fn left_out_head(&self, peer: &str, seq: u32) -> u32 {
+        match &self.protocol {
+            Protocol::Original(_) => seq.min(self.held.announced.get(FeedKey::of(peer))),
+            _ => 0,
         }
     }
 
@@ -434,7 +458,7 @@ impl Outgoing {
     pub fn held(&self, peer: &str) -> u32 {
         let feed = FeedKey::of(peer);
         let is_sent = !matches!(self.protocol, Protocol::Original(_)) || can_hold(peer);
-        let is_sent = is_sent && self.held.allowed.matches(peer);
+        let is_sent = is_sent && self.held.allowed.matches(peer) && self.held.selected.matches(peer);
         if is_sent && !self.stopped.contains(&feed) { self.held.get(feed) } else { u32::MAX }
     }
 
@@ -443,7 +467,7 @@ impl Outgoing {
     pub fn offer_floor(&mut self, out: &mut Vec<u8>, peer: &PeerId, seq: Seq, chain: Chain) {
         let current = self.held.of(peer);
         let (feed, held) = (current.feed, current.seq);
-        if held >= seq.get() || self.stopped.contains(&feed) {
+        if held >= seq.get() || !current.is_selected || self.stopped.contains(&feed) {
             return;
         }
         if !current.is_allowed {
@@ -495,6 +519,9 @@ impl Outgoing {
         let current = self.held.of(change.peer);
         let (feed, is_allowed, is_first) = (current.feed, current.is_allowed, current.seq == 0);
         let held = &current.seq;
+        if !current.is_selected {
+            return Ok(true);
+        }
         if !is_allowed && *held < change.seq.get() {
             self.refuse(change.peer);
             return Ok(true);
@@ -568,7 +595,8 @@ impl Outgoing {
 
     /// The remote does not accept the feed of `peer`.
     fn refuse(&mut self, peer: &PeerId) {
-        if !std::mem::replace(&mut self.is_refusal_reported, true) {
+        let is_wanted = self.remote.as_ref().is_some_and(|remote| remote.partial);
+        if !is_wanted && !std::mem::replace(&mut self.is_refusal_reported, true) {
             self.left_out.push(LeftOut::NotAllowed(peer.clone()));
         }
     }
@@ -728,6 +756,8 @@ struct Held {
     raised: FeedMap,
     /// The feeds that the remote accepts.
     allowed: PeerGlobs,
+    /// The feeds that take part.
+    selected: PeerGlobs,
     /// The current feed. Successive entries usually belong to the same feed, so that its head is looked up only once.
     current: Option<CurrentFeed>,
 }
@@ -737,6 +767,8 @@ struct CurrentFeed {
     feed: FeedKey,
     /// Whether the remote accepts it.
     is_allowed: bool,
+    /// Whether it takes part.
+    is_selected: bool,
     /// The highest seq that the remote holds.
     seq: u32,
     /// The value of `seq` in the maps.
@@ -775,7 +807,8 @@ impl Held {
             }
             let feed = FeedKey::of(peer.as_str());
             let (is_allowed, seq) = (self.allowed.matches(peer.as_str()), self.stored(feed));
-            self.current = Some(CurrentFeed { peer: peer.clone(), feed, is_allowed, seq, stored: seq });
+            let is_selected = self.selected.matches(peer.as_str());
+            self.current = Some(CurrentFeed { peer: peer.clone(), feed, is_allowed, is_selected, seq, stored: seq });
         }
         self.current.as_mut().expect("set above")
     }
