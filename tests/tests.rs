@@ -48,6 +48,7 @@ mod sim;
 mod skip_bad;
 mod staleness;
 mod stuck;
+mod tables;
 mod terminal;
 mod tidy;
 mod verify;

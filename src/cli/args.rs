@@ -67,6 +67,11 @@ pub fn command_words(args: &ArgMatches) -> Result<Option<Vec<OsString>>> {
     Ok(command)
 }
 
+/// --json, for the commands that print a table on a terminal.
+pub fn json_arg() -> Arg {
+    flag("json", "Print lines of JSON, also on a terminal")
+}
+
 /// PEER and SEQ, for the commands that name one entry.
 pub fn peer_and_seq_args() -> [Arg; 2] {
     [

@@ -9,7 +9,7 @@ use anyhow::Result;
 use clap::{ArgMatches, Command};
 use scuttleup::{Common, Comparison, FeedDifference, Log, Mode, Options, Outcome, Wire, compare, ndjson};
 
-use crate::cli::args::{command_arg, command_words, flag};
+use crate::cli::args::{command_arg, command_words, json_arg};
 use crate::cli::child;
 use crate::cli::context::Context;
 use crate::cli::exit::Exit;
@@ -33,7 +33,7 @@ pub fn command() -> Command {
         .about("Say whether two logs are equal, and which feeds differ by how much; changes nothing; exit 3 if they differ")
         .defer(|command| {
             command
-                .arg(flag("json", "Print lines of JSON, also on a terminal"))
+                .arg(json_arg())
                 .arg(command_arg("Run this program, which replicates the other log over its stdin and stdout"))
                 .after_help(epilogue("scuttleup-compare", "scuttleup compare -- ssh host scuttleup replicate --no-create"))
         })

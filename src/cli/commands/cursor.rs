@@ -1,18 +1,23 @@
 //! `cursor`: list, set and remove the named positions of readers.
 
-use std::io::IsTerminal;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Result, bail};
 use clap::{Arg, ArgMatches, Command};
+use indicatif::HumanDuration;
 use scuttleup::{Batch, CursorState, Log, Offset, Printable, ndjson};
 
-use crate::cli::args::{flag, number};
+use crate::cli::args::{json_arg, number};
 use crate::cli::context::Context;
 use crate::cli::exit::{Exit, Usage};
 use crate::cli::help::epilogue;
 use crate::cli::io::output::Output;
 use crate::cli::io::signals::{self, Stop};
+use crate::cli::report::diagnostics::counted;
+use crate::cli::report::table::{self, Column, Mark, Marks, Table};
+
+const COLUMNS: [Column; 4] =
+    [Column::text("cursor"), Column::number("offset"), Column::number("unread"), Column::number("behind")];
 
 pub fn command() -> Command {
     Command::new("cursor").about("List, set or remove the named positions of readers: prune does not pass them").defer(
@@ -21,7 +26,7 @@ pub fn command() -> Command {
             let offset = number(Arg::new("offset").value_name("OFFSET").required(true));
             command
                 .subcommand_required(true)
-                .arg(flag("json", "Print lines of JSON, also on a terminal").global(true))
+                .arg(json_arg().global(true))
                 .subcommand(Command::new("list").about("Print all cursors"))
                 .subcommand(
                     Command::new("set")
@@ -76,18 +81,30 @@ fn list(context: &Context, json: bool) -> Result<Exit> {
     let seconds_since = |millis: u64| now.saturating_sub(Duration::from_millis(millis)).as_secs();
     let lag = |state: &CursorState| if state.unread == 0 { Some(0) } else { state.unread_since.map(seconds_since) };
     let mut lines = Vec::new();
-    if std::io::stdout().is_terminal() && !json {
-        let width = cursors.iter().map(|state| state.name.chars().count()).max().unwrap_or(0).max("cursor".len());
-        lines.extend_from_slice(format!("{:width$}  offset  unread\n", "cursor").as_bytes());
+    if table::is_wanted(&std::io::stdout(), json) {
+        let mut table = Table::new(&COLUMNS);
         for state in &cursors {
-            let (name, offset, unread) = (Printable(&state.name).to_string(), state.cursor.offset, state.unread);
-            lines.extend_from_slice(format!("{name:width$}  {offset:>6}  {unread:>6}\n").as_bytes());
+            let lag = lag(state).map_or(String::new(), |seconds| HumanDuration(Duration::from_secs(seconds)).to_string());
+            let cells = [state.name.clone(), state.cursor.offset.to_string(), state.unread.to_string(), lag];
+            table.add(cells, marks(state));
         }
+        lines = table.finish();
     } else {
         cursors.iter().for_each(|state| put_line(&mut lines, state, lag(state), state.cursor.moved.map(seconds_since)));
     }
     Output::bulk().write(&lines)?;
     Ok(Exit::Done)
+}
+
+/// The process that uses the cursor, and the batch that it has not finished.
+fn marks(state: &CursorState) -> Marks {
+    let mut marks = Marks::default();
+    marks.add(state.process.is_some(), Mark::Own, format!("in use by process {}", state.process.unwrap_or_default()));
+    if let Some(batch) = &state.cursor.batch {
+        marks.add(true, None, format!("batch {} to {} in flight", batch.first, batch.last));
+        marks.add(batch.failures > 0, Mark::Bad, format!("failed {}", counted(u64::from(batch.failures), "time", "times")));
+    }
+    marks
 }
 
 fn put_line(out: &mut Vec<u8>, state: &CursorState, lag_seconds: Option<u64>, moved_seconds: Option<u64>) {

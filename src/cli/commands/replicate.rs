@@ -8,8 +8,6 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use clap::builder::PossibleValuesParser;
 use clap::{Arg, ArgAction, ArgMatches, Command};
-use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use scuttleup::ingest::Quota;
 use scuttleup::{Mode, Options, PeerGlobs, Step, Wire};
 

@@ -25,6 +25,8 @@ fn has_colour() -> bool {
 /// The colour of a mark.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Mark {
+    /// Something that belongs to this log.
+    Own,
     /// Something that is missing.
     Pruned,
     /// Something that is wrong.
@@ -34,6 +36,7 @@ pub enum Mark {
 impl Mark {
     fn code(self) -> &'static str {
         match self {
+            Self::Own => "32",
             Self::Pruned => "33",
             Self::Bad => "31",
         }
@@ -48,12 +51,12 @@ impl Marks {
     /// Adds words if `is_due`.
     pub fn add(&mut self, is_due: bool, mark: impl Into<Option<Mark>>, text: impl Into<String>) {
         if is_due {
-            self.0.push((text.into(), mark.into()));
+            self.0.push((Printable(&text.into()).to_string(), mark.into()));
         }
     }
 }
 
-/// A column.
+/// A column. If no column of a table has a name, the table has no line of names.
 pub struct Column {
     name: &'static str,
     is_number: bool,
@@ -126,8 +129,10 @@ impl Table {
             }
         }
         self.widths = Some(widths);
-        let names = self.columns.iter().map(|column| column.name.to_owned()).collect();
-        self.put(&Row { cells: names, marks: Marks::default() });
+        let names: Vec<String> = self.columns.iter().map(|column| column.name.to_owned()).collect();
+        if names.iter().any(|name| !name.is_empty()) {
+            self.put(&Row { cells: names, marks: Marks::default() });
+        }
         rows.iter().for_each(|row| self.put(row));
     }
 
@@ -153,9 +158,39 @@ impl Table {
     }
 }
 
+/// A number of bytes for people, such as 1.5 MiB.
+pub fn size(bytes: u64) -> String {
+    const UNITS: [&str; 6] = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
+    if bytes < 1024 {
+        return format!("{bytes} B");
+    }
+    let (mut tenths, mut unit) = (u128::from(bytes) * 10 / 1024, 0);
+    while tenths >= 10240 {
+        (tenths, unit) = (tenths / 1024, unit + 1);
+    }
+    let decimal = if tenths < 1000 { format!(".{}", tenths % 10) } else { String::new() };
+    format!("{}{decimal} {}", tenths / 10, UNITS[unit])
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn sizes_for_people() {
+        for (bytes, text) in [
+            (0, "0 B"),
+            (1023, "1023 B"),
+            (1024, "1.0 KiB"),
+            (1536, "1.5 KiB"),
+            (102_399, "99.9 KiB"),
+            (102_400, "100 KiB"),
+            (1 << 20, "1.0 MiB"),
+            (u64::MAX, "15.9 EiB"),
+        ] {
+            assert_eq!(size(bytes), text, "{bytes}");
+        }
+    }
 
     const COLUMNS: [Column; 2] = [Column::text("peer"), Column::number("seq")];
 
