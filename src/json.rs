@@ -2,7 +2,11 @@
 //! not allocate or recurse, and it reads strings eight bytes at a time. It takes half the time of serde_json. serde_json
 //! still makes the error messages, and is the reference in the tests.
 
+mod pointer;
+
 use serde::de::IgnoredAny;
+
+pub use pointer::{Pointer, canonical};
 
 /// The deepest nesting that is accepted as JSON. Each level takes one bit of a `u128`.
 pub const JSON_DEPTH_MAX: usize = 128;

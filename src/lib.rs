@@ -58,11 +58,12 @@ mod store;
 pub mod wire;
 
 pub use follow::Follower;
-pub use json::{JSON_DEPTH_MAX, check_json, is_json};
+pub use json::{JSON_DEPTH_MAX, Pointer, canonical, check_json, is_json};
 pub use model::*;
 pub use replicate::{Common, Comparison, Ending, FeedDifference, Notice, Options, Outcome, Reached, Step, compare, replicate};
 pub use store::{
     Backwards, Batch, Bounds, CURSOR_BYTES_MAX, Committed, Compared, Consumer, Cursor, CursorState, Damage, Finder, Finding,
-    GoesOn, Info, InotifyLimit, Log, Part, Pruning, Reader, Retention, Shrunk, Verified, Writer, repair, shrink, verify,
+    GoesOn, Info, InotifyLimit, KEY_WINDOW_MAX, Key, Keys, Log, Part, Pruning, Reader, Retention, Shrunk, Verified, Writer,
+    repair, shrink, verify,
 };
 pub use wire::{Mode, Wire};

@@ -10,6 +10,7 @@ mod crash;
 mod crowd;
 mod cursor;
 mod damage;
+mod dedupe;
 mod docs;
 mod edges;
 mod entry_del;

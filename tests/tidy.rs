@@ -103,8 +103,9 @@ fn only_the_store_imports_its_database() {
 }
 
 /// The modules that the sources under each path must not import: imports point down.
-const LAYERS: [(&str, &[&str]); 20] = [
+const LAYERS: [(&str, &[&str]); 21] = [
     ("src/json.rs", &["model", "ndjson", "wire", "store", "ingest", "follow", "replicate", "cli", "fs", "thread", "net", "io"]),
+    ("src/json/", &["model", "ndjson", "wire", "store", "ingest", "follow", "replicate", "cli", "fs", "thread", "net", "io"]),
     ("src/model/", &["ndjson", "wire", "store", "ingest", "follow", "replicate", "cli", "fs", "thread", "net"]),
     ("src/model/heads.rs", &["io"]),
     ("src/ndjson.rs", &["wire", "store", "ingest", "follow", "replicate", "cli", "fs", "thread", "net", "io"]),

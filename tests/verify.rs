@@ -6,8 +6,9 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use lmdb::{DatabaseFlags, Environment, Transaction, WriteFlags};
-use scuttleup::{Damage, Finding, HashedEntry, Log, Part, PeerId, Seq, verify};
+use scuttleup::{Damage, Finding, HashedEntry, Key, Keys, Log, Part, PeerId, Seq, verify};
 use serde_json::Value;
+use xxhash_rust::xxh3::xxh3_128;
 
 use crate::harness::{Place, Run, append, read};
 
@@ -40,6 +41,11 @@ fn varied(place: &Place) -> PathBuf {
             break;
         }
     }
+    let (mut writer, mut keys) = (log.writer().expect("a writer"), Keys::new("line", 1, None));
+    writer.load_keys(&mut keys).expect("loaded");
+    keys.add(Key::of(b"20"));
+    writer.save_keys(&mut keys).expect("saved");
+    writer.commit().expect("committed");
     assert!(log.delete("own", Seq::new(2).expect("a seq")).expect("deleted").is_some());
     assert!(log.delete("own", Seq::new(9).expect("a seq")).expect("deleted").is_some());
     path
@@ -260,6 +266,9 @@ fn each_kind_of_damage_in_a_row_is_reported() {
         let (key, value) = (key.to_vec(), value.to_vec());
         Box::new(move |log| change(log, table, &key, |_| Some(value)))
     };
+    let keys = |at: &'static str| format!("dedupe {:032x}{at}", xxh3_128(b"line"));
+    let keys_row = |at: &'static str| format!("row {} of the table meta", keys(at));
+    let (all_keys, two_keys, key_place) = (keys_row(""), keys_row(" 00000002"), keys_row(" 00000000"));
     let (peer, feed) = (PEER.as_bytes(), format!("row {PEER} of the table peers"));
     let next = feed.replace('8', "9");
     let cases: Vec<(&str, &str, &str, Change)> = vec![
@@ -290,6 +299,11 @@ fn each_kind_of_damage_in_a_row_is_reported() {
         ("row", "row clone of the table meta", "missing", gone("meta", b"clone")),
         ("row", "row roof of the table meta", "no such row", new("meta", b"roof", b"")),
         ("row", "row fork x of the table meta", "wrong size", new("meta", b"fork x", b"")),
+        ("row", "row dedupe x of the table meta", "impossible", new("meta", b"dedupe x", b"")),
+        ("row", &all_keys, "impossible", row("meta", keys("").as_bytes(), 16)),
+        ("row", &two_keys, "impossible", new("meta", keys(" 00000002").as_bytes(), &[0; 1024])),
+        ("row", &key_place, "wrong size", new("meta", keys(" 00000000").as_bytes(), b"x")),
+        ("row", &key_place, "the row is missing", gone("meta", keys(" 00000000").as_bytes())),
         ("row", "row 1 of the table times", "the row is missing", gone("times", &offset(1))),
         ("row", "row 2000 of the table times", "its offset is impossible", new("times", &offset(2000), &[0; 8])),
     ];

@@ -39,7 +39,7 @@ pub fn size(option: Arg) -> Arg {
 ///
 /// # Errors
 /// The reason, which clap prints after the value and the name of the argument.
-fn parse_number(text: &str) -> Result<u64, &'static str> {
+pub fn parse_number(text: &str) -> Result<u64, &'static str> {
     text.parse().map_err(|err: ParseIntError| match err.kind() {
         IntErrorKind::PosOverflow => "the number is too large",
         _ if text.starts_with('-') => "the number is negative",

@@ -15,7 +15,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::read;
 use scuttleup::ingest::pipeline::{Pipeline, WorkerEnded};
 use scuttleup::ingest::{Applied, Applier, Batch, Failure, Sealing};
-use scuttleup::{Error, Log};
+use scuttleup::{Error, Keys, Log};
 
 use self::bad_lines::BadLine;
 pub use self::bad_lines::BadLines;
@@ -103,6 +103,8 @@ pub struct Destination<'l> {
     pub log: &'l Log,
     /// The place for the lines that are left out. Without it, the first bad line ends the input.
     pub bad_lines: Option<BadLines>,
+    /// The keys that must not repeat. With them, `check` sets the key of each entry.
+    pub keys: Option<Keys>,
 }
 
 /// Reads stdin to its end, or until `stop`. `check` adds the entry of a line to the batch, if the line has an entry. Each batch
@@ -113,7 +115,7 @@ pub struct Destination<'l> {
 /// Of the input, of `check`, of the log and of `stored`.
 pub fn store_stdin(
     form: Form,
-    Destination { log, mut bad_lines }: Destination<'_>,
+    Destination { log, mut bad_lines, keys }: Destination<'_>,
     stop: &Stop,
     progress: &Progress<'_>,
     tally: &mut Tally,
@@ -128,7 +130,7 @@ pub fn store_stdin(
         let sealing = Sealing::new(log, |run| Builder::new().spawn_scoped(threads, run).map(drop));
         let failure = sealing.failure();
         let failure_at_end = failure.clone();
-        let mut applier = Applier::new(log, false).with_sealing(sealing);
+        let mut applier = Applier::new(log, false).with_sealing(sealing).with_keys(keys);
         let (bad_lines, tally) = (&mut bad_lines, &mut *tally);
         let mut pipeline = Pipeline::new(threads, move |part: &mut Part| {
             tally.next = part.first();
@@ -221,6 +223,8 @@ impl Part {
         tally.next = first;
         let applied = applier.apply(&self.batch)?;
         tally.stored += applied.new;
+        tally.repeated += applied.repeated;
+        tally.keyless += applied.keyless;
         tally.next = self.last + 1;
         progress.add(self.batch.entries.len() as u64, self.batch.input_bytes);
         stored(&self.batch, first, applied)

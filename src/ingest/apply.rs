@@ -16,6 +16,13 @@
 //! | known | seq ≤ head, same chain, or the local chain is not known | nothing |
 //! | fork | seq ≤ head, different chain | the feed is stopped; it is marked if the floor comes from a change line |
 //!
+//! An entry for the local feed is always new, unless it has a key ([`Batch::set_key`]):
+//!
+//! | the key is | when | result |
+//! |---|---|---|
+//! | repeated | it is one of the last keys of the log | the entry is left out |
+//! | new | otherwise | the entry is stored, and the key with it |
+//!
 //! A run (native wire) comes with the chain after its last entry. It is stored only if this log computes the same chain.
 
 use std::collections::HashSet;
@@ -24,7 +31,7 @@ use super::batch::{Batch, FloorTarget, Run, Target};
 use super::quota::{Quota, Used};
 use super::sealing::Sealing;
 use crate::model::{Chain, Error, FeedKey, HashedEntry, PeerId, Result, Seq, Tombstone};
-use crate::store::{Log, Writer};
+use crate::store::{Keys, Log, Writer};
 
 /// The longest gap that is accepted, in entries. Entries are deleted one by one, so larger gaps are not expected. With this
 /// limit, a wrong seq cannot fill the disk.
@@ -37,6 +44,7 @@ pub struct Applier<'l> {
     stopped: HashSet<FeedKey>,
     used: Used,
     sealing: Option<Sealing<'l>>,
+    keys: Option<Keys>,
     /// A run has broken the protocol, or an entry exceeds the quota. Nothing later is stored.
     is_broken: bool,
 }
@@ -48,6 +56,10 @@ pub struct Applied {
     pub entries: u64,
     /// The number of new entries.
     pub new: u64,
+    /// The number of entries for the local feed that were left out, because their keys are repeated.
+    pub repeated: u64,
+    /// The number of entries for the local feed that were stored without a key, although keys are compared.
+    pub keyless: u64,
     /// Entries that were appended to the local feed: the peer id, the first seq and the last seq.
     pub local: Option<(PeerId, Seq, Seq)>,
     /// The feeds of the batch: the log holds the entries of the batch up to this seq.
@@ -107,7 +119,15 @@ impl<'l> Applier<'l> {
     /// An applier for `log`. With `accept_gaps`, it fills a gap of up to [`GAP_ENTRIES_MAX`] entries with unknown tombstones. It
     /// does not stop the feed then.
     pub fn new(log: &'l Log, accept_gaps: bool) -> Self {
-        Self { log, accept_gaps, stopped: HashSet::new(), used: Used::new(Quota::NONE), sealing: None, is_broken: false }
+        Self {
+            log,
+            accept_gaps,
+            stopped: HashSet::new(),
+            used: Used::new(Quota::NONE),
+            sealing: None,
+            keys: None,
+            is_broken: false,
+        }
     }
 
     /// Limits what it stores: after an entry that exceeds `quota`, it stores nothing more.
@@ -122,11 +142,25 @@ impl<'l> Applier<'l> {
         Self { sealing: Some(sealing), ..self }
     }
 
+    /// Leaves out entries for the local feed whose key is repeated.
+    #[must_use]
+    pub fn with_keys(self, keys: Option<Keys>) -> Self {
+        Self { keys, ..self }
+    }
+
     /// Stores a batch in one commit. When this returns, the stored entries are on the disk.
     ///
     /// # Errors
     /// When the log cannot be read or written: then nothing of the batch is stored.
     pub fn apply(&mut self, batch: &Batch) -> Result<Applied> {
+        let applied = self.try_to_apply(batch);
+        if let (Err(_), Some(keys)) = (&applied, &mut self.keys) {
+            keys.forget();
+        }
+        applied
+    }
+
+    fn try_to_apply(&mut self, batch: &Batch) -> Result<Applied> {
         // Runs after a broken run break as well. Their errors would hide the cause.
         if self.is_broken {
             return Ok(Applied::default());
@@ -139,7 +173,7 @@ impl<'l> Applier<'l> {
         let (entries, runs) = (batch.entries.len() as u64, (batch.runs().len() + batch.floors().len()) as u64);
         let mut applied = Applied { entries, runs, ..Applied::default() };
         if batch.targets().is_empty() && batch.floors().is_empty() {
-            append(&mut writer, batch, &mut applied)?;
+            append(&mut writer, batch, self.keys.as_mut(), &mut applied)?;
         } else if batch.runs().is_empty() {
             self.apply_entries(&mut writer, batch, &mut floors, &mut applied)?;
         } else {
@@ -316,13 +350,26 @@ impl<'l> Applier<'l> {
 /// The floors of a batch that are not applied yet, each with the local chain there.
 type Floors<'b> = std::iter::Peekable<std::iter::Zip<std::slice::Iter<'b, FloorTarget>, std::vec::IntoIter<Option<Chain>>>>;
 
-/// Appends all entries to the local feed.
-fn append(writer: &mut Writer<'_>, batch: &Batch, applied: &mut Applied) -> Result<()> {
+/// Appends the entries to the local feed, except those whose key is repeated.
+fn append(writer: &mut Writer<'_>, batch: &Batch, mut keys: Option<&mut Keys>, applied: &mut Applied) -> Result<()> {
     let mut seqs: Option<(Seq, Seq)> = None;
-    for entry in batch.entries.iter() {
+    // In the transaction: another process may have stored the same entries until now.
+    keys.as_mut().map_or(Ok(()), |keys| writer.load_keys(keys))?;
+    for (index, entry) in batch.entries.iter().enumerate() {
+        if let Some(keys) = &mut keys {
+            match batch.key(index) {
+                Some(key) if keys.is_repeated(key) => {
+                    applied.repeated += 1;
+                    continue;
+                }
+                Some(key) => keys.add(key),
+                None => applied.keyless += 1,
+            }
+        }
         let seq = writer.append(entry)?;
         seqs = Some((seqs.map_or(seq, |(first, _)| first), seq));
     }
+    keys.map_or(Ok(()), |keys| writer.save_keys(keys))?;
     if let Some((first, last)) = seqs {
         applied.local = Some((writer.local_id()?, first, last));
     }

@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::ops::Range;
 
 use crate::model::{Chain, EntryBuffer, FeedKey, HashedEntry, PeerId, Seq};
+use crate::store::Key;
 
 /// A batch is full at this many entries. Larger batches would save little time.
 const BATCH_ENTRIES_MAX: usize = 16 << 10;
@@ -28,6 +29,8 @@ pub struct Batch {
     feeds: HashSet<FeedKey>,
     runs: Vec<Run>,
     floors: Vec<FloorTarget>,
+    /// The keys of the entries, if entries that repeat are left out. `None`: the entry has no key, and never repeats.
+    keys: Vec<Option<Key>>,
     /// The length of the input of the entries in bytes, including input that is not part of an entry. For the progress display.
     pub input_bytes: u64,
 }
@@ -74,6 +77,13 @@ impl Batch {
         debug_assert_eq!(self.targets.len(), self.entries.len(), "every entry has a target");
     }
 
+    /// Sets the key of the entry that was added last. `None`: it has no key. With [`Applier::with_keys`](super::Applier::with_keys),
+    /// call this for each entry.
+    pub fn set_key(&mut self, key: Option<Key>) {
+        self.keys.push(key);
+        debug_assert_eq!(self.keys.len(), self.entries.len(), "every entry has a key, or none has");
+    }
+
     /// Adds a floor: after the entries so far, the feed of `peer` goes on behind `seq`, where it has the chain `chain`. `line` is its
     /// input line; 0 if the input has no lines.
     pub fn push_floor(&mut self, peer: &PeerId, seq: Seq, chain: Chain, line: u64) {
@@ -112,6 +122,7 @@ impl Batch {
         self.feeds.clear();
         self.runs.clear();
         self.floors.clear();
+        self.keys.clear();
         self.input_bytes = 0;
     }
 
@@ -126,6 +137,11 @@ impl Batch {
 
     pub(super) fn targets(&self) -> &[Target] {
         &self.targets
+    }
+
+    /// The key of the entry that was added as number `index`, from 0.
+    pub(super) fn key(&self, index: usize) -> Option<Key> {
+        self.keys.get(index).copied().flatten()
     }
 
     pub(super) fn floors(&self) -> &[FloorTarget] {

@@ -38,6 +38,57 @@ pub struct FloorRow {
     pub chain: Chain,
 }
 
+/// The length of a key of an entry, in bytes.
+pub const KEY_BYTES: usize = 16;
+/// The number of keys of one row: the append of one entry writes one such row.
+pub const KEYS_PER_ROW: u64 = 64;
+/// The most keys that a log keeps of one name. A key takes about 60 bytes of memory.
+pub const KEY_WINDOW_MAX: u32 = 500_000;
+/// The length of a row of keys, in bytes.
+pub const KEY_ROW_BYTES: usize = KEYS_PER_ROW as usize * KEY_BYTES;
+
+/// The row of `meta` that describes the keys of one name. The name follows it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct KeysRow {
+    /// The number of keys that were ever added.
+    pub next: u64,
+    /// The number of keys that can be read: those before `next`.
+    pub held: u32,
+    /// The maximum of `held`.
+    pub kept: u32,
+}
+
+/// The number of rows for the last `kept` keys. With one more than is necessary, no row holds keys of both ends.
+pub fn key_row_count(kept: u32) -> u64 {
+    u64::from(kept).div_ceil(KEYS_PER_ROW) + 1
+}
+
+impl KeysRow {
+    pub fn encode(&self, name: &str) -> Vec<u8> {
+        [&self.next.to_le_bytes()[..], &self.held.to_le_bytes(), &self.kept.to_le_bytes(), name.as_bytes()].concat()
+    }
+
+    /// The row, and the name.
+    pub fn decode(row: &[u8]) -> Option<(Self, &str)> {
+        let (numbers, name) = row.split_at_checked(16)?;
+        let count = |at: usize| u32::from_le_bytes(numbers[at..at + 4].try_into().expect("4 bytes"));
+        let row = Self { next: u64_at(numbers, 0), held: count(8), kept: count(12) };
+        let is_possible = row.held <= row.kept && row.kept <= KEY_WINDOW_MAX && u64::from(row.held) <= row.next;
+        Some((row, std::str::from_utf8(name).ok()?)).filter(|_| is_possible)
+    }
+
+    /// The place of the keys `block` * 64 and so on among the rows.
+    pub fn place(&self, block: u64) -> u64 {
+        block % key_row_count(self.kept)
+    }
+
+    /// The places of all keys that can be read.
+    pub fn places(&self) -> impl Iterator<Item = u64> {
+        let first = (self.next - u64::from(self.held)) / KEYS_PER_ROW;
+        (first..self.next.div_ceil(KEYS_PER_ROW)).map(|block| self.place(block))
+    }
+}
+
 /// The length of a row of `peers` without a floor, in bytes.
 const FEED_BYTES: usize = 24;
 /// The length with a floor.

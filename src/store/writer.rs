@@ -42,6 +42,8 @@ pub struct Writer<'l> {
     next_offset: Offset,
     /// Bytes of the new entries.
     pub(super) entry_bytes: u64,
+    /// Bytes of other new or changed rows, if there can be many.
+    pub(super) other_bytes: u64,
     /// Whether anything other than new entries was changed.
     pub(super) changed: bool,
 }
@@ -82,6 +84,7 @@ impl Log {
             first_offset,
             next_offset: first_offset,
             entry_bytes: 0,
+            other_bytes: 0,
             changed: false,
         })
     }
@@ -323,8 +326,8 @@ impl Writer<'_> {
             let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
             self.txn.append_time(self.first_offset, u64::try_from(now).unwrap_or(u64::MAX))?;
         }
-        // At most two pages for the bytes of one, and four changed pages for each feed.
-        let pages_bytes = 2 * self.entry_bytes + self.feeds.len() as u64 * (16 << 10);
+        // At most two pages for the bytes of one, four changed pages for each feed, and two pages for a row of keys.
+        let pages_bytes = 2 * self.entry_bytes + 8 * self.other_bytes + self.feeds.len() as u64 * (16 << 10);
         self.log.env.commit(self.txn, pages_bytes)
     }
 

@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 use scuttleup::ingest::{Applied, Batch};
-use scuttleup::{Entry, Error, ndjson};
+use scuttleup::{Entry, Error, KEY_WINDOW_MAX, Key, Keys, Pointer, canonical, ndjson};
 
-use crate::cli::args::{entry_bytes, entry_bytes_arg, flag, input_json_arg};
+use crate::cli::args::{entry_bytes, entry_bytes_arg, flag, input_json_arg, parse_number};
 use crate::cli::context::Context;
 use crate::cli::exit::{Exit, Usage};
 use crate::cli::help::epilogue;
@@ -30,10 +30,59 @@ pub fn command() -> Command {
             .arg(nul.help("Entries end with a NUL instead of a newline"))
             .arg(flag("ack", "Print {\"peer\",\"seq\"} for each entry after it is on disk"))
             .arg(skip_bad.help("Add bad lines to this file as NDJSON, or print them with -, and store the others"))
+            .args(dedupe_args())
             .arg(input_json_arg())
             .arg(entry_bytes_arg())
             .after_help(epilogue("scuttleup-append", "echo '{\"msg\":\"hello\"}' | scuttleup append"))
     })
+}
+
+/// The keys of other commands, and of other processes, that count until a line is new: so many lines a source can print again when
+/// it starts.
+const OTHERS_KEYS: u32 = 1024;
+
+fn dedupe_args() -> [Arg; 2] {
+    let window = |text: &str| match parse_number(text)? {
+        keys @ 1..=KEYS_MAX => Ok(keys as u32),
+        _ => Err("not a number from 1 to 500000"),
+    };
+    let dedupe = Arg::new("dedupe").long("dedupe").value_name("POINTER").allow_hyphen_values(true).value_parser(Repeat::parse);
+    let dedupe_window = Arg::new("dedupe-window").long("dedupe-window").value_name("N").value_parser(window).requires("dedupe");
+    [
+        dedupe.help("Leave out a line if its value at this JSON pointer repeats, or with `line` the whole line"),
+        dedupe_window.help("The number of last lines that are compared [default: 1]"),
+    ]
+}
+
+const KEYS_MAX: u64 = KEY_WINDOW_MAX as u64;
+
+/// The part of a line that must not repeat, and its name.
+#[derive(Clone)]
+struct Repeat {
+    name: String,
+    /// `None`: the whole line.
+    pointer: Option<Pointer>,
+}
+
+impl Repeat {
+    fn parse(text: &str) -> Result<Self, &'static str> {
+        let pointer = if text == "line" { None } else { Some(Pointer::parse(text)?) };
+        Ok(Self { name: text.to_owned(), pointer })
+    }
+
+    /// The key of an entry. `None`: it has no value at the pointer.
+    fn key(&self, entry: &[u8]) -> Option<Key> {
+        match &self.pointer {
+            Some(pointer) => pointer.find(entry).map(|value| Key::of(&canonical(value))),
+            None => Some(Key::of(entry)),
+        }
+    }
+
+    /// The keys of this name. A source that prints its last lines again has a value that never repeats, but whole lines can repeat
+    /// for other reasons.
+    fn keys(&self, window: u32) -> Keys {
+        Keys::new(&self.name, window, self.pointer.as_ref().map(|_| OTHERS_KEYS))
+    }
 }
 
 /// The maximum white space around a line of JSON, in bytes. It is not part of the entry.
@@ -49,7 +98,10 @@ pub fn run(context: &Context, args: &ArgMatches) -> Result<Exit> {
     let bad_lines = args.get_one("skip-bad").map(PathBuf::as_path);
     check_skip_bad(bad_lines, cut, args.get_flag("ack"))?;
     let (json, diagnostics) = (args.get_flag("json"), context.diagnostics);
-    let report = Report { json, diagnostics, entries: ["entry", "entries"], bad_lines };
+    let repeat: Option<&Repeat> = args.get_one("dedupe");
+    check_dedupe(repeat, cut, args.get_flag("text") || args.get_flag("raw"))?;
+    let dedupe = repeat.map(|repeat| &repeat.name[..]);
+    let report = Report { json, diagnostics, entries: ["entry", "entries"], bad_lines, dedupe };
     let mut tally = Tally::new(cut.unit());
     let outcome = append(context, args, cut, &stop, &mut tally);
     Ok(report.conclude(&tally, outcome, &stop))
@@ -60,6 +112,17 @@ fn check_skip_bad(path: Option<&Path>, cut: Cut, ack: bool) -> Result<()> {
         Some(_) if cut == Cut::Whole => "--skip-bad needs lines: with --raw, also use --lines or -0",
         Some(path) if ack && path.as_os_str() == "-" => {
             "--skip-bad - and --ack both print on stdout: name a file after --skip-bad"
+        }
+        _ => return Ok(()),
+    };
+    Err(Usage(why.into()).into())
+}
+
+fn check_dedupe(repeat: Option<&Repeat>, cut: Cut, is_text: bool) -> Result<()> {
+    let why = match repeat {
+        Some(_) if cut == Cut::Whole => "--dedupe needs lines: with --raw, also use --lines or -0",
+        Some(repeat) if is_text && repeat.pointer.is_some() => {
+            "--dedupe with a pointer needs JSON: with --text or --raw, use --dedupe line"
         }
         _ => return Ok(()),
     };
@@ -77,14 +140,26 @@ fn append(context: &Context, args: &ArgMatches, cut: Cut, stop: &Stop, tally: &m
         (_, true) => (add_bytes, bytes_max),
         _ => (add_json, bytes_max + WHITE_SPACE_BYTES_MAX),
     };
-    let check = |line: Line, batch: &mut Batch| check(line.range, batch, bytes_max);
+    let repeat: Option<&Repeat> = args.get_one("dedupe");
+    let check = |line: Line, batch: &mut Batch| {
+        let before = batch.entries.len();
+        check(line.range, batch, bytes_max)?;
+        if let Some(repeat) = repeat
+            && batch.entries.len() > before
+        {
+            let Entry::Bytes(bytes, _) = batch.entries.get(before).entry() else { return Ok(()) };
+            batch.set_key(repeat.key(bytes));
+        }
+        Ok(())
+    };
+    let keys = repeat.map(|repeat| repeat.keys(args.get_one("dedupe-window").copied().unwrap_or(1)));
     let ack = args.get_flag("ack").then(Output::new);
     let progress = match &ack {
         Some(output) if !output.is_file() => Progress::off(),
         _ => input::progress(context.diagnostics, stop),
     };
     let form = Form { cut, is_text: !raw, line_bytes_max, entry_bytes_max: bytes_max, advice };
-    let destination = Destination { log: &log, bad_lines };
+    let destination = Destination { log: &log, bad_lines, keys };
     let mut has_change_lines = false;
     let stored = |batch: &Batch, first, applied| {
         // Looking at one entry of each batch costs nothing, and finds the output of `read`.

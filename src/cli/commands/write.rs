@@ -36,7 +36,7 @@ pub fn command() -> Command {
 pub fn run(context: &Context, args: &ArgMatches) -> Result<Exit> {
     let stop = Stop::on_signal()?;
     let (json, diagnostics) = (args.get_flag("json"), context.diagnostics);
-    let report = Report { json, diagnostics, entries: ["new entry", "new entries"], bad_lines: None };
+    let report = Report { json, diagnostics, entries: ["new entry", "new entries"], bad_lines: None, dedupe: None };
     let mut tally = Tally::new(Cut::Lines.unit());
     let outcome = write(context, entry_bytes(args), &stop, &mut tally);
     Ok(report.conclude(&tally, outcome, &stop))
@@ -58,7 +58,7 @@ fn write(context: &Context, bytes_max: usize, stop: &Stop, tally: &mut Tally) ->
         entry_bytes_max: bytes_max,
         advice,
     };
-    store_stdin(form, Destination { log: &log, bad_lines: None }, stop, &progress, tally, check, stored)?;
+    store_stdin(form, Destination { log: &log, bad_lines: None, keys: None }, stop, &progress, tally, check, stored)?;
     if let Some((peer, seq)) = &stopped.first_floor {
         let others =
             if stopped.floors > 1 { format!(", and {} other feeds were too", stopped.floors - 1) } else { String::new() };

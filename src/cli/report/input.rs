@@ -7,7 +7,7 @@ use scuttleup::Error;
 
 use crate::cli::exit::{Exit, OutputClosed};
 use crate::cli::io::signals::Stop;
-use crate::cli::report::diagnostics::{self, Diagnostics};
+use crate::cli::report::diagnostics::{self, Diagnostics, counted};
 use crate::cli::report::errors;
 
 /// The advice of many errors. If a part of stdin is stored, it is wrong: this part would be stored twice.
@@ -21,7 +21,10 @@ pub struct Tally {
     pub stored: u64,
     /// The number of bad lines that were left out.
     pub skipped: u64,
-    /// The first line that this run has not done, counted from 1. A line is done if it is blank or left out, or if the
+    /// The number of lines that were left out because they repeat, and of lines that have no value at the pointer of `--dedupe`.
+    pub repeated: u64,
+    pub keyless: u64,
+    /// The first line that this run has not done, counted from 1. A line is done if it is blank, repeated or left out, or if the
     /// log already holds its entry. 0 if stdin was not read.
     pub next: u64,
     /// Whether stdin has ended and every line is done.
@@ -30,7 +33,7 @@ pub struct Tally {
 
 impl Tally {
     pub fn new(unit: &'static str) -> Self {
-        Self { unit, stored: 0, skipped: 0, next: 0, is_complete: false }
+        Self { unit, stored: 0, skipped: 0, repeated: 0, keyless: 0, next: 0, is_complete: false }
     }
 
     /// Whether a part of stdin is done.
@@ -48,6 +51,8 @@ pub struct Report<'p> {
     pub entries: [&'static str; 2],
     /// The file of the lines that are left out.
     pub bad_lines: Option<&'p Path>,
+    /// The value of `--dedupe`.
+    pub dedupe: Option<&'p str>,
 }
 
 impl Report<'_> {
@@ -63,13 +68,22 @@ impl Report<'_> {
             ended => stop.exit().unwrap_or(ended.unwrap_or(Exit::Done)),
         };
         if self.json {
-            diagnostics::print_verbatim(json(tally, exit).as_bytes());
-        } else if matches!(exit, Exit::Signal(_)) {
+            diagnostics::print_verbatim(json(tally, self.dedupe.is_some(), exit).as_bytes());
+            return exit;
+        }
+        if matches!(exit, Exit::Signal(_)) {
             self.diagnostics.note(&format!("stopped: {}", self.state(tally)));
         } else if is_closed && !tally.is_complete {
             self.diagnostics.note(&format!("the reader of stdout closed it: {}", self.state(tally)));
         } else if is_done && tally.skipped > 0 {
             diagnostics::error(&self.stored(tally));
+        } else if is_done && tally.repeated > 0 {
+            self.diagnostics.note(&self.stored(tally));
+        }
+        if let (Some(pointer), 1..) = (self.dedupe, tally.keyless) {
+            let lines = counted(tally.keyless, tally.unit, units(tally.unit));
+            let (have, they) = if tally.keyless == 1 { ("has", "it is") } else { ("have", "they are") };
+            self.diagnostics.note(&format!("{lines} {have} no value at {pointer}: {they} stored, and can be stored again"));
         }
         exit
     }
@@ -107,12 +121,16 @@ impl Report<'_> {
     fn stored(&self, tally: &Tally) -> String {
         let stored = format!("{} {} stored", self.count(tally), if tally.stored == 1 { "is" } else { "are" });
         let name = self.bad_lines.filter(|path| path.as_os_str() != "-").unwrap_or(Path::new("stdout")).display();
-        match (tally.skipped, tally.unit) {
-            (0, _) => stored,
-            (1, unit) => format!("{stored}, 1 bad {unit} went to {name}"),
-            (skipped, "line") => format!("{stored}, {skipped} bad lines went to {name}"),
-            (skipped, _) => format!("{stored}, {skipped} bad entries went to {name}"),
+        let mut text = stored;
+        if tally.skipped > 0 {
+            let bad = counted(tally.skipped, &format!("bad {}", tally.unit), &format!("bad {}", units(tally.unit)));
+            text.push_str(&format!(", {bad} went to {name}"));
         }
+        if tally.repeated > 0 {
+            let (one, many) = (format!("repeated {} was", tally.unit), format!("repeated {} were", units(tally.unit)));
+            text.push_str(&format!(", {} left out", counted(tally.repeated, &one, &many)));
+        }
+        text
     }
 
     fn count(&self, tally: &Tally) -> String {
@@ -121,11 +139,17 @@ impl Report<'_> {
     }
 }
 
+/// Several of this unit of a tally.
+fn units(unit: &'static str) -> &'static str {
+    if unit == "line" { "lines" } else { "entries" }
+}
+
 /// The tally as one line of JSON, see scuttleup-append(1).
-fn json(tally: &Tally, exit: Exit) -> String {
-    let Tally { unit, stored, skipped, next, .. } = tally;
+fn json(tally: &Tally, has_keys: bool, exit: Exit) -> String {
+    let Tally { unit, stored, skipped, repeated, keyless, next, .. } = tally;
     let (next, exit) = ((*next).max(1), exit.code());
-    format!("{{\"stored\":{stored},\"skipped\":{skipped},\"next\":{next},\"unit\":\"{unit}\",\"exit\":{exit}}}\n")
+    let keys = if has_keys { format!("\"repeated\":{repeated},\"keyless\":{keyless},") } else { String::new() };
+    format!("{{\"stored\":{stored},\"skipped\":{skipped},{keys}\"next\":{next},\"unit\":\"{unit}\",\"exit\":{exit}}}\n")
 }
 
 #[cfg(test)]
@@ -134,7 +158,13 @@ mod tests {
 
     #[test]
     fn a_message_never_says_run_it_again_if_a_part_of_stdin_is_stored() {
-        let report = Report { json: false, diagnostics: Diagnostics::new(false), entries: ["entry", "entries"], bad_lines: None };
+        let report = Report {
+            json: false,
+            diagnostics: Diagnostics::new(false),
+            entries: ["entry", "entries"],
+            bad_lines: None,
+            dedupe: None,
+        };
         let full = || Error::DiskFull(std::io::Error::other("full"));
         let readers =
             || Error::Database("the log cannot be written".into(), "end some of them and run it again (MDB_READERS_FULL)".into());

@@ -34,7 +34,7 @@ use ffi::{SAME_PROCESS_ID, SharedEnv, Snapshot, UnsharedEnv, continues_newest_co
 pub use lmdb::Transaction;
 pub use rewrite::{Shrunk, shrink};
 use tables::Tables;
-pub use tables::{Arrival, NAMES, ReadTxn, Txn, WriteTxn, missing_record};
+pub use tables::{Arrival, NAMES, ReadTxn, Txn, WriteTxn, keys_key, missing_record};
 
 /// The maximum size of the memory map, in bytes: 1 TiB of address space. Less if the address space is limited.
 const MAP_BYTES_MAX: usize = 1 << 40;

@@ -1,10 +1,11 @@
 //! Transactions, and the rows of the tables. The format is described in scuttleup-store(5).
 
-use std::ops::{ControlFlow, Deref};
+use std::ops::{ControlFlow, Deref, Range};
 use std::path::Path;
 
 use lmdb::{Cursor as _, Database, DatabaseFlags, RoCursor, RwTransaction, Transaction, WriteFlags};
 use lmdb_sys as sys;
+use xxhash_rust::xxh3::xxh3_128;
 
 use super::error::{read_error, write_error};
 use super::ffi::{self, AppendTxn, Snapshot};
@@ -14,7 +15,7 @@ use crate::store::cursors::Cursor;
 use crate::store::files::lock::Turn;
 use crate::store::files::place::{Place, StoredPlace};
 use crate::store::prune::Retention;
-use crate::store::rows::{FeedRow, PackRow, RunRow, bad_row, decode_tombstone, encode_tombstone};
+use crate::store::rows::{FeedRow, KEY_ROW_BYTES, KeysRow, PackRow, RunRow, bad_row, decode_tombstone, encode_tombstone};
 
 /// The handles of the tables.
 #[derive(Clone, Copy)]
@@ -66,6 +67,9 @@ mod key {
     pub const TIMES: &str = "times";
     /// The name of a cursor follows, of at most [`CURSOR_BYTES_MAX`](crate::store::CURSOR_BYTES_MAX) bytes.
     pub const CURSOR: &str = "cursor ";
+    /// 32 hex digits follow, the hash of a name: the row about the keys of this name. For the rows of keys, a space and 8 hex digits
+    /// follow these.
+    pub const KEYS: &str = "dedupe ";
     /// A peer id follows, so the key has at most 260 bytes. LMDB allows 511.
     pub const FORK: &str = "fork ";
 }
@@ -247,6 +251,30 @@ impl<T: Transaction> Txn<'_, T> {
     pub fn lowest_cursor(&self) -> Result<Option<(String, Offset)>> {
         let cursors = self.cursors()?.into_iter().map(|(name, cursor)| (name, cursor.offset));
         Ok(cursors.min_by_key(|(_, offset)| *offset))
+    }
+
+    /// The row about the keys with the name `name`.
+    pub fn keys_row(&self, name: &str) -> Result<Option<KeysRow>> {
+        let Some(row) = self.meta(&keys_key(name))? else { return Ok(None) };
+        let row = KeysRow::decode(row).filter(|(_, found)| *found == name);
+        row.map(|(row, _)| Some(row)).ok_or_else(|| bad_row("meta"))
+    }
+
+    /// The keys with the numbers `block` * 64 and so on, 16 bytes each.
+    pub fn keys_at(&self, name: &str, row: KeysRow, block: u64) -> Result<&[u8]> {
+        let keys = self.meta(&keys_at_key(name, row.place(block)))?;
+        keys.filter(|keys| keys.len() == KEY_ROW_BYTES).ok_or_else(|| bad_row("meta"))
+    }
+
+    /// The number of rows about keys, for tests.
+    #[cfg(test)]
+    pub fn keys_rows(&self) -> Result<u64> {
+        let mut count = 0;
+        self.meta_rows(key::KEYS, |_, _| {
+            count += 1;
+            Ok(())
+        })?;
+        Ok(count)
     }
 
     /// The fork mark of a feed: the lowest seq that is known to differ.
@@ -668,6 +696,15 @@ fn fork_key(peer: &PeerId) -> String {
     [key::FORK, peer.as_str()].concat()
 }
 
+/// The key of the row about the keys with the name `name`. The name itself could be too long for a key of LMDB.
+pub fn keys_key(name: &str) -> String {
+    format!("{}{:032x}", key::KEYS, xxh3_128(name.as_bytes()))
+}
+
+fn keys_at_key(name: &str, place: u64) -> String {
+    format!("{} {place:08x}", keys_key(name))
+}
+
 /// Reads a fork mark. `None`: the mark was cleared.
 fn decode_fork(value: &[u8]) -> Result<Option<Seq>> {
     let value = value.try_into().map_err(|_| bad_row("meta"))?;
@@ -744,6 +781,24 @@ impl<'e> WriteTxn<'e> {
             Some(cursor) => self.set_meta(&key, &cursor.encode()),
             None => self.note_removal().and_then(|()| self.remove(self.tables.meta, key.as_bytes())),
         }
+    }
+
+    /// Sets the row about the keys with the name `name`.
+    pub fn set_keys_row(&mut self, name: &str, row: KeysRow) -> Result<()> {
+        self.set_meta(&keys_key(name), &row.encode(name))
+    }
+
+    /// Sets the keys with the numbers `block` * 64 and so on.
+    pub fn set_keys_at(&mut self, name: &str, row: KeysRow, block: u64, keys: &[u8; KEY_ROW_BYTES]) -> Result<()> {
+        self.set_meta(&keys_at_key(name, row.place(block)), keys)
+    }
+
+    /// Removes the keys in these places.
+    pub fn remove_keys(&mut self, name: &str, places: Range<u64>) -> Result<()> {
+        if !places.is_empty() {
+            self.note_removal()?;
+        }
+        places.into_iter().try_for_each(|place| self.remove(self.tables.meta, keys_at_key(name, place).as_bytes()))
     }
 
     /// Notes that rows are removed: see [`Txn::has_removed_rows`]. The row of the floor says so, also if it is 0.

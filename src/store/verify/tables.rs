@@ -6,6 +6,7 @@
 //! entries that are lost.
 
 use std::cell::Cell;
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -19,11 +20,13 @@ use crate::model::{Chain, Error, FEEDS_MAX, HashedEntry, Offset, PeerId, Printab
 use crate::store::cursors::Cursor;
 use crate::store::files::data;
 use crate::store::files::place::StoredPlace;
-use crate::store::lmdb::{Env, NAMES};
+use crate::store::lmdb::{Env, NAMES, keys_key};
 use crate::store::pack::{self, Pack, PackRow, PackedFeed};
 use crate::store::prune::Retention;
 use crate::store::records::{Record, check_record};
-use crate::store::rows::{FORMAT, FeedRow, RUN_ENTRIES_MAX, RunRow, decode_tombstone, u64_at};
+use crate::store::rows::{
+    FORMAT, FeedRow, KEY_ROW_BYTES, KeysRow, RUN_ENTRIES_MAX, RunRow, decode_tombstone, key_row_count, u64_at,
+};
 
 /// The reason for an offset without a record.
 const IS_MISSING: &str = "the record is missing";
@@ -68,6 +71,15 @@ pub const PACKS: usize = 6;
 pub const DELETED: usize = 7;
 /// The number of tables of format 1.
 const OLD_TABLES: usize = 6;
+
+/// The rows of the keys of entries with one name.
+#[derive(Default)]
+struct FoundKeys {
+    /// The key of the row that describes them.
+    of: String,
+    row: Option<KeysRow>,
+    places: BTreeSet<u64>,
+}
 
 /// Entries that are lost: successive offsets, and why.
 #[derive(Clone, Copy)]
@@ -274,6 +286,7 @@ impl Check<'_, '_> {
     /// Checks the rows of `meta`.
     fn read_meta(&mut self, dir: &Path, meta: &Meta) -> Result<()> {
         let (mut format, mut id, mut clone, mut txn) = (None, None, None, None);
+        let mut keys = FoundKeys::default();
         self.read(META, |check, key, value| {
             match key {
                 b"format" => format = Some(value.try_into().map_or(0, u32::from_le_bytes)),
@@ -286,10 +299,12 @@ impl Check<'_, '_> {
                 b"times" if matches!(value, [0 | 1]) => {}
                 b"clone" => clone = Some(StoredPlace::decode(value).is_some()),
                 b"txn" => txn = Some(value.try_into().ok().map(u64::from_le_bytes)),
+                _ if key.starts_with(b"dedupe ") => return check.check_keys(key, value, &mut keys),
                 _ => return check.check_fork(key, value),
             }
             Ok(())
         })?;
+        self.check_all_found(&keys)?;
         match format {
             Some(format) if format > FORMAT => return Err(Error::NewerFormat(dir.to_path_buf(), format)),
             Some(2..) => {
@@ -311,6 +326,32 @@ impl Check<'_, '_> {
             self.bad_row(META, "txn", format!("it should be {}: data.mdb mixes pages of different commits", meta.txn))?;
         }
         Ok(())
+    }
+
+    /// Checks a row of the keys of entries. The row that describes them comes first in the order of the rows.
+    fn check_keys(&mut self, key: &[u8], value: &[u8], found: &mut FoundKeys) -> Result<()> {
+        let name = String::from_utf8_lossy(key).into_owned();
+        if let Some((row, of)) = KeysRow::decode(value).filter(|(_, of)| keys_key(of).as_bytes() == key) {
+            self.check_all_found(found)?;
+            *found = FoundKeys { of: keys_key(of), row: Some(row), places: BTreeSet::new() };
+            return Ok(());
+        }
+        let place = name.strip_prefix(&found.of).filter(|_| found.row.is_some()).and_then(|rest| rest.strip_prefix(' '));
+        let place = place.filter(|place| place.len() == 8).and_then(|place| u64::from_str_radix(place, 16).ok());
+        match place.filter(|&place| found.row.is_some_and(|row| place < key_row_count(row.kept))) {
+            Some(place) if value.len() == KEY_ROW_BYTES => {
+                found.places.insert(place);
+                Ok(())
+            }
+            Some(_) => self.bad_row(META, &name, "its value has the wrong size"),
+            None => self.bad_row(META, &name, "its name or its value is impossible"),
+        }
+    }
+
+    /// Checks that each key that can be read has its row.
+    fn check_all_found(&mut self, found: &FoundKeys) -> Result<()> {
+        let missing = found.row.and_then(|row| row.places().find(|place| !found.places.contains(place)));
+        missing.map_or(Ok(()), |place| self.bad_row(META, &format!("{} {place:08x}", found.of), "the row is missing"))
     }
 
     fn check_fork(&mut self, key: &[u8], value: &[u8]) -> Result<()> {
