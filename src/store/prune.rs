@@ -219,12 +219,18 @@ impl Log {
 /// Runs a transaction of at most `steps_max` steps. If the disk is full, it is run again with fewer: it needs fewer pages before it
 /// gives pages back.
 fn fewer_if_full<T>(steps_max: &mut u64, transaction: impl Fn(u64) -> Result<T>) -> Result<T> {
+    let mut full = None;
     loop {
         match transaction(*steps_max) {
-            Err(Error::DiskFull(_)) if *steps_max > 1 => *steps_max = (*steps_max / 8).max(1),
-            ended => {
+            Err(err @ Error::DiskFull(_)) if *steps_max > 1 => {
+                *steps_max = (*steps_max / 8).max(1);
+                full = Some(err);
+            }
+            // If the meta page could not be written, LMDB refuses all later transactions: the full disk is the cause.
+            Err(err) => return Err(full.unwrap_or(err)),
+            done => {
                 *steps_max = (*steps_max * 2).min(STEPS_MAX);
-                return ended;
+                return done;
             }
         }
     }
