@@ -410,7 +410,7 @@ fn a_mistyped_command_option_or_value_is_reported_with_the_nearest_one() {
         (&["--lgo", "x", "read"], "unexpected argument '--lgo' found: did you mean --log?"),
         (&["del", "a", "1", "--lgo", "x"], "unexpected argument '--lgo' found: did you mean --log?"),
         (&["read", "--lvie"], "unexpected argument '--lvie' found: did you mean --live?"),
-        (&["watch", "--since", "x"], "unexpected argument '--since' found: did you mean --since-heads?"),
+        (&["watch", "--since-haeds", "x"], "unexpected argument '--since-haeds' found: did you mean --since-heads?"),
         // An option of another command.
         (&["append", "--zzz"], "unexpected argument '--zzz' found"),
         (&["entry", "-x", "1"], "unexpected argument '-x' found"),

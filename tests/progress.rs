@@ -302,7 +302,7 @@ fn ctrl_c_ends_a_read_to_a_file_and_leaves_a_clear_line() {
 fn a_read_to_a_terminal_or_a_pipe_shows_no_progress() {
     let (place, log, text) = filled();
     let (mut same, mut piped, mut other) = (Terminal::new(80), Terminal::new(80), Terminal::new(80));
-    let read = || Run::new(&log).env("TERM", "xterm").args(["read"]);
+    let read = || Run::new(&log).env("TERM", "xterm").args(["read", "--json"]);
     // Both runs are blocked: the test does not read the pipe or the terminal yet.
     let (mut pipe, to_pipe) = std::io::pipe().expect("a pipe");
     let run_piped = read().spawn_with(Stdio::null(), to_pipe.into(), piped.stdio());
