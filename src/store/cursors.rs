@@ -309,7 +309,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cursor_above_the_last_offset_is_stored_by_no_call() {
+    fn a_cursor_is_not_set_above_the_last_offset() {
         let dir = tempfile::tempdir().unwrap();
         let log = Log::open_or_create(dir.path()).unwrap();
         assert!(matches!(log.set_cursor("c", Offset(1)), Err(Error::UnknownOffset { .. })));
