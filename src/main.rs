@@ -8,6 +8,9 @@ use cli::report::errors;
 
 fn main() -> ExitCode {
     errors::explain_panics();
+    if cli::complete() {
+        return ExitCode::SUCCESS;
+    }
     let args = match cli::parse() {
         Ok(args) => args,
         Err(answer) => return errors::conclude_parsing(&answer, cli::command()),

@@ -122,7 +122,7 @@ fn a_full_stdout_is_exit_5() {
     let place = Place::new();
     let log = place.log("a");
     append(&log, "1\n");
-    for command in ["read", "watch", "heads", "id", "info", "entry a 1", "entry a 1 --raw"] {
+    for command in ["read", "watch", "heads", "id", "info", "completions bash", "entry a 1", "entry a 1 --raw"] {
         let run = shell(&format!("echo 2 | $scuttleup --log \"$LOG\" {command} > /dev/full")).env("LOG", &log);
         let reason = "cannot write to stdout (No space left on device (os error 28)): free some space where stdout is stored";
         run.stderr(&format!("scuttleup: {reason}\n")).status(5);

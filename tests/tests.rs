@@ -6,6 +6,7 @@ mod append;
 mod bytes;
 mod call_faults;
 mod compare;
+mod completions;
 mod crash;
 mod crowd;
 mod cursor;

@@ -88,7 +88,7 @@ fn report_if_copy(label: &str, log: &Log) {
 }
 
 /// --log, else $SCUTTLEUP_LOG, else `scuttleup` in the data directory of the user (XDG Base Directory Specification).
-fn log_dir(option: Option<&PathBuf>) -> Result<PathBuf> {
+pub fn log_dir(option: Option<&PathBuf>) -> Result<PathBuf> {
     let variable = |name: &str| std::env::var_os(name).filter(|value: &OsString| !value.is_empty()).map(PathBuf::from);
     // The specification requires that a relative path is ignored.
     let data_home = || variable("XDG_DATA_HOME").filter(|path| path.is_absolute());

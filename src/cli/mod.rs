@@ -20,6 +20,11 @@ use clap::{ArgMatches, Command};
 pub use self::commands::run;
 pub use self::context::Context;
 
+/// Completes a line for a shell. Returns false if no shell asks for it.
+pub fn complete() -> bool {
+    commands::answer(command)
+}
+
 /// Parses the command line. If the user asked for the help or the version, or gave no argument, the text is returned as an
 /// error.
 pub fn parse() -> Result<ArgMatches, clap::Error> {

@@ -3,6 +3,7 @@
 mod append;
 mod compact;
 mod compare;
+mod completions;
 mod cursor;
 mod del;
 mod entry;
@@ -22,6 +23,8 @@ mod write;
 use anyhow::Result;
 use clap::{ArgMatches, Command};
 
+pub use completions::answer;
+
 use crate::cli::context::Context;
 use crate::cli::exit::Exit;
 use crate::cli::report::errors;
@@ -34,7 +37,7 @@ struct Subcommand {
 }
 
 /// All commands, in the order of the help.
-const SUBCOMMANDS: [Subcommand; 18] = [
+const SUBCOMMANDS: [Subcommand; 19] = [
     Subcommand { name: "init", command: init::command, run: init::run },
     Subcommand { name: "append", command: append::command, run: append::run },
     Subcommand { name: "read", command: read::command, run: read::run },
@@ -53,6 +56,7 @@ const SUBCOMMANDS: [Subcommand; 18] = [
     Subcommand { name: "repair", command: repair::command, run: repair::run },
     Subcommand { name: "id", command: id::command, run: id::run },
     Subcommand { name: "info", command: info::command, run: info::run },
+    Subcommand { name: "completions", command: completions::command, run: completions::run },
 ];
 
 /// The parsers of all commands.
