@@ -46,7 +46,8 @@
 //! ```
 //!
 //! The library does not use the terminal, the home directory or the environment. It reports through [`Error`], [`Outcome`]
-//! and [`Notice`]. Only two modules contain `unsafe` code: the calls of LMDB, and a prefetch instruction.
+//! and [`Notice`]. Only these modules contain `unsafe` code: the calls of LMDB, a prefetch instruction, the map of a pack, and the
+//! lease that shows whether a process writes to a followed file.
 
 mod follow;
 pub mod ingest;

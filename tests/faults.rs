@@ -8,11 +8,11 @@ use std::path::{Path, PathBuf};
 use crate::harness::{PACKED, Place, Run, SCUTTLEUP, append, compact_if, read, shell};
 
 /// Runs scuttleup on `log` as user nobody, because permissions do not restrict root.
-fn as_nobody(log: &Path, args: &[&str]) -> Run {
+pub fn as_nobody(log: &Path, args: &[&str]) -> Run {
     Run::program("setpriv").args(["--reuid=65534", "--regid=65534", "--clear-groups", SCUTTLEUP, "--log"]).args([log]).args(args)
 }
 
-fn set_mode(path: &Path, mode: u32) {
+pub fn set_mode(path: &Path, mode: u32) {
     fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("the mode can be set");
 }
 
@@ -28,7 +28,7 @@ fn two_entries(place: &Place, packed: bool) -> PathBuf {
 const TWO_ENTRIES: &str = "{\"offset\":1,\"peer\":\"a\",\"seq\":1}\n{\"offset\":2,\"peer\":\"a\",\"seq\":2}\n";
 
 /// [`two_entries`] in a log that belongs to user nobody, in a directory that this user may enter but not change.
-fn open_to_nobody(place: &Place, packed: bool) -> PathBuf {
+pub fn open_to_nobody(place: &Place, packed: bool) -> PathBuf {
     set_mode(&place.path("."), 0o755);
     let log = two_entries(place, packed);
     Run::program("chown").args(["-R", "65534:65534"]).args([&log]).success();

@@ -274,6 +274,15 @@ impl Running {
         }
     }
 
+    /// The next line of its stdout, or `None` if it closes stdout before.
+    pub fn next_line(&mut self) -> Option<String> {
+        match self.lines.0.recv_timeout(STEP) {
+            Ok(line) => Some(String::from_utf8(line).expect("UTF-8")),
+            Err(RecvTimeoutError::Disconnected) => None,
+            Err(RecvTimeoutError::Timeout) => self.fail("no line on stdout"),
+        }
+    }
+
     /// The next line of its stdout if it has arrived already; this does not wait.
     pub fn line_now(&mut self) -> Option<String> {
         self.lines.0.try_recv().ok().map(|line| String::from_utf8(line).expect("UTF-8"))

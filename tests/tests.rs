@@ -18,6 +18,7 @@ mod entry_del;
 mod exec;
 mod faults;
 mod find;
+mod follow;
 mod frames;
 mod harness;
 mod hostile;

@@ -299,6 +299,7 @@ fn each_kind_of_damage_in_a_row_is_reported() {
         ("row", "row clone of the table meta", "missing", gone("meta", b"clone")),
         ("row", "row roof of the table meta", "no such row", new("meta", b"roof", b"")),
         ("row", "row fork x of the table meta", "wrong size", new("meta", b"fork x", b"")),
+        ("row", "row follow /x of the table meta", "no such row", new("meta", b"follow /x", &[0; 44])),
         ("row", "row dedupe x of the table meta", "impossible", new("meta", b"dedupe x", b"")),
         ("row", &all_keys, "impossible", row("meta", keys("").as_bytes(), 16)),
         ("row", &two_keys, "impossible", new("meta", keys(" 00000002").as_bytes(), &[0; 1024])),

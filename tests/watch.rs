@@ -179,14 +179,14 @@ fn watching_a_missing_log_is_an_error() {
 }
 
 /// `scuttleup ARGS` in a user namespace in which no inotify instance, or no inotify watch, is left (`what`).
-fn spawn_without_inotify(what: &str, args: &[&str]) -> Running {
+pub fn spawn_without_inotify(what: &str, args: &[&str]) -> Running {
     Run::program("unshare").args(["-Ur", "true"]).stderr("").success();
     let script = "echo 0 > /proc/sys/user/max_inotify_$WHAT && exec \"$SCUTTLEUP\" \"$@\"";
     let run = Run::program("unshare").args(["-Ur", "bash", "-c", script, "bash"]).args(args);
     run.env("WHAT", what).env("SCUTTLEUP", SCUTTLEUP).spawn()
 }
 
-fn polling(what: &str) -> String {
+pub fn polling(what: &str) -> String {
     let (name, settings) = match what {
         "instances" => ("instance", "fs.inotify.max_user_instances (sysctl) or ulimit -n"),
         _ => ("watch", "fs.inotify.max_user_watches (sysctl)"),

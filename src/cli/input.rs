@@ -1,4 +1,5 @@
-//! Stdin as entries: one thread reads stdin, splits it into lines and checks them; another thread stores the batches.
+//! Stdin, or followed files, as entries: one thread reads, splits the input into lines and checks them; another thread stores the
+//! batches.
 
 mod bad_lines;
 
@@ -14,21 +15,24 @@ use nix::fcntl::{FcntlArg, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::read;
 use scuttleup::ingest::pipeline::{Pipeline, WorkerEnded};
-use scuttleup::ingest::{Applied, Applier, Batch, Failure, Sealing};
+use scuttleup::ingest::{Applied, Applier, Batch, Failure, Found, Sealing, Step, Tails};
 use scuttleup::{Error, Keys, Log};
 
 use self::bad_lines::BadLine;
 pub use self::bad_lines::BadLines;
-use crate::cli::exit::BadInput;
-use crate::cli::io::poll::wait_for;
+use crate::cli::exit::{BadInput, OutputClosed};
+use crate::cli::io::output::Output;
+use crate::cli::io::poll::{wait_for, wait_until};
 use crate::cli::io::signals::Stop;
 use crate::cli::report::diagnostics::Diagnostics;
-use crate::cli::report::hint::{not_sealed, with_hint};
-use crate::cli::report::input::Tally;
+use crate::cli::report::hint::{not_sealed, polling, with_hint};
+use crate::cli::report::input::{Tally, followed};
 use crate::cli::report::progress::{Progress, Total};
 
 const PIPE_BYTES: i32 = 1 << 20;
-const CANNOT_WAIT: &str = "cannot wait for stdin";
+const CANNOT_WAIT: &str = "cannot wait for the input";
+/// The time between two looks at followed files that cannot be watched.
+const LOOK_MILLIS: u16 = 1000;
 
 /// A line that is too long and at least this long is left out in pieces, in bytes. Shorter lines are never cut, in whatever
 /// chunks they arrive.
@@ -39,7 +43,25 @@ const BAD_LINES_MAX: usize = 16 << 10;
 /// U+FEFF in UTF-8. Some programs begin each text file with it.
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
-/// How stdin is split into lines.
+/// Where the lines come from.
+pub enum Input<'i> {
+    Stdin,
+    /// Files that grow. If the reader of this stdout closes it, the input ends.
+    Files(Box<Tails>, Option<&'i Output>),
+}
+
+impl Input<'_> {
+    /// Whether a read returns at once, as far as is known.
+    fn is_ready(&self) -> bool {
+        let now = |fd| poll(&mut [PollFd::new(fd, PollFlags::POLLIN)], PollTimeout::ZERO) != Ok(0);
+        match self {
+            Self::Stdin => now(io::stdin().as_fd()),
+            Self::Files(tails, _) => tails.has_work() || tails.fd().is_some_and(now),
+        }
+    }
+}
+
+/// How the input is split into lines.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Cut {
     /// After each newline.
@@ -54,6 +76,11 @@ impl Cut {
     /// The name of a line in messages.
     pub fn unit(self) -> &'static str {
         if self == Self::Lines { "line" } else { "entry" }
+    }
+
+    /// The byte that ends a line.
+    pub fn separator(self) -> u8 {
+        if self == Self::Nuls { 0 } else { b'\n' }
     }
 }
 
@@ -70,6 +97,12 @@ pub struct Form {
     pub advice: Advice,
 }
 
+/// The lines to store.
+pub struct Lines<'i> {
+    pub input: Input<'i>,
+    pub form: Form,
+}
+
 /// The hint for a line that was refused, if it needs another hint than its error has.
 pub type Advice = fn(&Error, &[u8], Cut) -> Option<&'static str>;
 
@@ -79,7 +112,7 @@ pub struct Line {
     pub number: u64,
 }
 
-/// The progress of [`store_stdin`]. It is off if stdin is a terminal.
+/// The progress of [`store_input`] for stdin. It is off if stdin is a terminal.
 pub fn progress(diagnostics: Diagnostics, stop: &Stop) -> Progress<'_> {
     let stdin = io::stdin();
     let progress = if stdin.is_terminal() { Progress::off() } else { Progress::new(diagnostics, stop) };
@@ -107,14 +140,14 @@ pub struct Destination<'l> {
     pub keys: Option<Keys>,
 }
 
-/// Reads stdin to its end, or until `stop`. `check` adds the entry of a line to the batch, if the line has an entry. Each batch
+/// Reads the input to its end, or until `stop`. `check` adds the entry of a line to the batch, if the line has an entry. Each batch
 /// is stored in one commit; `stored` is called after it, with the line of the first entry. If `check` refuses a line, the line is
 /// left out, or ends the input: then all lines before it are stored. Also after an error, `tally` says how much is stored.
 ///
 /// # Errors
 /// Of the input, of `check`, of the log and of `stored`.
-pub fn store_stdin(
-    form: Form,
+pub fn store_input(
+    Lines { input, form }: Lines<'_>,
     Destination { log, mut bad_lines, keys }: Destination<'_>,
     stop: &Stop,
     progress: &Progress<'_>,
@@ -122,9 +155,11 @@ pub fn store_stdin(
     check: impl FnMut(Line, &mut Batch) -> Result<(), Error>,
     mut stored: impl FnMut(&Batch, u64, Applied) -> Result<()> + Send,
 ) -> Result<()> {
-    let stdin = io::stdin();
-    fcntl(&stdin, FcntlArg::F_SETPIPE_SZ(PIPE_BYTES)).ok();
-    let mut source = Source::new(form, bad_lines.is_some(), check, progress);
+    if let Input::Stdin = input {
+        fcntl(io::stdin(), FcntlArg::F_SETPIPE_SZ(PIPE_BYTES)).ok();
+    }
+    tally.follows = matches!(input, Input::Files(..));
+    let mut source = Source::new(input, form, bad_lines.is_some(), check, progress);
     tally.next = 1;
     let (read, outcome, failure) = std::thread::scope(|threads| {
         let sealing = Sealing::new(log, |run| Builder::new().spawn_scoped(threads, run).map(drop));
@@ -144,6 +179,7 @@ pub fn store_stdin(
         });
         let read = source.read_all(stop, &mut pipeline);
         // If both fail, the error of the log is returned, because it happened first.
+        source.save_positions();
         let (_, outcome) = pipeline.finish(source.last_part());
         (read, outcome, failure_at_end)
     });
@@ -176,7 +212,7 @@ struct Part {
 
 impl Part {
     fn is_empty(&self) -> bool {
-        self.batch.is_empty() && self.bad.is_empty()
+        self.batch.is_empty() && self.bad.is_empty() && !self.batch.has_positions()
     }
 
     /// Whether the part must be stored before more lines are added.
@@ -215,11 +251,12 @@ impl Part {
         progress: &Progress<'_>,
         stored: &mut impl FnMut(&Batch, u64, Applied) -> Result<()>,
     ) -> Result<()> {
-        let Some(first) = self.first_entry else {
+        if self.first_entry.is_none() && !self.batch.has_positions() {
             tally.next = self.last + 1;
             progress.add(0, self.batch.input_bytes);
             return Ok(());
-        };
+        }
+        let first = self.first_entry.unwrap_or(self.last + 1);
         tally.next = first;
         let applied = applier.apply(&self.batch)?;
         tally.stored += applied.new;
@@ -238,11 +275,14 @@ enum Woken {
     Input,
     Stored,
     Stop,
+    /// The reader of stdout closed it.
+    Closed,
 }
 
-struct Source<'p, C> {
+struct Source<'p, 'i, C> {
+    input: Input<'i>,
     form: Form,
-    /// Whether the first bytes are not checked for a byte order mark yet.
+    /// Whether the next bytes are the first ones of a text, and are not checked for a byte order mark yet.
     can_have_mark: bool,
     /// Whether bad lines are left out. Otherwise they end the input.
     skips: bool,
@@ -254,29 +294,51 @@ struct Source<'p, C> {
     scanned: usize,
     /// The number of pieces of the current line that are left out. The rest of this line is left out, too.
     pieces: u64,
+    /// The length of these pieces in bytes.
+    pieces_bytes: usize,
+    /// Whether the last batch could not be passed on.
+    has_failed: bool,
+    /// Whether a limit of inotify was reported.
+    is_limit_reported: bool,
     /// The number of lines that were checked.
     number: u64,
     /// Whether all lines up to the end of stdin were checked.
     has_ended: bool,
 }
 
-impl<'p, C: FnMut(Line, &mut Batch) -> Result<(), Error>> Source<'p, C> {
-    fn new(form: Form, skips: bool, check: C, progress: &'p Progress<'p>) -> Self {
-        let (can_have_mark, part) = (form.is_text, Part::default());
-        let (start, scanned, pieces, number, has_ended) = (0, 0, 0, 0, false);
-        Self { form, can_have_mark, skips, check, progress, part, start, scanned, pieces, number, has_ended }
+impl<'p, 'i, C: FnMut(Line, &mut Batch) -> Result<(), Error>> Source<'p, 'i, C> {
+    fn new(input: Input<'i>, form: Form, skips: bool, check: C, progress: &'p Progress<'p>) -> Self {
+        let can_have_mark = form.is_text && matches!(input, Input::Stdin);
+        Self {
+            input,
+            form,
+            can_have_mark,
+            skips,
+            check,
+            progress,
+            part: Part::default(),
+            start: 0,
+            scanned: 0,
+            pieces: 0,
+            pieces_bytes: 0,
+            has_failed: false,
+            is_limit_reported: false,
+            number: 0,
+            has_ended: false,
+        }
     }
 
-    /// Reads and checks stdin to its end, or until the stop. The last batch stays in `self`.
+    /// Reads and checks the input to its end, or until the stop. The last batch stays in `self`.
     fn read_all(&mut self, stop: &Stop, pipeline: &mut Storing<'_, '_>) -> Result<()> {
-        let stdin = io::stdin();
         loop {
-            match wait(&stdin, stop, pipeline)? {
+            match self.wait(stop, pipeline)? {
                 Woken::Stop => return Ok(()),
+                Woken::Closed => return Err(OutputClosed.into()),
                 Woken::Stored if pipeline.take_back().is_err() => return Ok(()),
                 Woken::Stored => {}
+                Woken::Input if matches!(self.input, Input::Files(..)) => self.read_files()?,
                 Woken::Input => {
-                    let count = self.read(&stdin)?;
+                    let count = self.read_stdin()?;
                     self.skip_mark();
                     self.check_lines()?;
                     if count == 0 {
@@ -287,7 +349,7 @@ impl<'p, C: FnMut(Line, &mut Batch) -> Result<(), Error>> Source<'p, C> {
                 }
             }
             let is_full = self.part.is_full() && self.start > 0;
-            let would_block = || pipeline.is_idle() && !is_ready(&stdin);
+            let would_block = || pipeline.is_idle() && !self.input.is_ready();
             if !is_full && !would_block() {
                 continue;
             }
@@ -299,10 +361,128 @@ impl<'p, C: FnMut(Line, &mut Batch) -> Result<(), Error>> Source<'p, C> {
         }
     }
 
-    /// Reads once. Returns the number of bytes, 0 at the end.
-    fn read(&mut self, stdin: &io::Stdin) -> Result<usize> {
+    /// Waits for input, for a batch that is stored, for the stop, or for the end of stdout.
+    fn wait(&mut self, stop: &Stop, pipeline: &Storing<'_, '_>) -> Result<Woken> {
+        let stdin = io::stdin();
+        let (input, output, timeout) = match &self.input {
+            Input::Stdin => (Some(stdin.as_fd()), None, PollTimeout::NONE),
+            Input::Files(tails, output) if tails.has_work() => (tails.fd(), *output, PollTimeout::ZERO),
+            Input::Files(tails, output) if tails.fd().is_none() => (None, *output, PollTimeout::from(LOOK_MILLIS)),
+            Input::Files(tails, output) => (tails.fd(), *output, PollTimeout::NONE),
+        };
         loop {
-            match read(stdin, self.part.batch.entries.room()) {
+            let wanted = [
+                (Woken::Stop, Some(stop.as_fd()), PollFlags::POLLIN),
+                (Woken::Stored, pipeline.ready(), PollFlags::POLLIN),
+                // Without events, poll reports only that the reader closed stdout.
+                (Woken::Closed, output.map(AsFd::as_fd), PollFlags::empty()),
+                (Woken::Input, input, PollFlags::POLLIN),
+            ];
+            let (mut causes, mut fds) = (Vec::new(), Vec::new());
+            for (cause, fd, events) in wanted {
+                if let Some(fd) = fd {
+                    causes.push(cause);
+                    fds.push(PollFd::new(fd, events));
+                }
+            }
+            let any = wait_until(&mut fds, timeout, CANNOT_WAIT)?;
+            let ready = causes.into_iter().zip(&fds).find(|(_, fd)| fd.any() == Some(true));
+            if let Some((cause, _)) = ready {
+                return Ok(cause);
+            }
+            if !any {
+                if let Input::Files(tails, _) = &mut self.input
+                    && tails.fd().is_none()
+                    && !tails.has_work()
+                {
+                    tails.changed();
+                }
+                return Ok(Woken::Input);
+            }
+        }
+    }
+
+    /// Does the next step with the followed files.
+    fn read_files(&mut self) -> Result<()> {
+        let separator = self.form.cut.separator();
+        let Input::Files(tails, _) = &mut self.input else { return Ok(()) };
+        let step = tails.next(separator)?;
+        if let Some(limit) = tails.inotify_limit()
+            && !std::mem::replace(&mut self.is_limit_reported, true)
+        {
+            self.progress.error(&polling(limit));
+        }
+        let Step::Read { is_other } = step else { return self.report_notices() };
+        if is_other {
+            self.drop_rest();
+        }
+        let Input::Files(tails, _) = &mut self.input else { return Ok(()) };
+        self.can_have_mark |= self.form.is_text && tails.is_at_start();
+        match tails.read(self.part.batch.entries.room())? {
+            Found::Bytes(count) => {
+                self.part.batch.entries.fill(count);
+                self.skip_mark();
+                self.check_lines()?;
+                self.keep_rest();
+            }
+            Found::Nothing => {}
+            Found::End => {
+                self.check_last()?;
+                self.keep_rest();
+                let Input::Files(tails, _) = &mut self.input else { return Ok(()) };
+                tails.end();
+            }
+            Found::Again => self.drop_rest(),
+        }
+        self.report_notices()
+    }
+
+    /// Removes the input that is no complete line: it will be read again, or does not count any more.
+    fn drop_rest(&mut self) {
+        self.part.batch.entries.cut_off(self.start);
+        (self.scanned, self.pieces, self.pieces_bytes, self.can_have_mark) = (self.start, 0, 0, false);
+    }
+
+    /// Tells the followed file which part of it was not done.
+    fn keep_rest(&mut self) {
+        let rest = self.end() - self.start + self.pieces_bytes;
+        if let Input::Files(tails, _) = &mut self.input {
+            tails.keep_rest(rest);
+        }
+    }
+
+    /// Adds the positions in the followed files to the batch.
+    fn save_positions(&mut self) {
+        if self.has_failed {
+            return;
+        }
+        self.keep_rest();
+        if let Input::Files(tails, _) = &mut self.input {
+            tails.add_positions(&mut self.part.batch);
+        }
+    }
+
+    fn report_notices(&mut self) -> Result<()> {
+        let Input::Files(tails, _) = &mut self.input else { return Ok(()) };
+        for notice in tails.take_notices() {
+            self.progress.error(&followed(&notice));
+        }
+        Ok(())
+    }
+
+    /// The followed file and the position of the current line in it, counted from 1. `None`: the input is stdin.
+    fn place(&self) -> Option<(String, u64)> {
+        let Input::Files(tails, _) = &self.input else { return None };
+        let (path, read_to) = tails.place()?;
+        let rest = self.end() - self.start + self.pieces_bytes;
+        Some((path.display().to_string(), read_to - rest as u64 + 1))
+    }
+
+    /// Reads stdin once. Returns the number of bytes, 0 at the end.
+    fn read_stdin(&mut self) -> Result<usize> {
+        let stdin = io::stdin();
+        loop {
+            match read(&stdin, self.part.batch.entries.room()) {
                 Ok(count) => {
                     self.part.batch.entries.fill(count);
                     // Lines count when they are stored. If stdin is one line, its bytes count when they are read: otherwise
@@ -319,13 +499,14 @@ impl<'p, C: FnMut(Line, &mut Batch) -> Result<(), Error>> Source<'p, C> {
         }
     }
 
-    /// Moves past a byte order mark at the start of stdin.
+    /// Moves past a byte order mark at the start of the text.
     fn skip_mark(&mut self) {
         if self.can_have_mark
-            && let Some(bytes) = mark_bytes(self.part.batch.entries.input())
+            && let Some(bytes) = mark_bytes(&self.part.batch.entries.input()[self.start..])
         {
             self.can_have_mark = false;
-            (self.start, self.scanned) = (bytes, bytes);
+            self.start += bytes;
+            self.scanned = self.start;
             self.part.batch.input_bytes += bytes as u64;
         }
     }
@@ -376,7 +557,7 @@ impl<'p, C: FnMut(Line, &mut Batch) -> Result<(), Error>> Source<'p, C> {
             Err(err) if self.skips => self.leave_out(end, &err),
             checked => checked.map_err(|err| self.bad(end, &err))?,
         }
-        self.pieces = 0;
+        (self.pieces, self.pieces_bytes) = (0, 0);
         self.number += 1;
         if self.part.first_entry.is_none() && !self.part.batch.is_empty() {
             self.part.first_entry = Some(self.number);
@@ -395,6 +576,7 @@ impl<'p, C: FnMut(Line, &mut Batch) -> Result<(), Error>> Source<'p, C> {
                 self.pieces += 1;
                 self.leave_out(end, &err);
                 self.part.batch.input_bytes += (end - self.start) as u64;
+                self.pieces_bytes += end - self.start;
                 (self.start, self.scanned) = (end, end);
             }
         }
@@ -413,7 +595,8 @@ impl<'p, C: FnMut(Line, &mut Batch) -> Result<(), Error>> Source<'p, C> {
     fn leave_out(&mut self, end: usize, err: &Error) {
         let (range, number) = (self.start..end, self.number + 1);
         let piece = (self.pieces > 0).then_some(self.pieces);
-        self.part.bad.push(BadLine { range, number, piece, reason: err.to_string() });
+        let place = self.place();
+        self.part.bad.push(BadLine { range, number, place, piece, reason: err.to_string() });
     }
 
     /// The error of the current line, of which the bytes up to `end` were read.
@@ -421,7 +604,11 @@ impl<'p, C: FnMut(Line, &mut Batch) -> Result<(), Error>> Source<'p, C> {
         let Form { cut, advice, .. } = self.form;
         let line = &self.part.batch.entries.input()[self.start..end];
         let reason = advice(err, line, cut).map_or_else(|| with_hint(err), |hint| format!("{err}: {hint}"));
-        BadInput { location: format!("{} {}", cut.unit(), self.number + 1), reason }.into()
+        let location = match self.place() {
+            Some((path, byte)) => format!("{path}: {} at byte {byte}", cut.unit()),
+            None => format!("{} {}", cut.unit(), self.number + 1),
+        };
+        BadInput { location, reason }.into()
     }
 
     /// The lines that were not passed on. `None` if they are all blank.
@@ -435,18 +622,22 @@ impl<'p, C: FnMut(Line, &mut Batch) -> Result<(), Error>> Source<'p, C> {
 
     /// Passes the lines so far to the storing thread, and begins a new batch with the rest of the input.
     fn pass(&mut self, pipeline: &mut Storing<'_, '_>) -> Result<(), WorkerEnded> {
+        self.save_positions();
         // A part of one line: nothing to pass on, and nothing to move.
-        if self.start == 0 {
+        if self.start == 0 && !self.part.batch.has_positions() {
             return Ok(());
         }
         let rest = self.part.batch.entries.split_off(self.start);
         // The memory of blank lines is used again.
         if let Some(full) = self.last_part() {
             let is_large = full.batch.is_large();
+            // If storing has failed, the rest of the input is not kept, and no position is stored for it.
+            self.has_failed = true;
             self.part = pipeline.pass(full)?;
             if is_large {
                 pipeline.settle()?;
             }
+            self.has_failed = false;
         }
         self.part.batch.entries.start_with(rest);
         self.scanned = self.scanned.saturating_sub(self.start);
@@ -461,29 +652,6 @@ fn mark_bytes(input: &[u8]) -> Option<usize> {
         return Some(BYTE_ORDER_MARK.len());
     }
     (!BYTE_ORDER_MARK.starts_with(input)).then_some(0)
-}
-
-fn is_ready(stdin: &io::Stdin) -> bool {
-    poll(&mut [PollFd::new(stdin.as_fd(), PollFlags::POLLIN)], PollTimeout::ZERO) != Ok(0)
-}
-
-/// Waits for input, for a batch that is stored, or for the stop.
-fn wait(stdin: &io::Stdin, stop: &Stop, pipeline: &Storing<'_, '_>) -> Result<Woken> {
-    loop {
-        let fds = [Some(stop.as_fd()), Some(stdin.as_fd()), pipeline.ready()];
-        let mut fds: Vec<PollFd<'_>> = fds.into_iter().flatten().map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
-        wait_for(&mut fds, CANNOT_WAIT)?;
-        let is_ready = |at: usize| fds.get(at).is_some_and(|fd| fd.any() == Some(true));
-        if is_ready(0) {
-            return Ok(Woken::Stop);
-        }
-        if is_ready(2) {
-            return Ok(Woken::Stored);
-        }
-        if is_ready(1) {
-            return Ok(Woken::Input);
-        }
-    }
 }
 
 #[cfg(test)]

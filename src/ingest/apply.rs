@@ -180,6 +180,9 @@ impl<'l> Applier<'l> {
             self.apply_runs(&mut writer, batch, &mut floors, &mut applied)?;
         }
         self.apply_floors(&mut writer, &mut floors, usize::MAX, &mut applied)?;
+        for position in batch.positions() {
+            writer.set_followed(&position.path, position.known.as_deref(), &position.row)?;
+        }
         let is_fork = |stop: &&StoppedFeed| match stop.cause {
             StopCause::Fork => true,
             // A chain of a remote is a claim: the session looks for the entry.
@@ -355,16 +358,15 @@ fn append(writer: &mut Writer<'_>, batch: &Batch, mut keys: Option<&mut Keys>, a
     let mut seqs: Option<(Seq, Seq)> = None;
     // In the transaction: another process may have stored the same entries until now.
     keys.as_mut().map_or(Ok(()), |keys| writer.load_keys(keys))?;
+    let add = |keys: &mut &mut Keys| batch.keys().iter().map(|key| key.is_none_or(|key| keys.add(key))).collect::<Vec<_>>();
+    let is_stored = keys.as_mut().map(add);
     for (index, entry) in batch.entries.iter().enumerate() {
-        if let Some(keys) = &mut keys {
-            match batch.key(index) {
-                Some(key) if keys.is_repeated(key) => {
-                    applied.repeated += 1;
-                    continue;
-                }
-                Some(key) => keys.add(key),
-                None => applied.keyless += 1,
+        if let Some(is_stored) = &is_stored {
+            if !is_stored[index] {
+                applied.repeated += 1;
+                continue;
             }
+            applied.keyless += u64::from(batch.keys()[index].is_none());
         }
         let seq = writer.append(entry)?;
         seqs = Some((seqs.map_or(seq, |(first, _)| first), seq));

@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::ops::Range;
+use std::path::PathBuf;
 
 use crate::model::{Chain, EntryBuffer, FeedKey, HashedEntry, PeerId, Seq};
 use crate::store::Key;
@@ -31,6 +32,8 @@ pub struct Batch {
     floors: Vec<FloorTarget>,
     /// The keys of the entries, if entries that repeat are left out. `None`: the entry has no key, and never repeats.
     keys: Vec<Option<Key>>,
+    /// The positions in followed files after the entries.
+    positions: Vec<FollowedPath>,
     /// The length of the input of the entries in bytes, including input that is not part of an entry. For the progress display.
     pub input_bytes: u64,
 }
@@ -66,6 +69,14 @@ pub(super) struct Run {
     pub chain: Chain,
 }
 
+/// The position in a followed path.
+pub(super) struct FollowedPath {
+    pub path: PathBuf,
+    /// The row of the log before.
+    pub known: Option<Vec<u8>>,
+    pub row: Vec<u8>,
+}
+
 impl Batch {
     /// Sets feed and seq of the entry that was added last. `line` is its input line; 0 if the input has no lines.
     pub fn set_target(&mut self, peer: &PeerId, seq: Seq, line: u64) {
@@ -82,6 +93,16 @@ impl Batch {
     pub fn set_key(&mut self, key: Option<Key>) {
         self.keys.push(key);
         debug_assert_eq!(self.keys.len(), self.entries.len(), "every entry has a key, or none has");
+    }
+
+    /// Adds the position in a followed path after the entries so far.
+    pub(super) fn set_position(&mut self, position: FollowedPath) {
+        self.positions.push(position);
+    }
+
+    /// Whether the batch changes a position in a followed path.
+    pub fn has_positions(&self) -> bool {
+        !self.positions.is_empty()
     }
 
     /// Adds a floor: after the entries so far, the feed of `peer` goes on behind `seq`, where it has the chain `chain`. `line` is its
@@ -123,6 +144,7 @@ impl Batch {
         self.runs.clear();
         self.floors.clear();
         self.keys.clear();
+        self.positions.clear();
         self.input_bytes = 0;
     }
 
@@ -139,9 +161,13 @@ impl Batch {
         &self.targets
     }
 
-    /// The key of the entry that was added as number `index`, from 0.
-    pub(super) fn key(&self, index: usize) -> Option<Key> {
-        self.keys.get(index).copied().flatten()
+    pub(super) fn positions(&self) -> &[FollowedPath] {
+        &self.positions
+    }
+
+    /// The keys of the entries, if they have keys.
+    pub(super) fn keys(&self) -> &[Option<Key>] {
+        &self.keys
     }
 
     pub(super) fn floors(&self) -> &[FloorTarget] {

@@ -6,8 +6,10 @@ mod batch;
 pub mod pipeline;
 mod quota;
 mod sealing;
+mod tail;
 
 pub use apply::{Applied, Applier, GAP_ENTRIES_MAX, StopCause, StoppedFeed, record_forks};
 pub use batch::Batch;
 pub use quota::{NEW_FEEDS_MAX, Quota};
 pub use sealing::{Failure, Sealing};
+pub use tail::{FollowNotice, Found, Start, Step, Tails};

@@ -72,6 +72,8 @@ pub enum Error {
     Replaced,
     /// The files of the log were removed, moved or replaced while this process waited for new entries.
     ReplacedWhileFollowed,
+    /// Another process follows this file into the same log.
+    FollowedElsewhere(PathBuf),
     /// A feed, or the set of feeds, cannot grow.
     FeedFull(String),
     /// The operating system reported an error: what failed, and the error.
@@ -249,6 +251,10 @@ impl fmt::Display for Error {
                 "the files of the log were removed or replaced while processes had it open, and new entries would be lost: \
                  end all of these processes and run it again",
             ),
+            Self::FollowedElsewhere(path) => {
+                let path = path.display().to_string();
+                write!(f, "another process follows {} into this log: end one of them and run it again", Printable(&path))
+            }
             Self::ReplacedWhileFollowed => f.write_str(
                 "the files of the log were removed or replaced, or its directory was moved, and new entries would be missed: \
                  run it again",

@@ -1,8 +1,9 @@
 //! The keys of the entries that were stored last, by which a repeated entry is found. They are rows of the log, in the
 //! transaction of their entries.
 
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
-use std::hash::{BuildHasherDefault, Hash, Hasher};
+use std::hash::{BuildHasherDefault, Hasher};
 
 use xxhash_rust::xxh3::xxh3_128;
 
@@ -20,19 +21,17 @@ impl Key {
     pub fn of(bytes: &[u8]) -> Self {
         Self(xxh3_128(bytes))
     }
-}
 
-impl Hash for Key {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        state.write_u64(self.0 as u64);
+    fn half(self) -> u64 {
+        self.0 as u64
     }
 }
 
-/// A key is a hash already.
+/// The hash of a hash is itself.
 #[derive(Default)]
-struct KeyHasher(u64);
+struct NoHasher(u64);
 
-impl Hasher for KeyHasher {
+impl Hasher for NoHasher {
     fn finish(&self) -> u64 {
         self.0
     }
@@ -59,8 +58,9 @@ pub struct Keys {
     row: Option<KeysRow>,
     /// The keys up to `next`.
     last: VecDeque<Key>,
-    /// The highest number of each key in `last`.
-    numbers: HashMap<Key, u64, BuildHasherDefault<KeyHasher>>,
+    /// The lower half of a key → its highest number. Numbers of keys that are no longer in `last` are removed together, because each
+    /// access costs a miss of the processor's cache.
+    numbers: HashMap<u64, u64, BuildHasherDefault<NoHasher>>,
     /// The number of the next key.
     next: u64,
     /// The number after the last key that this value has added.
@@ -88,33 +88,40 @@ impl Keys {
         }
     }
 
-    /// Whether the key is repeated.
-    pub fn is_repeated(&self, key: Key) -> bool {
-        let counts = |number: u64| number + u64::from(self.window) >= self.next || self.counts_others && number >= self.own_end;
-        self.numbers.get(&key).copied().is_some_and(counts)
-    }
-
-    /// Adds the key of an entry that is stored in this transaction.
-    pub fn add(&mut self, key: Key) {
-        self.push(key);
+    /// Adds the key of an entry that is stored in this transaction, unless it is repeated. Returns whether it was added.
+    ///
+    /// Add the keys of a batch one after the other, without other work in between: then the processor waits for several of them at
+    /// the same time.
+    pub fn add(&mut self, key: Key) -> bool {
+        let (next, first, window) = (self.next, self.first(), u64::from(self.window));
+        let counts = |number: u64| number + window >= next || self.counts_others && number >= self.own_end;
+        let is_key = |number: u64| number.checked_sub(first).and_then(|at| self.last.get(at as usize)) == Some(&key);
+        match self.numbers.entry(key.half()) {
+            Entry::Occupied(known) if counts(*known.get()) && is_key(*known.get()) => return false,
+            Entry::Occupied(mut known) => *known.get_mut() = next,
+            Entry::Vacant(place) => {
+                place.insert(next);
+            }
+        }
+        self.push_last(key);
         self.own_end = self.next;
+        true
     }
 
     fn push(&mut self, key: Key) {
-        self.numbers.insert(key, self.next);
-        self.last.push_back(key);
-        self.next += 1;
-        self.trim();
+        self.numbers.insert(key.half(), self.next);
+        self.push_last(key);
     }
 
-    fn trim(&mut self) {
-        while self.last.len() > self.kept as usize {
-            let number = self.first();
-            if let Some(key) = self.last.pop_front()
-                && self.numbers.get(&key) == Some(&number)
-            {
-                self.numbers.remove(&key);
-            }
+    fn push_last(&mut self, key: Key) {
+        self.last.push_back(key);
+        self.next += 1;
+        if self.last.len() > self.kept as usize {
+            self.last.pop_front();
+        }
+        if self.numbers.len() > 2 * self.kept as usize {
+            let first = self.first();
+            self.numbers.retain(|_, number| *number >= first);
         }
     }
 
@@ -210,11 +217,8 @@ mod tests {
         writer.load_keys(keys).unwrap();
         let mut repeated = Vec::new();
         for number in numbers {
-            let key = Key::of(&number.to_le_bytes());
-            if keys.is_repeated(key) {
+            if !keys.add(Key::of(&number.to_le_bytes())) {
                 repeated.push(number);
-            } else {
-                keys.add(key);
             }
         }
         writer.save_keys(keys).unwrap();
@@ -240,8 +244,10 @@ mod tests {
                 writer.load_keys(&mut other).unwrap();
                 for number in 0..next + 1 {
                     let key = Key::of(&number.to_le_bytes());
-                    assert_eq!(one.is_repeated(key), other.is_repeated(key), "{window} {number}");
-                    found.extend(one.is_repeated(key).then_some(number));
+                    let is_repeated =
+                        |keys: &Keys| keys.numbers.get(&key.half()).is_some_and(|n| n + u64::from(window) >= keys.next);
+                    assert_eq!(is_repeated(&one), is_repeated(&other), "{window} {number}");
+                    found.extend(is_repeated(&one).then_some(number));
                 }
                 assert_eq!(found, (first..next).collect::<Vec<_>>(), "{window}");
             }

@@ -6,6 +6,7 @@
 //! | `reader`, `writer` | reading from snapshots; writing in durable commits |
 //! | `feeds` | heads, chains and forks: the data by which two logs are compared |
 //! | `find` | finds the entries of some feeds, or of a time, without a look at all others |
+//! | `followed` | the positions in the files that `append --follow` reads |
 //! | `keys` | the keys of the last entries, by which a repeated entry is found |
 //! | `prune`, `cursors` | forgetting the oldest entries; positions of readers that a pruning does not pass |
 //! | `records`, `rows` | entries and other rows as bytes |
@@ -21,6 +22,7 @@ mod cursors;
 mod feeds;
 mod files;
 mod find;
+mod followed;
 mod keys;
 mod lmdb;
 mod log;
@@ -38,6 +40,7 @@ mod writer;
 pub use cursors::{Batch, CURSOR_BYTES_MAX, Consumer, Cursor, CursorState};
 pub use feeds::Compared;
 pub use find::{Backwards, Finder};
+pub use followed::{FOLLOWED_PATH_BYTES_MAX, FollowedFile};
 pub use keys::{KEY_WINDOW_MAX, Key, Keys};
 pub use lmdb::{Shrunk, shrink};
 pub use log::{Info, Log};

@@ -89,6 +89,62 @@ impl KeysRow {
     }
 }
 
+/// A file that `append --follow` reads, as a part of the row `follow PATH`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct FollowedFile {
+    /// The number of the inode.
+    pub inode: u64,
+    /// The number of the device. It can change at each mount.
+    pub device: u64,
+    /// The birth time, in nanoseconds of Unix time. 0: not known.
+    pub birth: u64,
+    /// The length of what was read. The entries of all of it are in the log.
+    pub position: u64,
+    /// The number of bytes at the start of the file that `head` is the hash of.
+    pub head_bytes: u16,
+    /// xxh3-64 of the start of the file.
+    pub head: u64,
+    /// Whether it was replaced and read to its end.
+    pub is_done: bool,
+    /// The path of the file when its writer wrote to it, without symbolic links.
+    pub home: Vec<u8>,
+}
+
+/// The length of a [`FollowedFile`] without its path, in bytes.
+const FOLLOWED_BYTES: usize = 45;
+
+impl FollowedFile {
+    /// The row of the files of one path: those that are done, then the others, the oldest one first.
+    pub fn encode_all<'f>(files: impl IntoIterator<Item = &'f Self>) -> Vec<u8> {
+        let mut row = Vec::new();
+        for file in files {
+            for number in [file.inode, file.device, file.birth, file.position, file.head] {
+                row.extend_from_slice(&number.to_le_bytes());
+            }
+            row.extend_from_slice(&file.head_bytes.to_le_bytes());
+            row.extend_from_slice(&(file.home.len() as u16).to_le_bytes());
+            row.push(u8::from(file.is_done));
+            row.extend_from_slice(&file.home);
+        }
+        row
+    }
+
+    /// The files in a row. `None` if it is not valid.
+    pub fn decode_all(mut row: &[u8]) -> Option<Vec<Self>> {
+        let mut files = Vec::new();
+        while !row.is_empty() {
+            let (numbers, rest) = row.split_at_checked(FOLLOWED_BYTES)?;
+            let [inode, device, birth, position, head] = [0, 8, 16, 24, 32].map(|at| u64_at(numbers, at));
+            let [head_bytes, home_bytes] = [40, 42].map(|at| u16::from_le_bytes([numbers[at], numbers[at + 1]]));
+            let (home, rest) = rest.split_at_checked(usize::from(home_bytes))?;
+            let is_done = *[false, true].get(usize::from(numbers[44]))?;
+            files.push(Self { inode, device, birth, position, head_bytes, head, is_done, home: home.to_vec() });
+            row = rest;
+        }
+        Some(files)
+    }
+}
+
 /// The length of a row of `peers` without a floor, in bytes.
 const FEED_BYTES: usize = 24;
 /// The length with a floor.

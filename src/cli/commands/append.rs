@@ -1,18 +1,18 @@
-//! `append`: appends stdin to the local feed.
+//! `append`: appends stdin, or followed files, to the local feed.
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
-use scuttleup::ingest::{Applied, Batch};
-use scuttleup::{Entry, Error, KEY_WINDOW_MAX, Key, Keys, Pointer, canonical, ndjson};
+use scuttleup::ingest::{Applied, Batch, Start, Tails};
+use scuttleup::{Entry, Error, KEY_WINDOW_MAX, Key, Keys, Log, Pointer, canonical, ndjson};
 
 use crate::cli::args::{entry_bytes, entry_bytes_arg, flag, input_json_arg, parse_number};
 use crate::cli::context::Context;
 use crate::cli::exit::{Exit, Usage};
 use crate::cli::help::epilogue;
-use crate::cli::input::{self, BadLines, Cut, Destination, Form, Line, store_stdin};
+use crate::cli::input::{self, BadLines, Cut, Destination, Form, Input, Line, Lines, store_input};
 use crate::cli::io::output::Output;
 use crate::cli::io::signals::Stop;
 use crate::cli::report::hint::json_hint;
@@ -31,10 +31,22 @@ pub fn command() -> Command {
             .arg(flag("ack", "Print {\"peer\",\"seq\"} for each entry after it is on disk"))
             .arg(skip_bad.help("Add bad lines to this file as NDJSON, or print them with -, and store the others"))
             .args(dedupe_args())
+            .args(follow_args())
             .arg(input_json_arg())
             .arg(entry_bytes_arg())
             .after_help(epilogue("scuttleup-append", "echo '{\"msg\":\"hello\"}' | scuttleup append"))
     })
+}
+
+fn follow_args() -> [Arg; 3] {
+    let follow = Arg::new("follow").long("follow").value_name("FILE").action(ArgAction::Append);
+    let follow = follow.value_parser(value_parser!(PathBuf));
+    let from_end = flag("from-end", "Begin at the end of the file, if it is followed for the first time");
+    [
+        follow.help("Read this file as it grows, and not stdin; may be repeated"),
+        flag("from-start", "Begin at the start of the file, if it is followed for the first time [default]").requires("follow"),
+        from_end.requires("follow").conflicts_with("from-start"),
+    ]
 }
 
 /// The keys of other commands, and of other processes, that count until a line is new: so many lines a source can print again when
@@ -99,6 +111,9 @@ pub fn run(context: &Context, args: &ArgMatches) -> Result<Exit> {
     check_skip_bad(bad_lines, cut, args.get_flag("ack"))?;
     let (json, diagnostics) = (args.get_flag("json"), context.diagnostics);
     let repeat: Option<&Repeat> = args.get_one("dedupe");
+    if args.contains_id("follow") && cut == Cut::Whole {
+        return Err(Usage("--follow needs lines: with --raw, also use --lines or -0".into()).into());
+    }
     check_dedupe(repeat, cut, args.get_flag("text") || args.get_flag("raw"))?;
     let dedupe = repeat.map(|repeat| &repeat.name[..]);
     let report = Report { json, diagnostics, entries: ["entry", "entries"], bad_lines, dedupe };
@@ -132,6 +147,8 @@ fn check_dedupe(repeat: Option<&Repeat>, cut: Cut, is_text: bool) -> Result<()> 
 fn append(context: &Context, args: &ArgMatches, cut: Cut, stop: &Stop, tally: &mut Tally) -> Result<Exit> {
     // Before the log is created: a wrong path must not leave a new log.
     let bad_lines = args.get_one("skip-bad").map(|path: &PathBuf| BadLines::open(path, cut.unit())).transpose()?;
+    let paths: Vec<PathBuf> = args.get_many("follow").into_iter().flatten().cloned().collect();
+    paths.iter().try_for_each(|path| Tails::check(path))?;
     let log = context.open_or_create()?;
     let raw = args.get_flag("raw");
     let bytes_max = entry_bytes(args);
@@ -155,6 +172,7 @@ fn append(context: &Context, args: &ArgMatches, cut: Cut, stop: &Stop, tally: &m
     let keys = repeat.map(|repeat| repeat.keys(args.get_one("dedupe-window").copied().unwrap_or(1)));
     let ack = args.get_flag("ack").then(Output::new);
     let progress = match &ack {
+        _ if !paths.is_empty() => Progress::off(),
         Some(output) if !output.is_file() => Progress::off(),
         _ => input::progress(context.diagnostics, stop),
     };
@@ -169,8 +187,21 @@ fn append(context: &Context, args: &ArgMatches, cut: Cut, stop: &Stop, tally: &m
         }
         acknowledge(&applied, ack.as_ref(), stop)
     };
-    store_stdin(form, destination, stop, &progress, tally, check, stored)?;
+    let input = match paths.is_empty() {
+        true => Input::Stdin,
+        false => Input::Files(Box::new(follow(context, args, &log, &paths, cut)?), ack.as_ref()),
+    };
+    store_input(Lines { input, form }, destination, stop, &progress, tally, check, stored)?;
     Ok(Exit::Done)
+}
+
+fn follow(context: &Context, args: &ArgMatches, log: &Log, paths: &[PathBuf], cut: Cut) -> Result<Tails> {
+    let start = if args.get_flag("from-end") { Start::End } else { Start::Start };
+    let tails = Tails::new(log, paths, start, cut.separator())?;
+    for path in tails.missing() {
+        context.diagnostics.note(&format!("{} does not exist yet: waiting for it", path.display()));
+    }
+    Ok(tails)
 }
 
 /// Adds the entry of a line to the batch. Refuses an entry that is longer than the limit, in bytes.

@@ -20,7 +20,7 @@ use crate::cli::context::Context;
 use crate::cli::exit::{Exit, Usage};
 use crate::cli::help::epilogue;
 use crate::cli::io::appended::AppendedFile;
-use crate::cli::io::poll::wait_until;
+use crate::cli::io::poll;
 use crate::cli::io::signals::Relay;
 use crate::cli::program::{self, Ended};
 use crate::cli::report::diagnostics::{self, Diagnostics};
@@ -263,7 +263,7 @@ impl Exec<'_, '_> {
             }
             let pause = pauses.next(lasted);
             self.diagnostics.note(&format!("{failed}: {}", trying_again(pause)));
-            wait_until(&self.signals, pause)?;
+            poll::pause(&self.signals, pause)?;
             if let Some(exit) = self.signals.exit() {
                 self.cursor.consumer.store(self.cursor.position, Some(batch))?;
                 return Ok(Processed::Exit(exit));

@@ -16,7 +16,7 @@ use crate::cli::child;
 use crate::cli::context::Context;
 use crate::cli::exit::{Exit, Usage};
 use crate::cli::help::epilogue;
-use crate::cli::io::poll::wait_until;
+use crate::cli::io::poll;
 use crate::cli::io::signals::Stop;
 use crate::cli::report::diagnostics::{self, Diagnostics};
 use crate::cli::report::errors;
@@ -177,7 +177,7 @@ fn sync(context: &Context, args: &ArgMatches, command: Option<&[OsString]>, labe
             context.diagnostics.note(&trying_again(pause));
         }
         last_pause = pause;
-        wait_until(&stop, pause)?;
+        poll::pause(&stop, pause)?;
         if let Some(exit) = stop.exit() {
             return Ok(exit);
         }

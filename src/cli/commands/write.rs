@@ -12,7 +12,7 @@ use crate::cli::args::{entry_bytes, entry_bytes_arg, input_json_arg};
 use crate::cli::context::Context;
 use crate::cli::exit::Exit;
 use crate::cli::help::epilogue;
-use crate::cli::input::{self, Cut, Destination, Form, Line, store_stdin};
+use crate::cli::input::{self, Cut, Destination, Form, Input, Line, Lines, store_input};
 use crate::cli::io::signals::Stop;
 use crate::cli::report::hint::ONE_LINE;
 use crate::cli::report::input::{Report, Tally};
@@ -58,7 +58,15 @@ fn write(context: &Context, bytes_max: usize, stop: &Stop, tally: &mut Tally) ->
         entry_bytes_max: bytes_max,
         advice,
     };
-    store_stdin(form, Destination { log: &log, bad_lines: None, keys: None }, stop, &progress, tally, check, stored)?;
+    store_input(
+        Lines { input: Input::Stdin, form },
+        Destination { log: &log, bad_lines: None, keys: None },
+        stop,
+        &progress,
+        tally,
+        check,
+        stored,
+    )?;
     if let Some((peer, seq)) = &stopped.first_floor {
         let others =
             if stopped.floors > 1 { format!(", and {} other feeds were too", stopped.floors - 1) } else { String::new() };

@@ -19,6 +19,8 @@ pub struct BadLine {
     pub range: Range<usize>,
     /// The number of the line, counted from 1.
     pub number: u64,
+    /// The followed file, and the position of the line in it, counted from 1.
+    pub place: Option<(String, u64)>,
     /// The number of the piece, counted from 1, if the line is too long for the memory.
     pub piece: Option<u64>,
     pub reason: String,
@@ -94,7 +96,14 @@ impl Target {
 }
 
 fn put_line(out: &mut Vec<u8>, unit: &str, line: &BadLine, bytes: &[u8]) {
-    out.extend_from_slice(format!("{{\"{unit}\":{}", line.number).as_bytes());
+    match &line.place {
+        Some((file, byte)) => {
+            out.extend_from_slice(b"{\"file\":");
+            ndjson::put_string(out, file);
+            out.extend_from_slice(format!(",\"byte\":{byte}").as_bytes());
+        }
+        None => out.extend_from_slice(format!("{{\"{unit}\":{}", line.number).as_bytes()),
+    }
     if let Some(piece) = line.piece {
         out.extend_from_slice(format!(",\"piece\":{piece}").as_bytes());
     }

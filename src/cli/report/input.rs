@@ -4,6 +4,7 @@ use std::path::Path;
 
 use anyhow::Result;
 use scuttleup::Error;
+use scuttleup::ingest::FollowNotice;
 
 use crate::cli::exit::{Exit, OutputClosed};
 use crate::cli::io::signals::Stop;
@@ -17,6 +18,8 @@ const RUN_AGAIN: &str = "run it again";
 pub struct Tally {
     /// The unit of `next`: "line" or "entry".
     pub unit: &'static str,
+    /// Whether the input is files that are followed. Then the log knows where to continue.
+    pub follows: bool,
     /// The number of entries that this run has stored.
     pub stored: u64,
     /// The number of bad lines that were left out.
@@ -33,7 +36,7 @@ pub struct Tally {
 
 impl Tally {
     pub fn new(unit: &'static str) -> Self {
-        Self { unit, stored: 0, skipped: 0, repeated: 0, keyless: 0, next: 0, is_complete: false }
+        Self { unit, follows: false, stored: 0, skipped: 0, repeated: 0, keyless: 0, next: 0, is_complete: false }
     }
 
     /// Whether a part of stdin is done.
@@ -94,6 +97,9 @@ impl Report<'_> {
         if tally.next == 0 {
             return text;
         }
+        if tally.follows {
+            return format!("{text}; {}", self.stored(tally));
+        }
         if let Some(Error::Replaced) = err.downcast_ref()
             && tally.stored > 0
         {
@@ -112,6 +118,7 @@ impl Report<'_> {
     /// The text that says how much is stored, and with which line to continue.
     fn state(&self, tally: &Tally) -> String {
         match tally {
+            Tally { follows: true, .. } => self.stored(tally),
             Tally { is_complete: true, .. } => format!("{}, up to its end", self.stored(tally)),
             tally if tally.has_begun() => format!("{}: continue with {} {}", self.stored(tally), tally.unit, tally.next),
             _ => "nothing of this input is stored".into(),
@@ -135,7 +142,8 @@ impl Report<'_> {
 
     fn count(&self, tally: &Tally) -> String {
         let [entry, entries] = self.entries;
-        format!("{} {} of this input", tally.stored, if tally.stored == 1 { entry } else { entries })
+        let input = if tally.follows { "the followed files" } else { "this input" };
+        format!("{} {} of {input}", tally.stored, if tally.stored == 1 { entry } else { entries })
     }
 }
 
@@ -144,12 +152,29 @@ fn units(unit: &'static str) -> &'static str {
     if unit == "line" { "lines" } else { "entries" }
 }
 
+/// The text of a notice about a followed file.
+pub fn followed(notice: &FollowNotice) -> String {
+    match notice {
+        FollowNotice::Truncated(path) => {
+            format!("{} was truncated: continuing at its start, what was written before and not read is lost", path.display())
+        }
+        FollowNotice::Gone(path) => format!(
+            "{} was replaced, and its file of before is not in the directory any more: lines at its end may be lost",
+            path.display()
+        ),
+        FollowNotice::Unreadable(path, reason) => {
+            format!("{} was replaced, and the new file cannot be read ({reason}): waiting for its permissions", path.display())
+        }
+    }
+}
+
 /// The tally as one line of JSON, see scuttleup-append(1).
 fn json(tally: &Tally, has_keys: bool, exit: Exit) -> String {
     let Tally { unit, stored, skipped, repeated, keyless, next, .. } = tally;
     let (next, exit) = ((*next).max(1), exit.code());
     let keys = if has_keys { format!("\"repeated\":{repeated},\"keyless\":{keyless},") } else { String::new() };
-    format!("{{\"stored\":{stored},\"skipped\":{skipped},{keys}\"next\":{next},\"unit\":\"{unit}\",\"exit\":{exit}}}\n")
+    let next = if tally.follows { String::new() } else { format!("\"next\":{next},\"unit\":\"{unit}\",") };
+    format!("{{\"stored\":{stored},\"skipped\":{skipped},{keys}{next}\"exit\":{exit}}}\n")
 }
 
 #[cfg(test)]

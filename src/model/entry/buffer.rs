@@ -143,6 +143,11 @@ impl EntryBuffer {
         rest
     }
 
+    /// Removes the input from `at` on, but no entry.
+    pub fn cut_off(&mut self, at: usize) {
+        self.filled = at.max(self.final_end).min(self.filled);
+    }
+
     /// Clears the buffer, then starts it with input that was read before.
     pub fn start_with(&mut self, mut input: Vec<u8>) {
         self.clear(usize::MAX);

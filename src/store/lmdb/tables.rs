@@ -67,6 +67,8 @@ mod key {
     pub const TIMES: &str = "times";
     /// The name of a cursor follows, of at most [`CURSOR_BYTES_MAX`](crate::store::CURSOR_BYTES_MAX) bytes.
     pub const CURSOR: &str = "cursor ";
+    /// A path follows, of at most [`FOLLOWED_PATH_BYTES_MAX`](crate::store::FOLLOWED_PATH_BYTES_MAX) bytes.
+    pub const FOLLOW: &[u8] = b"follow ";
     /// 32 hex digits follow, the hash of a name: the row about the keys of this name. For the rows of keys, a space and 8 hex digits
     /// follow these.
     pub const KEYS: &str = "dedupe ";
@@ -251,6 +253,11 @@ impl<T: Transaction> Txn<'_, T> {
     pub fn lowest_cursor(&self) -> Result<Option<(String, Offset)>> {
         let cursors = self.cursors()?.into_iter().map(|(name, cursor)| (name, cursor.offset));
         Ok(cursors.min_by_key(|(_, offset)| *offset))
+    }
+
+    /// The row of the files of a followed path.
+    pub fn followed(&self, path: &[u8]) -> Result<Option<&[u8]>> {
+        self.found(self.txn.get(self.tables.meta, &[key::FOLLOW, path].concat()))
     }
 
     /// The row about the keys with the name `name`.
@@ -781,6 +788,11 @@ impl<'e> WriteTxn<'e> {
             Some(cursor) => self.set_meta(&key, &cursor.encode()),
             None => self.note_removal().and_then(|()| self.remove(self.tables.meta, key.as_bytes())),
         }
+    }
+
+    /// Sets the row of the files of a followed path.
+    pub fn set_followed(&mut self, path: &[u8], row: &[u8]) -> Result<()> {
+        self.set(self.tables.meta, &[key::FOLLOW, path].concat(), row)
     }
 
     /// Sets the row about the keys with the name `name`.

@@ -25,7 +25,7 @@ use crate::store::pack::{self, Pack, PackRow, PackedFeed};
 use crate::store::prune::Retention;
 use crate::store::records::{Record, check_record};
 use crate::store::rows::{
-    FORMAT, FeedRow, KEY_ROW_BYTES, KeysRow, RUN_ENTRIES_MAX, RunRow, decode_tombstone, key_row_count, u64_at,
+    FORMAT, FeedRow, FollowedFile, KEY_ROW_BYTES, KeysRow, RUN_ENTRIES_MAX, RunRow, decode_tombstone, key_row_count, u64_at,
 };
 
 /// The reason for an offset without a record.
@@ -299,6 +299,7 @@ impl Check<'_, '_> {
                 b"times" if matches!(value, [0 | 1]) => {}
                 b"clone" => clone = Some(StoredPlace::decode(value).is_some()),
                 b"txn" => txn = Some(value.try_into().ok().map(u64::from_le_bytes)),
+                [b'f', b'o', b'l', b'l', b'o', b'w', b' ', _, ..] if FollowedFile::decode_all(value).is_some() => {}
                 _ if key.starts_with(b"dedupe ") => return check.check_keys(key, value, &mut keys),
                 _ => return check.check_fork(key, value),
             }
