@@ -12,7 +12,7 @@ use crate::model::{Error, Result};
 pub const FOLLOWED_PATH_BYTES_MAX: usize = 500;
 
 impl Log {
-    /// The row of a followed path: see [`FollowedFile::decode_all`]. `None`: it was never followed.
+    /// The row of a followed path, as scuttleup-store(5) describes it. `None`: it was never followed.
     ///
     /// # Errors
     /// When the log cannot be read.
