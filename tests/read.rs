@@ -195,7 +195,7 @@ fn an_empty_log_is_reported_on_a_terminal_only() {
         Run::new(&log).args([command]).stdout("").stderr("").success();
     }
     append(&log, "1\n");
-    assert_eq!(on_terminal(&["heads"]), "{\"peer\":\"a\",\"seq\":1,\"own\":true}");
+    assert_eq!(on_terminal(&["heads", "--json"]), "{\"peer\":\"a\",\"seq\":1,\"own\":true}");
 }
 
 #[test]

@@ -51,7 +51,7 @@ fn nine_pairs_of_modes_with_one_or_both_logs_once() {
                     .map(|name| number(report, name));
                 assert_eq!(counts, [sent, sent, received, 0, 0, 0, 0, 0, 0], "{said}");
                 assert!(report["seconds"].as_f64().is_some_and(|seconds| (0.0..=took).contains(&seconds)), "{said}");
-                assert_eq!(report.as_object().expect("an object").len(), 19, "{said}");
+                assert_eq!(report.as_object().expect("an object").len(), 20, "{said}");
             }
             assert_eq!(report_a["bytes_sent"], report_b["bytes_received"], "{said}");
             assert_eq!(report_b["bytes_sent"], report_a["bytes_received"], "{said}");
