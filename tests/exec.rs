@@ -361,10 +361,15 @@ fn a_line_that_cannot_be_processed_goes_to_the_dead_letters_and_the_rest_goes_on
     // The line is a change line.
     let other = place.log("b");
     Run::new(&other).args(["write"]).stdin(lines).stderr_has("entry 7 of a").end();
-    // Each line fails: each is set aside.
+    // A line that was set aside counts, and the rest of its batch is given.
+    let another = Place::new();
+    let limited = filled(&another, 20);
+    let printed = exec(&limited, &[&options[..], &["--limit", "10"]].concat(), PICKY).env("BAD", "7").success();
+    assert_eq!((printed.text(), &cursor(&limited)["offset"]), ("a:1-5\na:6-6\na:8-10\n", &10.into()));
+    // Each line fails: each is set aside, behind the two that are there.
     append(&log, numbers(21..=22));
     exec(&log, &["--retry", "1", "--dead-letter", dead.to_str().expect("UTF-8")], "exit 3").success();
-    assert_eq!(read_to_string(&dead).expect("the dead letters").lines().count(), 3);
+    assert_eq!(read_to_string(&dead).expect("the dead letters").lines().count(), 4);
 }
 
 #[test]

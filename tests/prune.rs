@@ -198,21 +198,33 @@ fn a_reader_below_the_floor_goes_on_behind_it_and_says_so_once() {
     assert_eq!(Run::new(&a).args(["read", "--after", "81"]).stderr("").success().lines().len(), 19);
     assert_eq!(Run::new(&a).args(["read", "-n", "50"]).stderr("").success().lines().len(), 20);
     assert_eq!(Run::new(&a).args(["read"]).stderr("").success().lines().len(), 21);
-    // A live reader that is overtaken.
-    let mut watching = Run::new(&a).args(["read", "--live", "--after", "99"]).spawn();
+}
+
+/// A live reader with these options prints the floors again when it was overtaken.
+fn assert_floors_again(options: &[&str]) {
+    let place = Place::new();
+    let a = filled(&place, 100);
+    Run::new(&a).args(["cursor", "set", "c", "99"]).success();
+    let mut watching = Run::new(&a).args(["read", "--live"]).args(options).spawn();
     watching.line();
     watching.signal(Signal::SIGSTOP);
     while !std::fs::read_to_string(format!("/proc/{}/stat", watching.pid())).expect("a process").contains(") T ") {
         std::thread::yield_now();
     }
     append(&a, numbers(101..=200));
-    prune(&a, &["-q", "--keep-last", "10"]).success();
+    prune(&a, &["-q", "--force", "--keep-last", "10"]).success();
     watching.signal(Signal::SIGCONT);
     assert!(watching.line().contains("\"seq\":190,\"floor\":true,"));
     assert!(watching.line().starts_with("{\"offset\":191,"));
     watching.signal(Signal::SIGTERM);
     let ended = watching.wait();
     assert_eq!(ended.printed.stderr, "scuttleup: 90 entries were pruned before they were read: continuing after offset 190\n");
+}
+
+#[test]
+fn a_live_reader_that_is_overtaken_prints_the_floors_again_and_says_so_once() {
+    assert_floors_again(&["--after", "99"]);
+    assert_floors_again(&["--cursor", "c"]);
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Batches of change lines: collects the selected entries after a cursor, and stores how far the cursor has moved.
 
 use std::ops::ControlFlow;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 use nix::poll::{PollFd, PollTimeout};
@@ -64,17 +64,16 @@ impl Lines {
     }
 }
 
-/// Follows the log if the selection goes on with new entries. Call this before the start is found, so that --tail misses no entry from
-/// now on.
-pub fn follow<'l>(log: &'l Log, selection: &Selection) -> Result<Option<Follower<'l>>> {
-    let follower = selection.live.then(|| log.follow(Offset::ZERO)).transpose()?;
-    if let Some(limit) = follower.as_ref().and_then(Follower::inotify_limit) {
+/// Follows the log from its start. Call this before the start of a selection is found, so that --tail misses no entry from now on.
+pub fn follow(log: &Log) -> Result<Follower<'_>> {
+    let follower = log.follow(Offset::ZERO)?;
+    if let Some(limit) = follower.inotify_limit() {
         diagnostics::error(&hint::polling(limit));
     }
     Ok(follower)
 }
 
-/// How large a batch becomes, and how long it waits for more lines.
+/// Limits for a batch: its size, and the time for which it waits for more lines.
 #[derive(Clone, Copy)]
 pub struct Limits {
     pub lines_max: usize,
@@ -107,7 +106,7 @@ pub struct Batches<'l, 's> {
     selection: &'s Selection,
     put_line: PutLine<'s>,
     limits: Limits,
-    /// The number of lines that may still be given.
+    /// The number of lines that may still count as read.
     left: u64,
     /// The last offset at the start.
     end: Offset,
@@ -151,6 +150,11 @@ impl<'l, 's> Batches<'l, 's> {
         self.lines.truncate(0);
     }
 
+    /// Counts lines that were read towards the limit of the selection.
+    pub fn count(&mut self, lines: usize) {
+        self.left = self.left.saturating_sub(lines as u64);
+    }
+
     /// Everything up to this offset was given, or is not selected.
     pub fn passed(&self) -> Offset {
         self.lines.first().map_or(self.looked, |first| Offset(first.0 - 1))
@@ -172,7 +176,7 @@ impl<'l, 's> Batches<'l, 's> {
     /// The next batch, as far as it is there. Does not wait.
     pub fn next(&mut self) -> Result<Next> {
         // Before the end is found: no entry of an earlier time comes later.
-        let is_over = self.follower.is_none() || self.time_left().is_some_and(|left| left.is_zero());
+        let is_over = self.follower.is_none() || self.selection.time_left().is_some_and(|left| left.is_zero());
         let until = self.selection.end(self.log, if self.follower.is_some() { Offset(u64::MAX) } else { self.end })?;
         let lines_max = self.limits.lines_max.min(usize::try_from(self.left).unwrap_or(usize::MAX));
         if lines_max == 0 {
@@ -184,7 +188,6 @@ impl<'l, 's> Batches<'l, 's> {
         let is_full = self.lines.is_full(lines_max, self.limits.bytes_max);
         if is_full || (is_at_end && !self.lines.is_empty() && (is_over || self.is_due())) {
             self.due = None;
-            self.left -= self.lines.count() as u64;
             return Ok(Next::Batch(std::mem::take(&mut self.lines)));
         }
         Ok(match (is_at_end, is_over) {
@@ -198,17 +201,11 @@ impl<'l, 's> Batches<'l, 's> {
     /// `others`. Returns for each of them whether it has an event.
     pub fn wait(&mut self, others: &[PollFd<'_>], pause: Option<Duration>) -> Result<Vec<bool>> {
         let due = self.due.map(|due| due.saturating_duration_since(Instant::now()));
-        let pause = [due, pause, self.time_left()].into_iter().flatten().min();
+        let pause = [due, pause, self.selection.time_left()].into_iter().flatten().min();
         // Milliseconds, rounded up: the wait must not end before the time.
         let timeout = pause.map(|pause| PollTimeout::try_from(pause + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX));
         let Some(follower) = &mut self.follower else { return Ok(Vec::new()) };
         Ok(follower.wait_until(others, timeout.unwrap_or(PollTimeout::NONE))?.unwrap_or_default())
-    }
-
-    /// The time until the end of the selection, if it has one.
-    fn time_left(&self) -> Option<Duration> {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        self.selection.until.map(|until| Duration::from_millis(until).saturating_sub(now))
     }
 
     /// Whether the next batch is given although it is not full: entries that existed at the start do not wait for more.
@@ -254,7 +251,7 @@ impl<'l, 's> Batches<'l, 's> {
     }
 }
 
-/// A cursor on its way: how far it has come, and how far this is stored.
+/// A cursor that moves: the position up to which entries count as read, and whether it is stored.
 pub struct Moving<'l> {
     pub consumer: Consumer<'l>,
     /// Everything up to this offset counts as read. It may not be stored yet.

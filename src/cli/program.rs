@@ -16,7 +16,7 @@ use scuttleup::Error;
 use crate::cli::exit::Exit;
 use crate::cli::io::signals::{Relay, Request};
 
-/// How a program ended.
+/// The end of a program.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Ended {
     /// With exit code 0.
@@ -38,6 +38,10 @@ pub fn run(words: &[OsString], lines: &[u8], variables: &[(&str, String)], signa
     let fail = |err| Error::io(format!("cannot run {}", words[0].display()), err);
     let mut child = command.spawn().map_err(fail)?;
     let pid = Pid::from_raw(i32::try_from(child.id())?);
+    // A signal that has arrived before the program could get it.
+    if signals.exit().is_some() {
+        kill(pid, Signal::SIGTERM).ok();
+    }
     let status = loop {
         // The end of the child makes the next wait return.
         if let Some(status) = child.try_wait().map_err(fail)? {

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Result;
 use clap::{Arg, ArgAction, ArgMatches, value_parser};
@@ -120,6 +121,13 @@ impl Selection {
         options.iter().filter(|(is_given, _)| *is_given).map(|&(_, name)| name).collect()
     }
 
+    /// The time until the end of the selection, if --until sets one. A part of a millisecond is not waited for.
+    pub fn time_left(&self) -> Option<Duration> {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let left = Duration::from_millis(self.until?).saturating_sub(now);
+        Some(if left.is_zero() { left } else { left + Duration::from_millis(1) })
+    }
+
     /// The options that select changes between the start and the end, as text: the same text selects the same changes. Each has a
     /// space before it.
     pub fn filters(&self) -> String {
@@ -147,13 +155,9 @@ impl Selection {
     /// Reports options that select less than their user may expect, or are not for this log.
     pub fn report_doubts(&self, log: &Log, diagnostics: Diagnostics) -> Result<()> {
         if self.tail {
-            let starts = [
-                (self.last.is_some(), "-n"),
-                (self.after.is_some(), "--after"),
-                (self.since.is_some(), "--since"),
-                (self.heads_name.is_some(), "--since-heads"),
-            ];
-            let starts: Vec<_> = starts.iter().filter(|(is_given, _)| *is_given).map(|&(_, name)| name).collect();
+            let mut starts = self.start_options();
+            starts.retain(|&name| name != "--tail");
+            starts.extend(self.heads_name.is_some().then_some("--since-heads"));
             if !starts.is_empty() {
                 diagnostics.note(&format!(
                     "--tail leaves out all existing entries, {} cannot select any of them: use --live without --tail to print them",

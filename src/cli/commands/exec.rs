@@ -24,7 +24,7 @@ use crate::cli::io::poll;
 use crate::cli::io::signals::Relay;
 use crate::cli::program::{self, Ended};
 use crate::cli::report::diagnostics::{self, Diagnostics};
-use crate::cli::report::missing::pruned_before_read;
+use crate::cli::report::missing::note_pruned;
 use crate::cli::retry::{Pauses, trying_again};
 use crate::cli::select::{self, Selection};
 use crate::cli::time::{duration, now};
@@ -63,13 +63,14 @@ pub fn run(context: &Context, args: &ArgMatches) -> Result<Exit> {
     let Some(words) = args.get_many::<OsString>("command") else {
         return Err(Usage("no CMD: name the program to run after --, or print the lines with `read --cursor`".into()).into());
     };
-    let signals = Relay::on_signal()?;
+    // Before signals are handled: it may read stdin.
     let selection = Selection::new(args)?;
+    let signals = Relay::on_signal()?;
     let log = context.open()?;
     let consumer = log.consume(args.get_one::<String>("cursor").expect("required"))?;
     consumer.share_claim()?;
     selection.report_doubts(&log, context.diagnostics)?;
-    let follower = batches::follow(&log, &selection)?;
+    let follower = selection.live.then(|| batches::follow(&log)).transpose()?;
     let limits = Limits {
         lines_max: usize::try_from(args.get_one("batch").copied().unwrap_or(LINES_MAX)).unwrap_or(usize::MAX),
         bytes_max: BATCH_BYTES_MAX,
@@ -187,9 +188,7 @@ impl Exec<'_, '_> {
             };
             self.cursor.position = before_batch.unwrap_or_else(|| self.batches.passed());
             let skipped = self.batches.take_skipped();
-            if skipped > 0 {
-                self.diagnostics.note(&pruned_before_read(skipped, self.cursor.position));
-            }
+            note_pruned(self.diagnostics, skipped, self.cursor.position);
             // The batch in flight counts as read.
             let was_given = self.cursor.consumer.cursor().is_some_and(|cursor| cursor.batch.is_some());
             match found {
@@ -229,10 +228,14 @@ impl Exec<'_, '_> {
                 ("SCUTTLEUP_ATTEMPT", batch.attempts.to_string()),
                 ("SCUTTLEUP_CURSOR", self.cursor.consumer.name().to_owned()),
             ];
+            if let Some(exit) = self.signals.exit() {
+                return Ok(Processed::Exit(exit));
+            }
             let start = Instant::now();
             let (code, how) = match program::run(&self.words, lines.text(), &variables, &mut self.signals)? {
                 Ended::Done => {
                     self.cursor.position = batch.last;
+                    self.batches.count(lines.count());
                     return Ok(Processed::Done);
                 }
                 Ended::Stopped(exit) => return Ok(Processed::Exit(exit)),
@@ -253,6 +256,7 @@ impl Exec<'_, '_> {
                     file.sync()?;
                     diagnostics::error(&format!("{failed}: the line is in {} now, going on behind it", file.name()));
                     self.cursor.position = batch.last;
+                    self.batches.count(1);
                     self.batches.go_to(self.cursor.position);
                     return Ok(Processed::SetAside);
                 }

@@ -4,7 +4,7 @@ mod cursor;
 
 use std::ops::ControlFlow;
 use std::os::fd::AsFd;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use anyhow::Result;
 use clap::{Arg, ArgMatches, Command};
@@ -14,14 +14,14 @@ use scuttleup::ndjson::{self, ChangeWriter};
 use scuttleup::{Bounds, Change, Log, Offset, PeerId};
 
 use crate::cli::args::{flag, has_times, payload, payload_args};
+use crate::cli::batches;
 use crate::cli::context::Context;
 use crate::cli::exit::Exit;
 use crate::cli::help::epilogue;
 use crate::cli::io::output::{Output, WRITE_BYTES};
 use crate::cli::io::signals;
-use crate::cli::report::diagnostics::{self, Diagnostics};
-use crate::cli::report::hint;
-use crate::cli::report::missing::pruned_before_read;
+use crate::cli::report::diagnostics::Diagnostics;
+use crate::cli::report::missing::note_pruned;
 use crate::cli::report::progress::{self, Progress, Total};
 use crate::cli::report::view::{self, View};
 use crate::cli::select::{self, Selection};
@@ -115,6 +115,28 @@ impl Format {
 /// The number of feeds whose floors are looked at in one snapshot.
 const FLOORS_AT_ONCE: usize = 4096;
 
+/// The floors of a log, some feeds after the other.
+#[derive(Default)]
+struct Floors {
+    /// The id of the last feed that was looked at.
+    after: Option<PeerId>,
+}
+
+impl Floors {
+    /// Adds the lines of the selected floors of the next feeds. Returns false after the last ones.
+    fn add(&mut self, log: &Log, selection: &Selection, format: &mut Format, out: &mut Vec<u8>) -> Result<bool> {
+        self.after = log.floors_after(self.after.as_ref(), FLOORS_AT_ONCE, |peer, seq, chain| {
+            if selection.includes_floor(peer, seq) {
+                match format {
+                    Format::Lines(_) => ndjson::put_floor(out, peer.as_str(), seq, chain),
+                    Format::View(view) => view.write_floor(out, peer, seq),
+                }
+            }
+        })?;
+        Ok(self.after.is_some())
+    }
+}
+
 /// The thread that writes.
 type Writing<'scope, 'env> = Pipeline<'scope, 'env, Vec<u8>, (), anyhow::Error>;
 
@@ -142,32 +164,13 @@ impl Printer {
         if self.left == 0 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     }
 
-    /// Adds the floors of the next feeds after the id `after`. Returns the id after which the next ones begin, or `None` after the
-    /// last ones.
-    fn add_floors(&mut self, log: &Log, after: Option<&PeerId>) -> Result<Option<PeerId>> {
-        let Self { selection, buffer, format, .. } = self;
-        Ok(log.floors_after(after, FLOORS_AT_ONCE, |peer, seq, chain| {
-            if selection.includes_floor(peer, seq) {
-                match format {
-                    Format::Lines(_) => ndjson::put_floor(buffer, peer.as_str(), seq, chain),
-                    Format::View(view) => view.write_floor(buffer, peer, seq),
-                }
-            }
-        })?)
-    }
-
     /// The offset after which the scan begins: `start`, or the floor of the log. Says so if the user has named a lower start.
     fn begin(&self, log: &Log, start: Offset) -> Result<Offset> {
         let pruned = log.pruned()?;
         if start < pruned && self.selection.has_start() {
-            self.note_skipped(pruned.0 - start.0, pruned);
+            note_pruned(self.diagnostics, pruned.0 - start.0, pruned);
         }
         Ok(start.max(pruned))
-    }
-
-    /// Says that `skipped` entries were pruned, and that the output goes on behind `position`.
-    fn note_skipped(&self, skipped: u64, position: Offset) {
-        self.diagnostics.note(&pruned_before_read(skipped, position));
     }
 
     /// Prints the changes after `start` up to `end`, in large writes by a second thread.
@@ -209,7 +212,7 @@ impl Printer {
             after = last;
             let skipped = finder.take_skipped();
             if skipped > 0 {
-                self.note_skipped(skipped, after);
+                note_pruned(self.diagnostics, skipped, after);
                 // The floors may have risen since they were printed.
                 if self.selection.has_floors(after, log.pruned()?) && !self.pass_floors(log, pipeline)? {
                     return Ok(Exit::Done);
@@ -258,12 +261,11 @@ impl Printer {
 
     /// Adds all floors, and hands them to the thread that writes. Returns false if it has ended.
     fn pass_floors(&mut self, log: &Log, pipeline: &mut Writing<'_, '_>) -> Result<bool> {
-        let mut next = self.add_floors(log, None)?;
-        while let Some(after) = next {
+        let mut floors = Floors::default();
+        while floors.add(log, &self.selection, &mut self.format, &mut self.buffer)? {
             if self.buffer.len() >= WRITE_BYTES && self.pass(pipeline).is_err() {
                 return Ok(false);
             }
-            next = self.add_floors(log, Some(&after))?;
         }
         Ok(true)
     }
@@ -277,10 +279,9 @@ impl Printer {
 
     /// Prints all floors.
     fn write_floors(&mut self, log: &Log, output: &Output) -> Result<()> {
-        let mut next = self.add_floors(log, None)?;
-        while let Some(after) = next {
+        let mut floors = Floors::default();
+        while floors.add(log, &self.selection, &mut self.format, &mut self.buffer)? {
             write(output, &mut self.buffer)?;
-            next = self.add_floors(log, Some(&after))?;
         }
         write(output, &mut self.buffer)
     }
@@ -288,10 +289,7 @@ impl Printer {
     /// Prints the existing changes, then each new one immediately, until the reader closes stdout.
     fn follow(mut self, log: &Log, output: &Output) -> Result<Exit> {
         // The follower is created before the start is found, so that --tail misses no entry from now on.
-        let mut follower = log.follow(Offset::ZERO)?;
-        if let Some(limit) = follower.inotify_limit() {
-            diagnostics::error(&hint::polling(limit));
-        }
+        let mut follower = batches::follow(log)?;
         let end = self.selection.end(log, log.last_offset()?)?;
         let start = self.selection.start(log, end)?;
         let start = self.begin(log, start)?;
@@ -302,13 +300,13 @@ impl Printer {
         let mut finder = self.selection.finder(log, self.has_times);
         while self.left > 0 {
             // Before the end is found: no entry of this time comes later.
-            let time_left = self.selection.until.map(time_left);
+            let time_left = self.selection.time_left();
             let end = self.selection.end(log, Offset(u64::MAX))?;
             let found_any = follower.find(&mut finder, end, Bounds::default(), |change, at| Ok(self.add(change, at)));
             write(output, &mut self.buffer)?;
             let skipped = finder.take_skipped();
             if skipped > 0 {
-                self.note_skipped(skipped, follower.position());
+                note_pruned(self.diagnostics, skipped, follower.position());
                 if self.selection.has_floors(follower.position(), log.pruned()?) {
                     self.write_floors(log, output)?;
                 }
@@ -328,11 +326,4 @@ impl Printer {
         }
         Ok(Exit::Done)
     }
-}
-
-/// The time until `millis`, Unix time in milliseconds, and a millisecond more: a part of one is not waited for.
-fn time_left(millis: u64) -> Duration {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let left = Duration::from_millis(millis).saturating_sub(now);
-    if left.is_zero() { left } else { left + Duration::from_millis(1) }
 }

@@ -3,6 +3,7 @@
 use anyhow::{Result, anyhow};
 use scuttleup::{Log, Offset, PeerGlobs, PeerId, Printable, Seq};
 
+use crate::cli::report::diagnostics::{Diagnostics, counted};
 use crate::cli::report::nearest::nearest;
 
 /// The number of feeds in which a similar id is searched. In a log with more feeds, the search would take long.
@@ -61,8 +62,10 @@ pub fn no_entry(log: &Log, peer: &str, seq: Seq) -> Result<anyhow::Error> {
     Ok(anyhow!("entry {seq} of {} is not in this log: {why}", display_peer(peer)))
 }
 
-/// The text for `skipped` entries that were pruned before a reader has read them. It goes on behind `position`.
-pub fn pruned_before_read(skipped: u64, position: Offset) -> String {
-    let entries = if skipped == 1 { "1 entry was".to_owned() } else { format!("{skipped} entries were") };
-    format!("{entries} pruned before they were read: continuing after offset {position}")
+/// Notes that `skipped` entries were pruned before a reader has read them, if there are any. It goes on behind `position`.
+pub fn note_pruned(diagnostics: Diagnostics, skipped: u64, position: Offset) {
+    if skipped > 0 {
+        let entries = counted(skipped, "entry was", "entries were");
+        diagnostics.note(&format!("{entries} pruned before they were read: continuing after offset {position}"));
+    }
 }
