@@ -164,6 +164,19 @@ fn a_remote_that_only_receives_says_whether_the_logs_are_equal_and_nothing_else(
 }
 
 #[test]
+fn feeds_that_the_remote_does_not_show_are_not_compared() {
+    let place = Place::new();
+    let (a, b) = two_logs(&place);
+    let printed = unchanged(&a, &b, || {
+        let part = "the remote shows only the feeds that its --peer names: the others were not compared\n";
+        compare(&a, &[], &b, &["--peer", "[et]*"]).stderr_has(part).status(3)
+    });
+    let (last, differing) = lines(&printed);
+    assert_eq!((&last["partial"], &last["equal"], &last["feeds"]), (&true.into(), &false.into(), &2.into()), "{last}");
+    assert_eq!(differing, ["{\"peer\":\"there\",\"local\":2,\"remote\":3}"]);
+}
+
+#[test]
 fn floors_are_shown_and_pruned_entries_are_not_compared() {
     let place = Place::new();
     let (a, b) = (place.log("a"), place.log("b"));
@@ -258,7 +271,7 @@ fn an_older_remote_is_asked_for_chains_and_gets_nothing_else() {
     let asked = [fork("p", &[(2, p2), (4, p4)]), fork("p", &[(4, p4)]), fork("q", &[(2, q2), (4, q4)]), fork("q", &[(4, q4)])];
     assert!(bytes.windows(asked.concat().len()).any(|part| part == asked.concat()), "{bytes:02x?}");
     let (expected_p, expected_q) =
-        ("{\"peer\":\"p\",\"local\":2,\"remote\":4}\n", "{\"peer\":\"q\",\"local\":2,\"remote\":4,\"fork\":true}\n");
+        ("{\"peer\":\"p\",\"local\":2,\"remote\":3}\n", "{\"peer\":\"q\",\"local\":2,\"remote\":4,\"fork\":true}\n");
     assert!(said.starts_with(&format!("{expected_p}{expected_q}{{\"equal\":false,")), "{said}");
     // Its mode is push, and its root is not the local one.
     let own = hello("x", PUSH, false, !7);

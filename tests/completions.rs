@@ -35,6 +35,11 @@ fn bash_completes_feeds_and_cursors_of_the_log_that_the_line_names() {
     append(&b, "1\n");
     let (log, other) = (a.to_str().expect("UTF-8"), b.to_str().expect("UTF-8"));
     let feeds = ["a", "db", "web-1", "web-2"];
+    // A name can contain a command.
+    for name in ["plain.log", "plain$(touch x).log", "plain;id", "plain two"] {
+        place.file(name, "");
+    }
+    let file = |name: &str| place.path(name).to_str().expect("UTF-8").to_owned();
     for (words, expected) in [
         (&["--log", log, "read", "--peer", ""][..], &feeds[..]),
         (&["--log", log, "watch", "--peer", "web"], &["web-1", "web-2"]),
@@ -49,6 +54,7 @@ fn bash_completes_feeds_and_cursors_of_the_log_that_the_line_names() {
         (&["--log", log, "cursor", "set", ""], &["backup", "index"]),
         (&["--log", log, "cursor", "rm", "i"], &["index"]),
         (&["--log", log, "cursor", "l"], &["list"]),
+        (&["append", "--follow", &file("plain")], &[&file("plain.log")]),
         (&["comp"], &["compact", "compare", "completions"]),
         (&["completions", ""], &["bash", "fish", "zsh"]),
     ] {

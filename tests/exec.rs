@@ -11,7 +11,7 @@ use nix::unistd::Pid;
 use scuttleup::{Log, Offset};
 use serde_json::{Value, json};
 
-use crate::harness::{Ended, Place, Run, Running, SCUTTLEUP, STEP, append, heads, read};
+use crate::harness::{Ended, Place, Run, Running, SCUTTLEUP, STEP, append, heads, read, shell};
 
 pub const CONSUMER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/exec/consumer.py");
 /// Prints what a program sees.
@@ -370,6 +370,32 @@ fn a_line_that_cannot_be_processed_goes_to_the_dead_letters_and_the_rest_goes_on
     append(&log, numbers(21..=22));
     exec(&log, &["--retry", "1", "--dead-letter", dead.to_str().expect("UTF-8")], "exit 3").success();
     assert_eq!(read_to_string(&dead).expect("the dead letters").lines().count(), 4);
+}
+
+#[test]
+fn a_program_that_fails_at_every_line_does_not_move_the_log_to_the_dead_letters() {
+    let place = Place::new();
+    let log = filled(&place, 20);
+    let dead = place.path("dead");
+    let options = ["--retry", "1", "--dead-letter", dead.to_str().expect("UTF-8")];
+    exec(&log, &options, "exit 3").stderr_has("the program is the cause, not the lines: the cursor stays before").status(3);
+    assert_eq!((read_to_string(&dead).expect("the dead letters").lines().count(), &cursor(&log)["offset"]), (10, &10.into()));
+    // When it works again, nothing else is set aside.
+    exec(&log, &options, "cat > /dev/null").success();
+    assert_eq!((read_to_string(&dead).expect("the dead letters").lines().count(), &cursor(&log)["offset"]), (10, &20.into()));
+    exec(&log, &["--dead-letter", "-"], "true").stderr_has("stdout belongs to CMD").status(2);
+}
+
+#[test]
+fn a_closed_stdout_is_no_failure_of_the_lines() {
+    let place = Place::new();
+    let log = filled(&place, 2000);
+    let dead = place.path("dead");
+    let line =
+        "$scuttleup --log \"$LOG\" exec --cursor c --batch 10 --retry 1 --dead-letter \"$DEAD\" -- cat | head -n 1 > /dev/null";
+    shell(&format!("set -o pipefail; {line}")).env("LOG", &log).env("DEAD", &dead).stderr("").success();
+    assert_eq!(read_to_string(&dead).expect("the dead letters"), "");
+    assert!(cursor(&log)["unread"].as_u64().is_some_and(|unread| unread > 0));
 }
 
 #[test]

@@ -68,6 +68,8 @@ pub struct Comparison {
     pub heads_only: bool,
     /// The remote only receives: it says whether the logs are equal, and nothing else.
     pub is_silent: bool,
+    /// The remote shows only a part of its feeds. Feeds that it does not show were not compared.
+    pub is_partial: bool,
     /// Whether the logs are equal; on the original wire, whether the heads are.
     pub equal: bool,
 }
@@ -208,6 +210,9 @@ impl<'a> Comparing<'a> {
         };
         if self.counts.is_silent {
             return Ok(Comparison { is_silent: true, ..Comparison::default() });
+        }
+        if outcome.remote_is_partial {
+            return Ok(Comparison { is_partial: true, ..self.counts });
         }
         let mut after = None::<String>;
         loop {

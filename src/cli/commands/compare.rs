@@ -94,6 +94,9 @@ fn compare_logs(context: &Context, json: bool, command: Option<&[OsString]>, lab
     if comparison.heads_only {
         let same = "equal heads are not equal entries: the original wire shows only heads";
         context.diagnostics.labelled_note(label, &format!("only the heads were compared, {same}"));
+    } else if comparison.is_partial {
+        let part = "the remote shows only the feeds that its --peer names: the others were not compared";
+        context.diagnostics.labelled_note(label, part);
     } else if comparison.is_silent && !comparison.equal {
         let remote = outcome.peer.as_ref().map_or("the remote", |peer| peer.as_str());
         let why = format!("the logs differ, and {remote} reveals nothing else, because it only receives (--mode pull)");
@@ -228,12 +231,13 @@ fn put_result(line: &mut Vec<u8>, comparison: &Comparison, outcome: &Outcome) {
         () if knows_feeds => "entries",
         () => "root",
     };
+    let partial = if comparison.is_partial { ",\"partial\":true" } else { "" };
     let wire = outcome.wire.map_or("null", |wire: Wire| wire.name());
     let mode = outcome.remote_mode.map_or("null", |mode: Mode| mode.name());
     line.extend_from_slice(
         format!(
             "{{\"equal\":{equal},\"feeds\":{feeds},\"different\":{different},\"forks\":{forks},\"unknown\":{unknown},\
-             \"local_ahead\":{ahead},\"remote_ahead\":{behind},\"compared\":\"{compared}\",\"wire\":\"{wire}\",\
+             \"local_ahead\":{ahead},\"remote_ahead\":{behind},\"compared\":\"{compared}\"{partial},\"wire\":\"{wire}\",\
              \"remote_mode\":\"{mode}\",\"remote\":"
         )
         .as_bytes(),

@@ -6,9 +6,9 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::builder::PossibleValuesParser;
-use clap::{Arg, ArgMatches, Command};
+use clap::{Arg, ArgMatches, Command, ValueHint};
 use clap_complete::CompleteEnv;
-use clap_complete::engine::{ArgValueCompleter, CompletionCandidate};
+use clap_complete::engine::{ArgValueCompleter, CompletionCandidate, PathCompleter, ValueCompleter};
 use clap_complete::env::Shells;
 use scuttleup::Log;
 
@@ -77,6 +77,7 @@ fn complete_values(command: Command, above: &[&str]) -> Command {
         "peer" | "allow-peer" | "clear-fork" => arg.add(ArgValueCompleter::new(peers)),
         "cursor" => arg.add(ArgValueCompleter::new(cursors)),
         "name" if is_cursor => arg.add(ArgValueCompleter::new(cursors)),
+        _ if arg.get_value_hint() == ValueHint::AnyPath => arg.add(ArgValueCompleter::new(files)),
         _ => arg,
     })
 }
@@ -107,9 +108,23 @@ fn named_log(line: &[OsString]) -> Option<PathBuf> {
     }
 }
 
-/// Whether a shell takes a word as it is. An id of another log could contain a command.
+/// Whether a shell takes a word as it is. An id of another log, or the name of a file, could contain a command.
 fn is_plain(word: &str) -> bool {
-    word.starts_with(char::is_alphanumeric) && word.chars().all(|c| c.is_alphanumeric() || PLAIN.contains(c))
+    word.starts_with(char::is_alphanumeric) && has_plain_characters(word)
+}
+
+fn has_plain_characters(word: &str) -> bool {
+    word.chars().all(|c| c.is_alphanumeric() || PLAIN.contains(c))
+}
+
+/// The files whose paths begin with `current`.
+fn files(current: &OsStr) -> Vec<CompletionCandidate> {
+    let is_plain_path = |path: &str| {
+        let starts_plain = path.starts_with(|c: char| c.is_alphanumeric() || "/._+".contains(c)) || path.starts_with("~/");
+        starts_plain && has_plain_characters(path)
+    };
+    let found = PathCompleter::any().complete(current).into_iter();
+    found.filter(|candidate| candidate.get_value().to_str().is_some_and(is_plain_path)).collect()
 }
 
 /// The feeds of the log whose ids begin with `current`.

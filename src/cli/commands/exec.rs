@@ -20,8 +20,8 @@ use crate::cli::context::Context;
 use crate::cli::exit::{Exit, Usage};
 use crate::cli::help::epilogue;
 use crate::cli::io::appended::AppendedFile;
-use crate::cli::io::poll;
 use crate::cli::io::signals::Relay;
+use crate::cli::io::{output, poll};
 use crate::cli::program::{self, Ended};
 use crate::cli::report::diagnostics::{self, Diagnostics};
 use crate::cli::report::missing::note_pruned;
@@ -31,8 +31,12 @@ use crate::cli::time::{duration, now};
 
 const LINES_MAX: u64 = 1000;
 const LINGER: Duration = Duration::from_secs(1);
+/// The exit code of a program that SIGPIPE has ended.
+const SIGPIPE_CODE: u8 = 128 + 13;
 /// The number of failures after which --dead-letter halves a batch.
 const FAILURES_MAX: u64 = 5;
+/// After this many lines in a row that were set aside, CMD is the cause and not the lines.
+const SET_ASIDE_MAX: u32 = 10;
 /// The line that brings a batch to this many bytes is its last one.
 const BATCH_BYTES_MAX: usize = 16 << 20;
 
@@ -77,7 +81,11 @@ pub fn run(context: &Context, args: &ArgMatches) -> Result<Exit> {
         linger: args.get_one("linger").copied().unwrap_or(LINGER),
     };
     let retry = args.contains_id("retry").then(|| args.get_one::<u64>("retry").copied());
-    let dead_letter = args.get_one::<PathBuf>("dead-letter").map(|path| AppendedFile::open(path)).transpose()?;
+    let dead_letter = args.get_one::<PathBuf>("dead-letter");
+    if dead_letter.is_some_and(|path| path.as_os_str() == "-") {
+        return Err(Usage("--dead-letter needs a file: stdout belongs to CMD; ./- names a file of this name".into()).into());
+    }
+    let dead_letter = dead_letter.map(|path| AppendedFile::open(path)).transpose()?;
     let mut lines = ChangeWriter::new(payload(args));
     let put_line = move |out: &mut Vec<u8>, change: &Change<'_>, at| lines.write_at(out, change, at);
     let exec = Exec {
@@ -89,6 +97,7 @@ pub fn run(context: &Context, args: &ArgMatches) -> Result<Exit> {
         has_retry: retry.is_some() || dead_letter.is_some(),
         log: &log,
         dead_letter,
+        set_aside: 0,
         signals,
         diagnostics: context.diagnostics,
     };
@@ -110,6 +119,8 @@ struct Exec<'l, 's> {
     has_retry: bool,
     failures_max: Option<u64>,
     dead_letter: Option<AppendedFile>,
+    /// The number of lines that were set aside since a batch was processed.
+    set_aside: u32,
     signals: Relay,
     diagnostics: Diagnostics,
 }
@@ -236,6 +247,7 @@ impl Exec<'_, '_> {
                 Ended::Done => {
                     self.cursor.position = batch.last;
                     self.batches.count(lines.count());
+                    self.set_aside = 0;
                     return Ok(Processed::Done);
                 }
                 Ended::Stopped(exit) => return Ok(Processed::Exit(exit)),
@@ -244,6 +256,10 @@ impl Exec<'_, '_> {
             let lasted = start.elapsed();
             batch.failures += 1;
             failures += 1;
+            if code == SIGPIPE_CODE && output::is_closed() {
+                self.cursor.consumer.store(self.cursor.position, Some(batch))?;
+                return Ok(Processed::Exit(Exit::Done));
+            }
             let failed = format!("{} ended with {how} on the batch {id}, attempt {}", self.words[0].display(), batch.attempts);
             if let (Some(file), Some(max)) = (&mut self.dead_letter, self.failures_max) {
                 let is_part = batch.suspect > Offset::ZERO && lines.count() > 1;
@@ -252,6 +268,15 @@ impl Exec<'_, '_> {
                         self.diagnostics.note(&format!("{failed}: trying its first half"));
                         return self.halve(&batch, lines);
                     }
+                    if self.set_aside == SET_ASIDE_MAX {
+                        self.cursor.consumer.store(self.cursor.position, Some(batch))?;
+                        diagnostics::error(&format!(
+                            "{failed}, and so did the {SET_ASIDE_MAX} lines before: the program is the cause, not the lines: the cursor \
+                             stays before this one"
+                        ));
+                        return Ok(Processed::Exit(Exit::Program(code)));
+                    }
+                    self.set_aside += 1;
                     file.write(&dead_line(lines.text(), &id, code, batch.attempts))?;
                     file.sync()?;
                     diagnostics::error(&format!("{failed}: the line is in {} now, going on behind it", file.name()));

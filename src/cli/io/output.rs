@@ -8,7 +8,7 @@ use std::os::unix::fs::FileTypeExt;
 use anyhow::Result;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
-use nix::poll::{PollFd, PollFlags};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::write;
 use scuttleup::Error;
 
@@ -100,6 +100,13 @@ impl Output {
         }
         (written, Ok(()))
     }
+}
+
+/// Whether the reader of stdout has closed it.
+pub fn is_closed() -> bool {
+    let stdout = io::stdout();
+    // Without events, poll reports only this.
+    poll(&mut [PollFd::new(stdout.as_fd(), PollFlags::empty())], PollTimeout::ZERO).is_ok_and(|count| count > 0)
 }
 
 impl AsFd for Output {
