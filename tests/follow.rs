@@ -94,6 +94,17 @@ fn rotate(file: &Path, keep: usize) {
     fs::rename(file, numbered(1)).expect("the file exists");
 }
 
+/// Renames a file in its directory, and creates it again with a later time of birth.
+fn rotate_to(file: &Path, name: &str) {
+    let birth = |path: &Path| fs::metadata(path).and_then(|about| about.created()).expect("a time of birth");
+    let new = file.with_file_name("new");
+    while fs::write(&new, "").is_ok() && birth(&new) <= birth(file) {
+        fs::remove_file(&new).expect("removed");
+    }
+    fs::rename(file, file.with_file_name(name)).expect("the file exists");
+    fs::rename(&new, file).expect("a rename");
+}
+
 #[test]
 fn lines_are_stored_when_their_newline_is_written() {
     let place = Place::new();
@@ -213,6 +224,41 @@ fn dated_and_compressed_files_of_a_rotation_while_nothing_follows() {
     stored(&mut run, 4);
     assert_eq!(stop(run), stopped(4));
     assert_numbers(&log, 6);
+}
+
+#[test]
+fn rotated_files_whose_numbers_count_up_are_read_once_and_in_order() {
+    let place = Place::new();
+    // Month and day, across the end of a year; and a number that grows.
+    let days = (1208..=1231).chain(101..=131).map(|day| format!("days.log-{day:04}")).collect::<Vec<_>>();
+    let numbers = (1..=55).map(|n| format!("numbers.log.{n}")).collect();
+    for (name, names) in [("days", days), ("numbers", numbers)] {
+        let (log, file) = (place.log(name), place.file(&format!("{name}.log"), ""));
+        let mut names = names.iter();
+        let mut rotate = || rotate_to(&file, names.next().expect("a name"));
+        for _ in 0..20 {
+            write(&file, "0\n");
+            rotate();
+        }
+        write(&file, "0\n");
+        let mut run = follow(&log, &["--from-end"], &[&file]);
+        begun(&log, &file);
+        for n in 1..=25 {
+            rotate();
+            write(&file, format!("{n}\n"));
+            stored(&mut run, 1);
+        }
+        kill(run);
+        for n in 26..=30 {
+            write(&file, format!("{}\n", 2 * n - 26));
+            rotate();
+            write(&file, format!("{}\n", 2 * n - 25));
+        }
+        let mut run = follow(&log, &[], &[&file]);
+        stored(&mut run, 10);
+        assert_eq!(stop(run), stopped(10));
+        assert_numbers(&log, 35);
+    }
 }
 
 #[test]

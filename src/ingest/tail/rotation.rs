@@ -10,14 +10,15 @@ use std::path::{Path, PathBuf};
 use super::file::{Identity, OpenFile};
 use crate::model::Result;
 
-/// So often a directory is read again if its names change meanwhile.
+/// A directory is read at most this many times if its names change meanwhile.
 const SCANS_MAX: usize = 100;
 
 /// The part of a name that a rotation adds, such as `.1` or `-20261126`.
 #[derive(Clone, PartialEq, Eq, Debug)]
 enum Suffix {
-    /// A number that grows with each rotation: the highest one is the oldest file.
-    Shifted(u32),
+    /// A number. Most rotations add 1 to the number of each file: the highest one is the oldest file. Others give the new file
+    /// the next number, or the month and the day.
+    Number(u32),
     /// A date: the lowest one is the oldest file.
     Dated(Vec<u8>),
 }
@@ -36,15 +37,17 @@ impl Suffix {
         }
         // A longer number is a date.
         let number = std::str::from_utf8(rest).ok().filter(|rest| rest.len() <= 5).and_then(|rest| rest.parse().ok());
-        Some(number.map_or_else(|| Self::Dated(rest.to_vec()), Self::Shifted))
+        Some(number.map_or_else(|| Self::Dated(rest.to_vec()), Self::Number))
     }
 
-    fn order(&self, other: &Self) -> Ordering {
+    /// The order of two files with equal times of birth, the older one first. `is_up`: a higher number is a newer file.
+    fn order(&self, other: &Self, is_up: bool) -> Ordering {
         match (self, other) {
-            (Self::Shifted(one), Self::Shifted(other)) => other.cmp(one),
+            (Self::Number(one), Self::Number(other)) if is_up => one.cmp(other),
+            (Self::Number(one), Self::Number(other)) => other.cmp(one),
             (Self::Dated(one), Self::Dated(other)) => one.cmp(other),
-            (Self::Shifted(_), Self::Dated(_)) => Ordering::Less,
-            (Self::Dated(_), Self::Shifted(_)) => Ordering::Greater,
+            (Self::Number(_), Self::Dated(_)) => Ordering::Less,
+            (Self::Dated(_), Self::Number(_)) => Ordering::Greater,
         }
     }
 }
@@ -96,46 +99,92 @@ pub fn after(home: &Path, last: Identity) -> Result<Vec<OpenFile>> {
     Ok(Vec::new())
 }
 
-/// The paths and the identities of these files.
+/// A file with the name of a rotated file.
+struct Rotated {
+    suffix: Suffix,
+    path: PathBuf,
+    file: Identity,
+}
+
+/// The paths and the identities of the rotated files of `home` that were written after the file `last`, the oldest one first.
 fn scan(home: &Path, last: Identity) -> Vec<(PathBuf, Identity)> {
     let (Some(base), mut found) = (home.file_name(), Vec::new()) else { return Vec::new() };
     for (path, _) in inodes(home) {
         if let Some(suffix) = path.file_name().and_then(|name| Suffix::of(base, name))
             && let Some(about) = path.symlink_metadata().ok().filter(Metadata::is_file)
         {
-            found.push((suffix, path, Identity::of(&about)));
+            found.push(Rotated { suffix, path, file: Identity::of(&about) });
         }
     }
-    found.sort_by(|(suffix, _, file), (other_suffix, _, other)| {
-        file.birth.cmp(&other.birth).then_with(|| suffix.order(other_suffix))
-    });
-    let place = found.iter().position(|(_, _, file)| file.is_same(last));
-    let last_suffix = place.map(|place| found[place].0.clone());
-    let is_later = |at: usize, suffix: &Suffix, file: Identity| match (suffix, &last_suffix, place) {
-        // Each rotation has added 1 to the number. This is also right if the clock was set back.
-        (Suffix::Shifted(number), Some(Suffix::Shifted(last)), _) => number < last,
-        (_, _, Some(place)) => at > place,
+    written_after(found, last).into_iter().map(|Rotated { path, file, .. }| (path, file)).collect()
+}
+
+/// The files of `found` that were written after the file `last`, the oldest one first. A file is newer if it was born later: the
+/// names decide only for equal times of birth, because a higher number can be an older or a newer file.
+fn written_after(mut found: Vec<Rotated>, last: Identity) -> Vec<Rotated> {
+    let is_up = counts_up(&found);
+    found.sort_by(|one, other| one.file.birth.cmp(&other.file.birth).then_with(|| one.suffix.order(&other.suffix, is_up)));
+    match found.iter().position(|rotated| rotated.file.is_same(last)) {
+        Some(place) => found.split_off(place + 1),
         // The last file is gone. Older files would have been removed before it.
-        (_, _, None) => last.birth > 0 && file.birth >= last.birth,
+        None => found.into_iter().filter(|rotated| last.birth > 0 && rotated.file.birth >= last.birth).collect(),
+    }
+}
+
+/// Whether a higher number is a newer file, as far as times of birth say.
+fn counts_up(found: &[Rotated]) -> bool {
+    let numbered = || {
+        found.iter().filter_map(|rotated| match rotated.suffix {
+            Suffix::Number(number) => Some((rotated.file.birth, number)),
+            Suffix::Dated(_) => None,
+        })
     };
-    let later = found.into_iter().enumerate().filter(|(at, (suffix, _, file))| is_later(*at, suffix, *file));
-    later.map(|(_, (_, path, file))| (path, file)).collect()
+    let (oldest, newest) = (numbered().min(), numbered().max());
+    oldest.zip(newest).is_some_and(|((birth, number), (last_birth, last_number))| birth < last_birth && number < last_number)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::FollowedFile;
 
     #[test]
     fn rotated_files_have_a_number_or_a_date() {
         let of = |name: &str| Suffix::of(OsStr::new("app.log"), OsStr::new(name));
-        assert_eq!(of("app.log.1"), Some(Suffix::Shifted(1)));
-        assert_eq!(of("app.log-12"), Some(Suffix::Shifted(12)));
+        assert_eq!(of("app.log.1"), Some(Suffix::Number(1)));
+        assert_eq!(of("app.log-12"), Some(Suffix::Number(12)));
         for date in ["20261126", "2026-11-26", "2026-11-26T10:00:00Z", "20261126-1764150548", "1764150548"] {
             assert_eq!(of(&format!("app.log-{date}")), Some(Suffix::Dated(date.into())), "{date}");
         }
         for other in ["app.log", "app.log.", "app.log1", "app.log.1.gz", "app.log.old", "app.log.1~", "app.log.swp", "x.log.1"] {
             assert_eq!(of(other), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn times_of_birth_and_then_numbers_say_which_files_are_newer() {
+        let file = |number: u32, birth: u64| {
+            let (inode, device, position, head_bytes, head) = (u64::from(number), 1, 0, 0, 0);
+            let stored = FollowedFile { inode, device, birth, position, head_bytes, head, is_done: false, home: Vec::new() };
+            Rotated { suffix: Suffix::Number(number), path: PathBuf::new(), file: Identity::stored(&stored) }
+        };
+        let cases: [(&[(u32, u64)], u32, &[u32]); 6] = [
+            // The highest number is the oldest file, also for equal times of birth and without any.
+            (&[(4, 10), (3, 20), (2, 20), (1, 30)], 3, &[2, 1]),
+            (&[(3, 0), (2, 0), (1, 0)], 2, &[1]),
+            // The highest number is the newest file.
+            (&[(7, 10), (8, 20), (9, 20), (10, 30)], 8, &[9, 10]),
+            (&[(7, 10), (8, 20), (9, 30)], 9, &[]),
+            // The month and the day across the end of a year.
+            (&[(1230, 10), (1231, 20), (101, 30), (102, 40)], 1231, &[101, 102]),
+            (&[(1230, 10), (1231, 20), (101, 30), (102, 40)], 102, &[]),
+        ];
+        for (files, last, expected) in cases {
+            let of = |(number, birth): &(u32, u64)| file(*number, *birth);
+            let last = files.iter().find(|(number, _)| *number == last).map(of).unwrap().file;
+            let found = written_after(files.iter().map(of).collect(), last);
+            let expected: Vec<Suffix> = expected.iter().map(|number| Suffix::Number(*number)).collect();
+            assert_eq!(found.into_iter().map(|rotated| rotated.suffix).collect::<Vec<_>>(), expected, "{files:?}");
         }
     }
 
