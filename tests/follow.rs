@@ -7,6 +7,7 @@ use std::os::unix::fs::symlink;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::time::Instant;
 
 use nix::sys::signal::Signal;
 use nix::sys::stat::Mode;
@@ -15,7 +16,7 @@ use scuttleup::Log;
 use serde_json::Value;
 
 use crate::faults::{as_nobody, open_to_nobody, set_mode};
-use crate::harness::{Place, Run, Running, SCUTTLEUP, append};
+use crate::harness::{Place, Run, Running, SCUTTLEUP, STEP, append};
 use crate::watch::{polling, spawn_without_inotify};
 
 /// Starts to follow files.
@@ -469,27 +470,90 @@ fn a_new_file_that_cannot_be_read_yet_is_waited_for() {
 }
 
 #[test]
+fn names_in_a_directory_that_cannot_be_watched_are_looked_at_every_second() {
+    let place = Place::new();
+    let log = open_to_nobody(&place, false);
+    let dir = place.path("dir");
+    fs::create_dir(&dir).expect("a directory");
+    for sub in ["one", "other"] {
+        fs::create_dir(dir.join(sub)).expect("a directory");
+    }
+    place.file("dir/app.log", "3\n");
+    place.file("dir/one/app.log", "6\n");
+    place.file("dir/other/app.log", "7\n");
+    symlink("one", dir.join("link")).expect("a link");
+    set_mode(&dir, 0o711);
+    let said = format!(
+        "scuttleup: {} cannot be watched: Permission denied (os error 13): looking at its names every second: \
+         make the directory readable and run it again to get new lines at once\n",
+        dir.display()
+    );
+    let start = |file: &str| as_nobody(&log, &["append", "--ack", "--follow"]).args([dir.join(file)]).spawn();
+    // The name of the file.
+    let mut run = start("app.log");
+    stored(&mut run, 1);
+    rotate(&dir.join("app.log"), 5);
+    write(&dir.join("app.log"), "4\n");
+    stored(&mut run, 1);
+    rotate(&dir.join("app.log"), 5);
+    write(&dir.join("app.log"), "5\n");
+    stored(&mut run, 1);
+    assert_eq!(stop(run), format!("{said}{}", stopped(3)));
+    // The looks do not wait for a pause of other files.
+    let busy = place.file("busy.log", "");
+    let mut run =
+        as_nobody(&log, &["append", "--ack", "--follow"]).args([&busy]).args(["--follow"]).args([dir.join("app.log")]).spawn();
+    write(&dir.join("app.log"), "51\n");
+    stored(&mut run, 1);
+    rotate(&dir.join("app.log"), 5);
+    write(&dir.join("app.log"), "52\n");
+    let begun = Instant::now();
+    while !texts(&log).contains(&"52".to_owned()) {
+        assert!(begun.elapsed() < STEP, "no look at the names");
+        write(&busy, "\n0\n");
+        stored(&mut run, 1);
+    }
+    run.signal(Signal::SIGTERM);
+    run.wait();
+    // A symbolic link on the way.
+    let mut run = start("link/app.log");
+    stored(&mut run, 1);
+    symlink("other", dir.join("new")).expect("a link");
+    fs::rename(dir.join("new"), dir.join("link")).expect("a rename");
+    stored(&mut run, 1);
+    assert_eq!(stop(run), format!("{said}{}", stopped(2)));
+    // A directory on the way that does not exist yet.
+    let mut run = start("later/app.log");
+    fs::create_dir(place.path("later")).expect("a directory");
+    place.file("later/app.log", "8\n");
+    fs::rename(place.path("later"), dir.join("later")).expect("a rename");
+    stored(&mut run, 1);
+    assert!(stop(run).ends_with(&stopped(1)));
+    // A directory on the way that is no link is watched itself.
+    let mut run = start("one/app.log");
+    write(&dir.join("one/app.log"), "9\n");
+    stored(&mut run, 2);
+    assert_eq!(stop(run), stopped(2));
+    let found: Vec<String> = texts(&log).into_iter().filter(|text| text != "0").collect();
+    assert_eq!(found, ["1", "2", "3", "4", "5", "51", "52", "6", "7", "8", "6", "9"]);
+}
+
+#[test]
 fn a_second_process_that_follows_the_same_file_into_the_log_ends() {
     let place = Place::new();
     let (log, file) = (place.log("a"), place.file("app.log", lines(1..=2)));
     let mut run = follow(&log, &[], &[&file]);
     stored(&mut run, 2);
-    let second = follow(&log, &[], &[&file]);
+    // The first one sees the new line after the second one has stored it.
+    run.signal(Signal::SIGSTOP);
+    let mut second = follow(&log, &[], &[&file]);
     write(&file, "3\n");
-    // One of them stores the line, and the other one notices it.
-    let mut ended = Vec::new();
-    let mut both = [run, second];
-    for _ in 0..20 {
-        write(&file, "");
-    }
-    let at = both.iter_mut().position(|run| run.next_line().is_none());
-    let loser = match at {
-        Some(at) => at,
-        None => panic!("both have stored it"),
-    };
-    ended.push(both[loser].wait());
+    stored(&mut second, 1);
+    run.signal(Signal::SIGCONT);
+    let ended = run.wait();
     let said = format!("another process follows {} into this log: end one of them and run it again", file.display());
-    assert!(ended[0].printed.stderr.contains(&said), "{}", ended[0].printed.stderr);
+    assert!(ended.printed.stderr.contains(&said), "{}", ended.printed.stderr);
+    assert_eq!(stop(second), stopped(1));
     assert_numbers(&log, 3);
 }
 

@@ -8,6 +8,7 @@ use std::io::{self, IsTerminal, Seek};
 use std::ops::Range;
 use std::os::fd::AsFd;
 use std::thread::Builder;
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use nix::errno::Errno;
@@ -32,7 +33,10 @@ use crate::cli::report::progress::{Progress, Total};
 const PIPE_BYTES: i32 = 1 << 20;
 const CANNOT_WAIT: &str = "cannot wait for the input";
 /// The time between two looks at followed files that cannot be watched.
-const LOOK_MILLIS: u16 = 1000;
+const LOOK: Duration = Duration::from_secs(1);
+/// The hint for a directory that cannot be watched.
+const UNWATCHED: &str =
+    "looking at its names every second: make the directory readable and run it again to get new lines at once";
 
 /// A line that is too long and at least this long is left out in pieces, in bytes. Shorter lines are never cut, in whatever
 /// chunks they arrive.
@@ -298,6 +302,8 @@ struct Source<'p, 'i, C> {
     pieces_bytes: usize,
     /// Whether the last batch could not be passed on.
     has_failed: bool,
+    /// The time of the last look at followed files that cannot be watched.
+    looked: Instant,
     /// Whether a limit of inotify was reported.
     is_limit_reported: bool,
     /// The number of lines that were checked.
@@ -322,6 +328,7 @@ impl<'p, 'i, C: FnMut(Line, &mut Batch) -> Result<(), Error>> Source<'p, 'i, C> 
             pieces: 0,
             pieces_bytes: 0,
             has_failed: false,
+            looked: Instant::now(),
             is_limit_reported: false,
             number: 0,
             has_ended: false,
@@ -364,10 +371,20 @@ impl<'p, 'i, C: FnMut(Line, &mut Batch) -> Result<(), Error>> Source<'p, 'i, C> 
     /// Waits for input, for a batch that is stored, for the stop, or for the end of stdout.
     fn wait(&mut self, stop: &Stop, pipeline: &Storing<'_, '_>) -> Result<Woken> {
         let stdin = io::stdin();
+        let since = self.looked.elapsed();
+        // Also while other files have events all the time.
+        if let Input::Files(tails, _) = &mut self.input
+            && tails.must_poll()
+            && since >= LOOK
+        {
+            tails.changed();
+            self.looked = Instant::now();
+        }
+        let until_look = || PollTimeout::try_from(LOOK.saturating_sub(since)).unwrap_or(PollTimeout::ZERO);
         let (input, output, timeout) = match &self.input {
             Input::Stdin => (Some(stdin.as_fd()), None, PollTimeout::NONE),
             Input::Files(tails, output) if tails.has_work() => (tails.fd(), *output, PollTimeout::ZERO),
-            Input::Files(tails, output) if tails.fd().is_none() => (None, *output, PollTimeout::from(LOOK_MILLIS)),
+            Input::Files(tails, output) if tails.must_poll() => (tails.fd(), *output, until_look()),
             Input::Files(tails, output) => (tails.fd(), *output, PollTimeout::NONE),
         };
         loop {
@@ -391,12 +408,6 @@ impl<'p, 'i, C: FnMut(Line, &mut Batch) -> Result<(), Error>> Source<'p, 'i, C> 
                 return Ok(cause);
             }
             if !any {
-                if let Input::Files(tails, _) = &mut self.input
-                    && tails.fd().is_none()
-                    && !tails.has_work()
-                {
-                    tails.changed();
-                }
                 return Ok(Woken::Input);
             }
         }
@@ -411,6 +422,9 @@ impl<'p, 'i, C: FnMut(Line, &mut Batch) -> Result<(), Error>> Source<'p, 'i, C> 
             && !std::mem::replace(&mut self.is_limit_reported, true)
         {
             self.progress.error(&polling(limit));
+        }
+        for err in tails.take_unwatched() {
+            self.progress.error(&format!("{err}: {UNWATCHED}"));
         }
         let Step::Read { is_other } = step else { return self.report_notices() };
         if is_other {

@@ -228,12 +228,23 @@ impl Tails {
         std::mem::take(&mut self.notices)
     }
 
-    /// The limit of inotify that is exhausted. Then the caller must call [`Tails::changed`] every second.
+    /// The limit of inotify that is exhausted.
     pub fn inotify_limit(&self) -> Option<InotifyLimit> {
         self.watch.limit()
     }
 
-    /// A descriptor that is readable after a file or a name has changed. `None`: see [`Tails::inotify_limit`].
+    /// Whether a name is in a directory that cannot be watched, or nothing can be watched. Then the caller must call
+    /// [`Tails::changed`] every second.
+    pub fn must_poll(&self) -> bool {
+        !self.watch.is_complete()
+    }
+
+    /// The errors of the directories that cannot be watched, since the last call.
+    pub fn take_unwatched(&mut self) -> Vec<Error> {
+        self.watch.take_errors()
+    }
+
+    /// A descriptor that is readable after a file or a name has changed. `None`: nothing is watched.
     pub fn fd(&self) -> Option<BorrowedFd<'_>> {
         self.watch.fd()
     }

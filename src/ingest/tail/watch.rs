@@ -1,8 +1,8 @@
 //! Watches the names on the way to the followed paths, and the content of the files, with inotify.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::ffi::{OsStr, OsString};
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::path::{Component, Path, PathBuf};
 
@@ -16,7 +16,7 @@ use crate::store::InotifyLimit;
 /// The most symbolic links on the way to a file, as the kernel allows.
 const LINKS_MAX: usize = 40;
 
-/// What has changed since the last look.
+/// A change since the last look.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Changed {
     /// A name on the way to the path with this number, or of a rotated file of it.
@@ -38,10 +38,26 @@ struct WatchedName {
     is_last: bool,
 }
 
+/// The result of [`Watch::add`].
+#[derive(PartialEq, Eq)]
+enum Added {
+    Watch(WatchDescriptor),
+    /// The permissions do not allow it.
+    Denied,
+    /// The name does not exist, or there is no inotify.
+    Nothing,
+}
+
 /// The watches. Without inotify, everything may have changed at each look.
 pub struct Watch {
     inotify: Option<Inotify>,
     limit: Option<InotifyLimit>,
+    /// The numbers of the paths with a name that is in a directory which cannot be watched.
+    unwatched: HashSet<usize>,
+    /// The directories that cannot be watched.
+    unwatched_dirs: HashSet<PathBuf>,
+    /// Their errors that were not taken yet.
+    errors: Vec<Error>,
     names: HashMap<WatchDescriptor, Vec<WatchedName>>,
     files: HashMap<WatchDescriptor, Vec<u64>>,
 }
@@ -54,7 +70,8 @@ impl Watch {
             Err(Errno::EMFILE) => (None, Some(InotifyLimit::Instances)),
             Err(err) => return Err(failure(err)),
         };
-        Ok(Self { inotify, limit, names: HashMap::new(), files: HashMap::new() })
+        let (unwatched, unwatched_dirs, errors) = (HashSet::new(), HashSet::new(), Vec::new());
+        Ok(Self { inotify, limit, unwatched, unwatched_dirs, errors, names: HashMap::new(), files: HashMap::new() })
     }
 
     /// The limit of inotify that is exhausted. Then nothing is watched.
@@ -67,17 +84,28 @@ impl Watch {
         self.inotify.as_ref().map(AsFd::as_fd)
     }
 
-    fn add(&mut self, path: &Path, events: AddWatchFlags) -> Result<Option<WatchDescriptor>> {
-        let Some(inotify) = &self.inotify else { return Ok(None) };
+    /// Whether every change of a name and of a content is an event.
+    pub fn is_complete(&self) -> bool {
+        self.inotify.is_some() && self.unwatched.is_empty()
+    }
+
+    /// The directories that cannot be watched, each once, with the reason.
+    pub fn take_errors(&mut self) -> Vec<Error> {
+        std::mem::take(&mut self.errors)
+    }
+
+    fn add(&mut self, path: &Path, events: AddWatchFlags) -> Result<Added> {
+        let Some(inotify) = &self.inotify else { return Ok(Added::Nothing) };
         match inotify.add_watch(path, events) {
-            Ok(watch) => Ok(Some(watch)),
+            Ok(watch) => Ok(Added::Watch(watch)),
             Err(Errno::ENOSPC) => {
                 self.limit = Some(InotifyLimit::Watches);
                 self.inotify = None;
-                Ok(None)
+                Ok(Added::Nothing)
             }
-            // The name has changed meanwhile, or may not be watched: a directory that a user may enter, but not read.
-            Err(Errno::ENOENT | Errno::ENOTDIR | Errno::EACCES) => Ok(None),
+            // The name has changed meanwhile.
+            Err(Errno::ENOENT | Errno::ENOTDIR) => Ok(Added::Nothing),
+            Err(Errno::EACCES) => Ok(Added::Denied),
             Err(err) => Err(failure(err)),
         }
     }
@@ -87,10 +115,11 @@ impl Watch {
         let events = AddWatchFlags::IN_MODIFY | AddWatchFlags::IN_CLOSE_WRITE;
         let path = PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
         match self.add(&path, events)? {
-            Some(watch) => self.files.entry(watch).or_default().push(number),
+            Added::Watch(watch) => self.files.entry(watch).or_default().push(number),
             // An open file has this path wherever /proc is mounted.
-            None if self.inotify.is_some() => return Err(failure(Errno::ENOENT)),
-            None => {}
+            Added::Nothing if self.inotify.is_some() => return Err(failure(Errno::ENOENT)),
+            Added::Denied => return Err(failure(Errno::EACCES)),
+            Added::Nothing => {}
         }
         Ok(())
     }
@@ -113,6 +142,7 @@ impl Watch {
         for names in self.names.values_mut() {
             names.retain(|name| name.path != number);
         }
+        self.unwatched.remove(&number);
         let resolved = self.resolve_and_watch(path, number);
         let unused: Vec<WatchDescriptor> =
             self.names.iter().filter(|(_, names)| names.is_empty()).map(|(&watch, _)| watch).collect();
@@ -141,9 +171,14 @@ impl Watch {
                 continue;
             }
             // Before the look: a later change is an event.
-            self.add_name(&real, &name, number, left.is_empty())?;
+            let is_denied = self.add_name(&real, &name, number, left.is_empty())?;
             let next = real.join(&name);
-            match std::fs::symlink_metadata(&next) {
+            let about = std::fs::symlink_metadata(&next);
+            // If another directory takes the name of this one, its own watch has the event.
+            if is_denied && !(about.as_ref().is_ok_and(Metadata::is_dir) && !left.is_empty()) {
+                self.add_unwatched(&real, number);
+            }
+            match about {
                 Ok(about) if about.is_symlink() => {
                     links += 1;
                     if links > LINKS_MAX {
@@ -167,14 +202,26 @@ impl Watch {
         Ok(Some(real))
     }
 
-    fn add_name(&mut self, dir: &Path, name: &OsStr, path: usize, is_last: bool) -> Result<()> {
+    fn add_unwatched(&mut self, dir: &Path, path: usize) {
+        self.unwatched.insert(path);
+        if self.unwatched_dirs.insert(dir.to_path_buf()) {
+            self.errors.push(Error::io(format!("{} cannot be watched", dir.display()), Errno::EACCES.into()));
+        }
+    }
+
+    /// Watches a name in a directory. Returns true if the permissions of the directory do not allow it: this process may enter the
+    /// directory, but not read it.
+    fn add_name(&mut self, dir: &Path, name: &OsStr, path: usize, is_last: bool) -> Result<bool> {
         // IN_ATTRIB: a file that could not be read can be read now.
         let names = AddWatchFlags::IN_CREATE | AddWatchFlags::IN_MOVE | AddWatchFlags::IN_DELETE | AddWatchFlags::IN_ATTRIB;
         let own = AddWatchFlags::IN_MOVE_SELF | AddWatchFlags::IN_DELETE_SELF | AddWatchFlags::IN_ONLYDIR;
-        if let Some(watch) = self.add(dir, names | own)? {
-            self.names.entry(watch).or_default().push(WatchedName { path, name: name.to_owned(), is_last });
+        match self.add(dir, names | own)? {
+            Added::Watch(watch) => {
+                self.names.entry(watch).or_default().push(WatchedName { path, name: name.to_owned(), is_last });
+                Ok(false)
+            }
+            added => Ok(added == Added::Denied),
         }
-        Ok(())
     }
 
     /// Takes what has changed.
