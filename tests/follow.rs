@@ -539,6 +539,37 @@ fn names_in_a_directory_that_cannot_be_watched_are_looked_at_every_second() {
 }
 
 #[test]
+fn a_line_in_pieces_is_left_out_once_although_another_file_is_read_in_between() {
+    let place = Place::new();
+    let (log, long, other) = (place.log("a"), place.file("long", "\"".repeat(3 << 20)), place.file("other", ""));
+    let bad = place.path("bad");
+    let bytes = |bad: &Path| -> Vec<(u64, usize)> {
+        let text = fs::read_to_string(bad).unwrap_or_default();
+        let pieces = text.split_inclusive('\n').filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        pieces.map(|piece| (piece["piece"].as_u64().expect("a piece"), piece["base64"].as_str().expect("base64").len())).collect()
+    };
+    let skip = ["--entry-bytes-max", "1000", "--skip-bad", bad.to_str().expect("UTF-8")];
+    let mut run = follow(&log, &skip, &[&long, &other]);
+    while bytes(&bad).len() < 2 {}
+    for n in 1..=3 {
+        write(&other, format!("{n}\n"));
+        stored(&mut run, 1);
+        write(&long, "\"".repeat(2 << 20));
+        while bytes(&bad).iter().map(|(_, bytes)| bytes / 4 * 3).sum::<usize>() < (2 + 2 * n) << 20 {}
+    }
+    write(&other, "4\n");
+    stored(&mut run, 1);
+    write(&long, "\"\n5\n");
+    stored(&mut run, 1);
+    assert_eq!(stop(run), format!("{}, 1 bad line went to {}\n", stopped(5).trim_end(), bad.display()));
+    let found = bytes(&bad);
+    assert!(found.iter().zip(1..).all(|((piece, _), nth)| *piece == nth), "{found:?}");
+    let total: usize = found.iter().map(|(_, bytes)| bytes / 4 * 3).sum();
+    assert!((9 << 20..=(9 << 20) + 3 * found.len()).contains(&total), "{total}");
+    assert_numbers(&log, 5);
+}
+
+#[test]
 fn a_second_process_that_follows_the_same_file_into_the_log_ends() {
     let place = Place::new();
     let (log, file) = (place.log("a"), place.file("app.log", lines(1..=2)));

@@ -431,6 +431,9 @@ impl<'p, 'i, C: FnMut(Line, &mut Batch) -> Result<(), Error>> Source<'p, 'i, C> 
             self.drop_rest();
         }
         let Input::Files(tails, _) = &mut self.input else { return Ok(()) };
+        if is_other {
+            (self.pieces, self.pieces_bytes) = tails.pieces();
+        }
         self.can_have_mark |= self.form.is_text && tails.is_at_start();
         match tails.read(self.part.batch.entries.room())? {
             Found::Bytes(count) => {
@@ -461,7 +464,7 @@ impl<'p, 'i, C: FnMut(Line, &mut Batch) -> Result<(), Error>> Source<'p, 'i, C> 
     fn keep_rest(&mut self) {
         let rest = self.end() - self.start + self.pieces_bytes;
         if let Input::Files(tails, _) = &mut self.input {
-            tails.keep_rest(rest);
+            tails.keep_rest(rest, (self.pieces, self.pieces_bytes));
         }
     }
 

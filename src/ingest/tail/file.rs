@@ -96,6 +96,8 @@ pub struct Tail {
     position: u64,
     /// The position behind the last byte that was read.
     read_to: u64,
+    /// The number of pieces after `position` that were left out of a line which is not complete, and their length in bytes.
+    pub pieces: (u64, usize),
     /// The first bytes of the file, up to [`HEAD_BYTES`] of those that were read.
     head: Vec<u8>,
     /// Whether a read may find more.
@@ -117,6 +119,7 @@ impl Tail {
             home: home.to_path_buf(),
             position: 0,
             read_to: 0,
+            pieces: (0, 0),
             head: Vec::new(),
             may_have_more: true,
             is_replaced: false,
@@ -194,7 +197,7 @@ impl Tail {
         let head = &mut head[..self.head.len()];
         let is_same = self.read_at(head, 0)? == head.len() && *head == *self.head;
         if !is_same || count == 0 && self.bytes()? < self.read_to {
-            (self.position, self.read_to, self.may_have_more) = (0, 0, true);
+            (self.position, self.read_to, self.pieces, self.may_have_more) = (0, 0, (0, 0), true);
             self.head.clear();
             return Ok(Read::Truncated);
         }
@@ -215,9 +218,9 @@ impl Tail {
         self.position = self.read_to - rest;
     }
 
-    /// The next read begins with the line that is not complete.
+    /// The next read begins with the line that is not complete, after its pieces that were left out.
     pub fn go_back(&mut self) {
-        self.read_to = self.position;
+        self.read_to = self.position + self.pieces.1 as u64;
     }
 
     /// Whether no process writes to it any more. `None`: the kernel does not say.

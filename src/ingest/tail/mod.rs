@@ -60,7 +60,7 @@ pub enum FollowNotice {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Step {
     /// [`Tails::read`] may find bytes. If the file is another one than that of the step before, input that is no complete line
-    /// does not count any more: it will be read again.
+    /// does not count any more: it will be read again, except for its [`Tails::pieces`].
     Read {
         /// Whether the file is another one.
         is_other: bool,
@@ -473,11 +473,19 @@ impl Tails {
         self.current_tail().is_some_and(Tail::is_at_start)
     }
 
-    /// All lines of the current file are in the batch, except for the last `rest` bytes that were read.
-    pub fn keep_rest(&mut self, rest: usize) {
+    /// The number of pieces that were left out of the line at the position of the current file, and their length in bytes. They
+    /// are not read again while this process runs.
+    pub fn pieces(&self) -> (u64, usize) {
+        self.current_tail().map_or((0, 0), |tail| tail.pieces)
+    }
+
+    /// All lines of the current file are in the batch, except for the last `rest` bytes that were read. The first of these bytes are
+    /// `pieces`, see [`Tails::pieces`].
+    pub fn keep_rest(&mut self, rest: usize, pieces: (u64, usize)) {
         if let Some(tail) = self.current_tail_mut() {
             let before = tail.position();
             tail.keep_rest(rest as u64);
+            tail.pieces = pieces;
             self.has_progress |= tail.position() != before;
         }
     }
