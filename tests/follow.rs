@@ -570,6 +570,29 @@ fn a_line_in_pieces_is_left_out_once_although_another_file_is_read_in_between() 
 }
 
 #[test]
+fn more_rotated_files_than_a_process_can_open_are_read() {
+    let place = Place::new();
+    let (log, file) = (place.log("a"), place.file("app.log", "1\n"));
+    let mut run = follow(&log, &[], &[&file]);
+    stored(&mut run, 1);
+    kill(run);
+    for n in 2..=300 {
+        rotate(&file, 300);
+        write(&file, format!("{n}\n"));
+    }
+    // Writers that never close the files do not hold up the newer ones.
+    let writers: Vec<File> = (100..200).map(|n| writer(&place.path(&format!("app.log.{n}")))).collect();
+    let line = "ulimit -n 128; exec $SCUTTLEUP --log \"$LOG\" append --ack --follow \"$FILE\"";
+    let mut run = crate::harness::shell(line).env("LOG", &log).env("FILE", &file).spawn();
+    stored(&mut run, 299);
+    write(&file, "301\n");
+    stored(&mut run, 1);
+    assert_eq!(stop(run), stopped(300));
+    drop(writers);
+    assert_numbers(&log, 301);
+}
+
+#[test]
 fn a_second_process_that_follows_the_same_file_into_the_log_ends() {
     let place = Place::new();
     let (log, file) = (place.log("a"), place.file("app.log", lines(1..=2)));

@@ -27,7 +27,7 @@ use super::batch::{Batch, FollowedPath};
 use crate::model::{Error, Result};
 use crate::store::{FOLLOWED_PATH_BYTES_MAX, FollowedFile, InotifyLimit, Log};
 
-/// A path with more files than this does not wait for the writers of the oldest one.
+/// A path with more files than this does not wait for the writers of the oldest one. Rotated files are opened up to this number.
 const TAILS_MAX: usize = 64;
 /// So often a path is looked at again if it leads to another file meanwhile.
 const LOOKS_MAX: usize = 100;
@@ -109,6 +109,8 @@ struct FollowedPaths {
     /// The newest file that was found, and its path without symbolic links.
     newest: Option<(Identity, PathBuf)>,
     start: Start,
+    /// The number of newer files that are not open yet.
+    unopened: usize,
     /// Whether its names may have changed.
     must_look: bool,
     /// The row that the log holds, or will hold after the batches that were passed on.
@@ -170,6 +172,7 @@ impl Tails {
             is_unreadable: false,
             newest: None,
             start,
+            unopened: 0,
             must_look: true,
             row,
         });
@@ -319,7 +322,7 @@ impl Tails {
 
     /// Looks where a path leads, and finds the files that have replaced each other since the last look.
     fn look(&mut self, number: usize, separator: u8) -> Result<()> {
-        let (mut found, mut later) = self.find_files(number)?;
+        let (mut found, mut later, mut unopened) = self.find_files(number)?;
         for _ in 0..LOOKS_MAX {
             // A rotation between the two looks at its names would mix up the order of the files.
             let is_same = match &found {
@@ -329,9 +332,10 @@ impl Tails {
             if is_same {
                 break;
             }
-            (found, later) = self.find_files(number)?;
+            (found, later, unopened) = self.find_files(number)?;
         }
         let followed = &mut self.paths[number];
+        followed.unopened = unopened;
         if let (Some((open, home)), Some((_, last))) = (&found, followed.tails.last_mut())
             && open.identity.is_same(last.identity)
         {
@@ -347,7 +351,8 @@ impl Tails {
                 self.add_tail(number, Tail::new(open, &home))?;
             }
         }
-        if let Some((open, home)) = found {
+        // The file to which the path leads comes after those that are not open yet.
+        if let Some((open, home)) = found.filter(|_| unopened == 0) {
             let followed = &mut self.paths[number];
             let open_at = followed.tails.iter().position(|(_, tail)| tail.identity.is_same(open.identity));
             let done_at = followed.done.iter().position(|done| Identity::stored(done).is_same(open.identity));
@@ -377,8 +382,9 @@ impl Tails {
         Ok(())
     }
 
-    /// The file to which a path leads, and the files that were rotated away after the newest known one, with their paths.
-    fn find_files(&mut self, number: usize) -> Result<(Option<HomedFile>, Vec<HomedFile>)> {
+    /// The file to which a path leads, and the files that were rotated away after the newest known one, with their paths. The
+    /// number is that of the files which are too many to be opened now.
+    fn find_files(&mut self, number: usize) -> Result<(Option<HomedFile>, Vec<HomedFile>, usize)> {
         let path = self.paths[number].path.clone();
         let found = match self.watch.resolve(&path, number)? {
             Some(home) => self.open(number, &home)?.map(|open| (open, home)),
@@ -388,9 +394,11 @@ impl Tails {
         let Some((newest, home)) =
             newest.filter(|(newest, _)| found.as_ref().is_none_or(|(open, _)| !open.identity.is_same(*newest)))
         else {
-            return Ok((found, Vec::new()));
+            return Ok((found, Vec::new(), 0));
         };
-        Ok((found, rotation::after(&home, newest)?.into_iter().map(|open| (open, home.clone())).collect()))
+        let max = TAILS_MAX.saturating_sub(self.paths[number].tails.len());
+        let (later, unopened) = rotation::after(&home, newest, max)?;
+        Ok((found, later.into_iter().map(|open| (open, home.clone())).collect(), unopened))
     }
 
     /// Opens the file to which a path leads. A file that may not be read yet is none: a rotation can create a file and then change
@@ -419,9 +427,9 @@ impl Tails {
 
     /// Finds out which replaced files no process writes to any more.
     fn seal(&mut self, number: usize) -> Result<()> {
-        let tails = &mut self.paths[number].tails;
+        let FollowedPaths { tails, unopened, .. } = &mut self.paths[number];
         for at in 0..tails.len() {
-            let is_crowded = tails.len() - at > TAILS_MAX;
+            let is_crowded = tails.len() + *unopened - at > TAILS_MAX;
             // A writer that has begun the next file has usually left this one.
             let next_bytes = tails.get(at + 1).map_or(Ok(0), |(_, next)| next.bytes())?;
             let next_has_begun = at + 2 < tails.len() || next_bytes > 0;
@@ -498,6 +506,9 @@ impl Tails {
                 let (_, tail) = followed.tails.remove(at);
                 followed.done.push(FollowedFile { is_done: true, ..tail.stored() });
                 followed.done.drain(..followed.done.len().saturating_sub(DONE_MAX));
+                // Each look reads the directory, so each opens many files. The last tail is never replaced, so some are left.
+                let open = followed.tails.len();
+                followed.must_look |= followed.unopened > 0 && (open <= TAILS_MAX / 2 || open + followed.unopened <= TAILS_MAX);
             }
             self.watch.remove_file(number);
         }

@@ -80,8 +80,9 @@ fn inodes(home: &Path) -> Vec<(PathBuf, u64)> {
     names.into_iter().flatten().filter_map(|name| name.ok().map(|name| (name.path(), name.ino()))).collect()
 }
 
-/// The rotated files of `home` that were written after the file `last`, the oldest one first.
-pub fn after(home: &Path, last: Identity) -> Result<Vec<OpenFile>> {
+/// The rotated files of `home` that were written after the file `last`, the oldest one first: at most `max` of them, and the number
+/// of those that were not opened.
+pub fn after(home: &Path, last: Identity, max: usize) -> Result<(Vec<OpenFile>, usize)> {
     let mut before = None;
     for _ in 0..SCANS_MAX {
         let found = scan(home, last);
@@ -90,13 +91,14 @@ pub fn after(home: &Path, last: Identity) -> Result<Vec<OpenFile>> {
             let open = |(path, identity): &(PathBuf, Identity)| {
                 Ok(OpenFile::open(path)?.filter(|open| open.identity.is_same(*identity)))
             };
-            if let Some(files) = found.iter().map(open).collect::<Result<Option<Vec<_>>>>()? {
-                return Ok(files);
+            if let Some(files) = found.iter().take(max).map(open).collect::<Result<Option<Vec<_>>>>()? {
+                let unopened = found.len() - files.len();
+                return Ok((files, unopened));
             }
         }
         before = Some(found);
     }
-    Ok(Vec::new())
+    Ok((Vec::new(), 0))
 }
 
 /// A file with the name of a rotated file.
@@ -207,14 +209,16 @@ mod tests {
             std::fs::write(dir.path().join("app.log.old"), "other").unwrap();
         }
         for first in 0..11 {
-            let found: Vec<Identity> = after(&home, files[first].identity).unwrap().iter().map(|file| file.identity).collect();
+            let (found, unopened) = after(&home, files[first].identity, 4).unwrap();
+            let found: Vec<Identity> = found.iter().map(|file| file.identity).collect();
             let expected: Vec<Identity> = files[first + 1..11].iter().map(|file| file.identity).collect();
-            assert_eq!(found, expected, "{first}");
+            assert_eq!(found, expected[..expected.len().min(4)], "{first}");
+            assert_eq!(unopened, expected.len().saturating_sub(4), "{first}");
             assert!(find(&home, files[first].identity).unwrap().is_some());
         }
         // The oldest file is removed: the others were born after it.
         std::fs::remove_file(dir.path().join("app.log.11")).unwrap();
-        assert_eq!(after(&home, files[0].identity).unwrap().len(), 10);
+        assert_eq!(after(&home, files[0].identity, 20).unwrap().0.len(), 10);
         assert!(find(&home, files[0].identity).unwrap().is_none());
     }
 }
