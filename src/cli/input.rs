@@ -47,7 +47,7 @@ const BAD_LINES_MAX: usize = 16 << 10;
 /// U+FEFF in UTF-8. Some programs begin each text file with it.
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
-/// Where the lines come from.
+/// The source of the lines.
 pub enum Input<'i> {
     Stdin,
     /// Files that grow. If the reader of this stdout closes it, the input ends.
@@ -65,7 +65,7 @@ impl Input<'_> {
     }
 }
 
-/// How the input is split into lines.
+/// The rule that splits the input into lines.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Cut {
     /// After each newline.

@@ -1,4 +1,4 @@
-//! One file that is followed: which file it is, how much of it was read, and whether it is still the same content.
+//! One file that is followed: its identity, the position in it, and whether its content is still the same.
 
 use std::fs::{File, Metadata};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -13,12 +13,12 @@ use super::lease::has_writer;
 use crate::model::{Error, Result};
 use crate::store::FollowedFile;
 
-/// So many bytes at the start of a file are compared before what follows is taken for its continuation.
+/// The number of bytes at the start of a file that are compared before the bytes after the position are read.
 const HEAD_BYTES: usize = 1024;
 /// A last line is searched backwards in steps of this many bytes.
 const BACK_BYTES: u64 = 64 << 10;
 
-/// Which file it is, under any name.
+/// The identity of a file, under any name.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Identity {
     pub inode: u64,
@@ -78,7 +78,7 @@ impl OpenFile {
 /// The result of [`Tail::read`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Read {
-    /// So many bytes were read.
+    /// This many bytes were read.
     Bytes(usize),
     /// The end of the file, for now.
     End,
@@ -189,7 +189,7 @@ impl Tail {
         Ok(())
     }
 
-    /// Reads on. If the content has begun again, what was read does not count, and the position is the start of the file.
+    /// Reads on. If the content has begun again, the bytes before do not count, and the position is the start of the file.
     pub fn read(&mut self, room: &mut [u8]) -> Result<Read> {
         let count = self.read_at(room, self.read_to)?;
         // After the read: the file can have been written anew before it.

@@ -29,9 +29,9 @@ use crate::store::{FOLLOWED_PATH_BYTES_MAX, FollowedFile, InotifyLimit, Log};
 
 /// A path with more files than this does not wait for the writers of the oldest one. Rotated files are opened up to this number.
 const TAILS_MAX: usize = 64;
-/// So often a path is looked at again if it leads to another file meanwhile.
+/// A path is looked at again at most this many times if it leads to another file meanwhile.
 const LOOKS_MAX: usize = 100;
-/// So many files that are done are remembered for each path: a symbolic link can lead to one of them again.
+/// At most this many files that are done are remembered for each path: a symbolic link can lead to one of them again.
 const DONE_MAX: usize = 16;
 /// Fewer of them are remembered if the row would be longer, in bytes. A longer row has pages of its own.
 const ROW_BYTES_MAX: usize = 1900;
@@ -45,7 +45,7 @@ pub enum Start {
     End,
 }
 
-/// What a user must know while files are followed.
+/// A fact that a user must know while files are followed.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum FollowNotice {
     /// The file at this path was truncated or written anew. It is read from its start.
@@ -72,19 +72,19 @@ pub enum Step {
 /// The result of [`Tails::read`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Found {
-    /// So many bytes.
+    /// This many bytes.
     Bytes(usize),
     /// Nothing for now.
     Nothing,
-    /// The end of a file that no process writes to any more: what was read and is no complete line becomes a line.
+    /// The end of a file that no process writes to any more: the rest that is no complete line becomes a line.
     End,
-    /// The content has begun again: what was read and is no complete line does not count.
+    /// The content has begun again: the rest that is no complete line does not count.
     Again,
 }
 
 /// The files of several paths.
 pub struct Tails {
-    paths: Vec<FollowedPaths>,
+    paths: Vec<PathFiles>,
     watch: Watch,
     /// The number of the next tail.
     next_number: u64,
@@ -96,10 +96,10 @@ pub struct Tails {
 }
 
 /// A file, and its path when its writer wrote to it.
-type HomedFile = (OpenFile, PathBuf);
+type FileAtPath = (OpenFile, PathBuf);
 
 /// The files of one path.
-struct FollowedPaths {
+struct PathFiles {
     path: PathBuf,
     tails: Vec<(u64, Tail)>,
     /// Files that were replaced and read to their end, the oldest one first.
@@ -165,7 +165,7 @@ impl Tails {
         let (is_known, stored) = (stored.is_some(), stored.transpose()?.unwrap_or_default());
         let number = self.paths.len();
         let start = if is_known { Start::Start } else { start };
-        self.paths.push(FollowedPaths {
+        self.paths.push(PathFiles {
             path,
             tails: Vec::new(),
             done: Vec::new(),
@@ -279,7 +279,7 @@ impl Tails {
             }
             self.seal(number)?;
         }
-        // A file is read on while a line is not complete, and more of it may be there. Otherwise the files take turns.
+        // A file is read on while a line is not complete, and more of it may be there. Otherwise another path is next.
         if let Some(tail) = self.current_tail()
             && tail.may_have_more
             && !self.has_progress
@@ -320,7 +320,7 @@ impl Tails {
         Ok(())
     }
 
-    /// Looks where a path leads, and finds the files that have replaced each other since the last look.
+    /// Finds the file to which a path leads, and the files that have replaced each other since the last look.
     fn look(&mut self, number: usize, separator: u8) -> Result<()> {
         let (mut found, mut later, mut unopened) = self.find_files(number)?;
         for _ in 0..LOOKS_MAX {
@@ -384,7 +384,7 @@ impl Tails {
 
     /// The file to which a path leads, and the files that were rotated away after the newest known one, with their paths. The
     /// number is that of the files which are too many to be opened now.
-    fn find_files(&mut self, number: usize) -> Result<(Option<HomedFile>, Vec<HomedFile>, usize)> {
+    fn find_files(&mut self, number: usize) -> Result<(Option<FileAtPath>, Vec<FileAtPath>, usize)> {
         let path = self.paths[number].path.clone();
         let found = match self.watch.resolve(&path, number)? {
             Some(home) => self.open(number, &home)?.map(|open| (open, home)),
@@ -427,21 +427,21 @@ impl Tails {
 
     /// Finds out which replaced files no process writes to any more.
     fn seal(&mut self, number: usize) -> Result<()> {
-        let FollowedPaths { tails, unopened, .. } = &mut self.paths[number];
+        let PathFiles { tails, unopened, .. } = &mut self.paths[number];
         for at in 0..tails.len() {
-            let is_crowded = tails.len() + *unopened - at > TAILS_MAX;
+            let is_above_max = tails.len() + *unopened - at > TAILS_MAX;
             // A writer that has begun the next file has usually left this one.
             let next_bytes = tails.get(at + 1).map_or(Ok(0), |(_, next)| next.bytes())?;
             let next_has_begun = at + 2 < tails.len() || next_bytes > 0;
             let (_, tail) = &mut tails[at];
-            if !tail.is_replaced || tail.is_sealed || !tail.may_be_closed && !is_crowded {
+            if !tail.is_replaced || tail.is_sealed || !tail.may_be_closed && !is_above_max {
                 continue;
             }
             let is_closed = tail.is_closed();
             // If the kernel does not say it, the question stays open until the next file has begun.
             tail.may_be_closed = is_closed.is_none();
-            if is_crowded || is_closed.unwrap_or(next_has_begun) {
-                // What was written before the last look at its writers is read to its end.
+            if is_above_max || is_closed.unwrap_or(next_has_begun) {
+                // Its writers can have written until the last look at them.
                 (tail.is_sealed, tail.may_have_more) = (true, true);
             }
         }

@@ -1,4 +1,4 @@
-//! The files of a rotation: by which names rotated files are found, and in which order they were written.
+//! The files of a rotation: the names of rotated files, and the order in which they were written.
 
 use std::cmp::Ordering;
 use std::ffi::OsStr;
