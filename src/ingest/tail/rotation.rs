@@ -170,24 +170,22 @@ mod tests {
             let stored = FollowedFile { inode, device, birth, position, head_bytes, head, is_done: false, home: Vec::new() };
             Rotated { suffix: Suffix::Number(number), path: PathBuf::new(), file: Identity::stored(&stored) }
         };
-        let cases: [(&[(u32, u64)], u32, &[u32]); 6] = [
-            // The highest number is the oldest file, also for equal times of birth and without any.
-            (&[(4, 10), (3, 20), (2, 20), (1, 30)], 3, &[2, 1]),
-            (&[(3, 0), (2, 0), (1, 0)], 2, &[1]),
-            // The highest number is the newest file.
-            (&[(7, 10), (8, 20), (9, 20), (10, 30)], 8, &[9, 10]),
-            (&[(7, 10), (8, 20), (9, 30)], 9, &[]),
-            // The month and the day across the end of a year.
-            (&[(1230, 10), (1231, 20), (101, 30), (102, 40)], 1231, &[101, 102]),
-            (&[(1230, 10), (1231, 20), (101, 30), (102, 40)], 102, &[]),
-        ];
-        for (files, last, expected) in cases {
+        let check = |files: &[(u32, u64)], last: u32, expected: &[u32]| {
             let of = |(number, birth): &(u32, u64)| file(*number, *birth);
             let last = files.iter().find(|(number, _)| *number == last).map(of).unwrap().file;
             let found = written_after(files.iter().map(of).collect(), last);
             let expected: Vec<Suffix> = expected.iter().map(|number| Suffix::Number(*number)).collect();
             assert_eq!(found.into_iter().map(|rotated| rotated.suffix).collect::<Vec<_>>(), expected, "{files:?}");
-        }
+        };
+        // The highest number is the oldest file, also for equal times of birth and without any.
+        check(&[(4, 10), (3, 20), (2, 20), (1, 30)], 3, &[2, 1]);
+        check(&[(3, 0), (2, 0), (1, 0)], 2, &[1]);
+        // The highest number is the newest file.
+        check(&[(7, 10), (8, 20), (9, 20), (10, 30)], 8, &[9, 10]);
+        check(&[(7, 10), (8, 20), (9, 30)], 9, &[]);
+        // The month and the day across the end of a year.
+        check(&[(1230, 10), (1231, 20), (101, 30), (102, 40)], 1231, &[101, 102]);
+        check(&[(1230, 10), (1231, 20), (101, 30), (102, 40)], 102, &[]);
     }
 
     #[test]

@@ -174,8 +174,9 @@ impl Watch {
             let is_denied = self.add_name(&real, &name, number, left.is_empty())?;
             let next = real.join(&name);
             let about = std::fs::symlink_metadata(&next);
-            // If another directory takes the name of this one, its own watch has the event.
-            if is_denied && !(about.as_ref().is_ok_and(Metadata::is_dir) && !left.is_empty()) {
+            // A directory on the way has its own watch: it has the event if another one takes its name.
+            let has_own_watch = about.as_ref().is_ok_and(Metadata::is_dir) && !left.is_empty();
+            if is_denied && !has_own_watch {
                 self.add_unwatched(&real, number);
             }
             match about {
