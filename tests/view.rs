@@ -123,7 +123,9 @@ fn colours_are_shown_unless_the_user_or_the_terminal_has_none() {
     let escapes = |env: &[(&str, &str)]| shown(&log, 100, &["read"], env).seen().matches('\x1b').count();
     assert!(escapes(&[]) > 10);
     assert_eq!(escapes(&[("NO_COLOR", "1")]), 0);
-    assert_eq!(escapes(&[("TERM", "dumb")]), 0);
+    for term in ["dumb", ""] {
+        assert_eq!(escapes(&[("TERM", term)]), 0, "{term}");
+    }
     let coloured = shown(&log, 100, &["read"], &[]);
     assert_eq!(coloured.lines(), lines(&log, 100, &["read"]));
     // Nothing of an entry controls the terminal: only colours do.

@@ -16,8 +16,8 @@ pub fn is_wanted(place: &impl IsTerminal, json: bool) -> bool {
     place.is_terminal() && !json
 }
 
-/// Whether marks have a colour: see <https://no-color.org>.
-fn has_colour() -> bool {
+/// Whether a terminal shows colours, and its user wants them: see <https://no-color.org>. An empty variable counts as unset.
+pub fn has_colour() -> bool {
     let is_set = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
     !is_set("NO_COLOR") && std::env::var_os("TERM").is_some_and(|term| !term.is_empty() && term != "dumb")
 }

@@ -10,6 +10,8 @@ use jiff::{Timestamp, ZonedDateTime};
 use scuttleup::ndjson::PayloadKeys;
 use scuttleup::{Change, Entry, PeerId, Printable, Seq};
 
+use crate::cli::report::table::has_colour;
+
 /// A longer peer id is cut, so that the payload has room.
 const PEER_COLUMNS_MAX: usize = 20;
 /// The columns if the terminal does not say how many it has.
@@ -26,12 +28,6 @@ const PEER_COLOURS: [&str; 5] = ["\x1b[32m", "\x1b[33m", "\x1b[34m", "\x1b[35m",
 /// Whether stdout is a terminal, on which people read.
 pub fn is_wanted() -> bool {
     io::stdout().is_terminal()
-}
-
-/// Whether a terminal shows colours, and its user wants them: <https://no-color.org>.
-fn has_colour() -> bool {
-    let is_set = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
-    !is_set("NO_COLOR") && std::env::var_os("TERM").is_some_and(|kind| kind != "dumb")
 }
 
 /// Writes changes for people.
