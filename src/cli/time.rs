@@ -1,6 +1,6 @@
 //! Ages, lengths of time and points in time of the command line.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use jiff::civil::{DateTime, Time};
 use jiff::fmt::friendly::SpanParser;
@@ -52,6 +52,11 @@ pub fn moment(text: &str, now: &ZonedDateTime) -> Result<u64, String> {
         _ => return absolute(text, now).ok_or_else(|| if span(text).is_some() { no_direction(text) } else { no_moment() }),
     };
     Ok(millis(zoned.map_err(|_| no_moment())?.timestamp()))
+}
+
+/// The current time, since the start of 1970.
+pub fn since_1970() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }
 
 /// The current time in UTC, in seconds, as RFC 3339.

@@ -3,9 +3,8 @@
 //! One process at a time consumes a cursor. It stores the bounds of a batch before the batch is given to anyone, so that after a crash
 //! exactly the same batch comes again. scuttleup-store(5) explains why no entry is skipped.
 
-use std::time::{SystemTime, UNIX_EPOCH};
-
 use super::Log;
+use super::clock::now_millis;
 use super::files::lock::Claim;
 use super::rows::{bad_row, u32_at, u64_at};
 use crate::model::{Error, Offset, PeerId, Result};
@@ -257,11 +256,6 @@ impl super::Writer<'_> {
         self.changed = true;
         self.txn.set_cursor(name, cursor)
     }
-}
-
-fn now_millis() -> u64 {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
-    u64::try_from(now).unwrap_or(u64::MAX)
 }
 
 fn check_name(name: &str) -> Result<()> {

@@ -15,9 +15,11 @@
 //! | `seal` | moves old entries into packs |
 //! | `pack` | sealed entries in compressed files |
 //! | `repair` | puts lost entries back, or copies what can be read of a damaged log |
+//! | `clock` | the current time |
 //! | `verify` | checks everything against everything |
 //! | `files` | the directory and the files of a log |
 
+mod clock;
 mod cursors;
 mod feeds;
 mod files;

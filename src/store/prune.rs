@@ -3,8 +3,8 @@
 use std::fmt;
 use std::ops::ControlFlow;
 use std::str::FromStr;
-use std::time::{SystemTime, UNIX_EPOCH};
 
+use super::clock::now_millis;
 use super::rows::{FloorRow, RunRow};
 use super::seal::GoesOn;
 use super::{Log, Writer};
@@ -257,8 +257,7 @@ struct Steps {
 
 /// The time so many seconds ago, in Unix milliseconds.
 fn millis_before(seconds: u64) -> u64 {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
-    u64::try_from(now).unwrap_or(u64::MAX).saturating_sub(seconds.saturating_mul(1000))
+    now_millis().saturating_sub(seconds.saturating_mul(1000))
 }
 
 impl Writer<'_> {

@@ -1,9 +1,9 @@
 //! Writes many entries in one transaction. It is durable before any of them is acknowledged.
 
 use std::collections::HashMap;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::Log;
+use super::clock::now_millis;
 use super::files::place::{Place, StoredPlace};
 use super::files::{identity, space};
 use super::lmdb::WriteTxn;
@@ -323,8 +323,7 @@ impl Writer<'_> {
             self.txn.set_root(root)?;
         }
         if committed.new > 0 {
-            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
-            self.txn.append_time(self.first_offset, u64::try_from(now).unwrap_or(u64::MAX))?;
+            self.txn.append_time(self.first_offset, now_millis())?;
         }
         // At most two pages for the bytes of one, four changed pages for each feed, and two pages for a row of keys.
         let pages_bytes = 2 * self.entry_bytes + 8 * self.other_bytes + self.feeds.len() as u64 * (16 << 10);

@@ -1,6 +1,6 @@
 //! `cursor`: list, set and remove the named positions of readers.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use anyhow::{Result, bail};
 use clap::{Arg, ArgMatches, Command};
@@ -15,6 +15,7 @@ use crate::cli::io::output::Output;
 use crate::cli::io::signals::{self, Stop};
 use crate::cli::report::diagnostics::counted;
 use crate::cli::report::table::{self, Column, Mark, Marks, Table};
+use crate::cli::time::since_1970;
 
 const COLUMNS: [Column; 4] =
     [Column::text("cursor"), Column::number("offset"), Column::number("unread"), Column::number("behind")];
@@ -77,7 +78,7 @@ fn remove(context: &Context, args: &ArgMatches) -> Result<Exit> {
 fn list(context: &Context, json: bool) -> Result<Exit> {
     signals::exit_on_signal()?;
     let cursors = Log::open_read_only(&context.dir)?.cursors()?;
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let now = since_1970();
     let seconds_since = |millis: u64| now.saturating_sub(Duration::from_millis(millis)).as_secs();
     let lag = |state: &CursorState| if state.unread == 0 { Some(0) } else { state.unread_since.map(seconds_since) };
     let mut lines = Vec::new();

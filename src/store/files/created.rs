@@ -4,8 +4,8 @@
 use std::fs::File;
 use std::io::Write;
 use std::path::Path;
-use std::time::{SystemTime, UNIX_EPOCH};
 
+use super::super::clock::now_millis;
 use super::file;
 use crate::model::{Error, PeerId, Result};
 
@@ -28,8 +28,7 @@ pub fn write(dir: &Path, format: u32, id: &PeerId) -> Result<()> {
     if file.metadata().map_err(fail)?.len() > 0 {
         return Ok(());
     }
-    let millis = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
-    let content = format!("format {format}\nwritten {millis}\nid {}\n", id.as_str());
+    let content = format!("format {format}\nwritten {}\nid {}\n", now_millis(), id.as_str());
     let written = file.write_all(content.as_bytes()).and_then(|()| file.sync_all()).and_then(|()| File::open(dir)?.sync_all());
     written.map_err(fail)
 }

@@ -1,6 +1,6 @@
 //! The place of a log: which data file, on which file system. A copy of the log has another place.
 
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::os::unix::fs::MetadataExt;
 use std::time::UNIX_EPOCH;
 
@@ -32,9 +32,7 @@ impl Place {
     pub fn of(file: &File) -> Result<Self> {
         let fail = |err| Error::io("the place of the data file cannot be read", err);
         let about = file.metadata().map_err(fail)?;
-        // Some file systems and old kernels have no birth time.
-        let birth = about.created().ok().and_then(|birth| birth.duration_since(UNIX_EPOCH).ok());
-        let birth = birth.map_or(0, |birth| u64::try_from(birth.as_nanos()).unwrap_or(0));
+        let birth = birth_nanos(&about);
         let file_system = fstatvfs(file).map_err(|err| fail(err.into()))?.filesystem_id();
         // XFS and others use the number of the device as the id, which can change at each mount. Without a birth time it is kept:
         // an inode number alone says too little.
@@ -52,7 +50,13 @@ impl Place {
     }
 }
 
-/// How the kernel makes the id of a file system from the number of its device.
+/// The birth time of a file, in nanoseconds of Unix time. 0: not known, because some file systems and old kernels have none.
+pub fn birth_nanos(about: &Metadata) -> u64 {
+    let birth = about.created().ok().and_then(|birth| birth.duration_since(UNIX_EPOCH).ok());
+    birth.map_or(0, |birth| u64::try_from(birth.as_nanos()).unwrap_or(0))
+}
+
+/// The id that the kernel gives to a file system on this device.
 fn device_id(device: u64) -> u64 {
     let (major, minor) = (major(device), minor(device));
     (minor & 0xff) | (major << 8) | ((minor & !0xff) << 12)
