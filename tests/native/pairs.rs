@@ -149,6 +149,16 @@ fn deleted_entries_are_sent_as_hash_and_length() {
 }
 
 #[test]
+fn one_entry_that_is_not_received_is_counted_as_one() {
+    let place = Place::new();
+    let (a, b) = (place.log("a"), place.log("b"));
+    append(&a, format!("\"{}\"\n", "x".repeat(5000)));
+    let ended = join(&a, &["--once"], &b, &["--once", "--entry-bytes-max", "4000"]);
+    let said = ", but 1 entry of the remote was not received: see the messages of the remote";
+    assert!(ended.1.printed.stderr.contains(said), "{}", ended.1.printed.stderr);
+}
+
+#[test]
 fn an_entry_that_is_too_long_stops_its_feed_and_no_other() {
     let place = Place::new();
     let (a, b) = (place.log("a"), place.log("b"));

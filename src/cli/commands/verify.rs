@@ -37,11 +37,7 @@ pub fn run(context: &Context, _args: &ArgMatches) -> Result<Exit> {
         return Err(err);
     }
     let Some(verified) = verified else { return Ok(stop.exit().unwrap_or(Exit::Error)) };
-    let found = match verified.damages {
-        0 => "no damage".into(),
-        1 => "1 damage".into(),
-        damages => format!("{damages} damages"),
-    };
+    let found = if verified.damages == 0 { "no damage".into() } else { counted(verified.damages, "damage", "damages") };
     let (entries, feeds) = (verified.entries, verified.feeds);
     context.diagnostics.note(&format!(
         "{found}: checked {} in {}",

@@ -180,27 +180,17 @@ impl Report<'_> {
     fn print_ended(self, outcome: &Outcome, peer: &PeerId, failed: Option<&str>) {
         let moved = format!("{}{}", moved(outcome, peer), partial(outcome));
         let mut problems: Vec<String> = refusal(outcome).filter(|_| !self.serves).into_iter().collect();
-        match outcome.forks + outcome.gaps {
-            0 => {}
-            1 => problems.push("1 feed is stopped".to_owned()),
-            feeds => problems.push(format!("{feeds} feeds are stopped")),
-        }
-        if outcome.missing > 0 {
-            let missing = outcome.missing;
-            problems.push(format!(
-                "{missing} entries of the remote were not received: see the messages of the remote, and --entry-bytes-max"
-            ));
-        }
-        match outcome.not_allowed {
-            0 => {}
-            1 => problems.push("1 entry of a feed that is not allowed was refused".to_owned()),
-            entries => problems.push(format!("{entries} entries of feeds that are not allowed were refused")),
-        }
-        match outcome.left_out {
-            0 => {}
-            1 => problems.push("1 deleted or pruned entry cannot be sent on this wire".to_owned()),
-            entries => problems.push(format!("{entries} deleted or pruned entries cannot be sent on this wire")),
-        }
+        let mut add = |count, one: &str, many: &str, rest: &str| {
+            if count > 0 {
+                problems.push(format!("{} {rest}", counted(count, one, many)));
+            }
+        };
+        add(outcome.forks + outcome.gaps, "feed is", "feeds are", "stopped");
+        let not_received = "not received: see the messages of the remote, and --entry-bytes-max";
+        add(outcome.missing, "entry of the remote was", "entries of the remote were", not_received);
+        let [one, many] = ["entry of a feed that is not allowed was", "entries of feeds that are not allowed were"];
+        add(outcome.not_allowed, one, many, "refused");
+        add(outcome.left_out, "deleted or pruned entry", "deleted or pruned entries", "cannot be sent on this wire");
         problems.extend(failed.map(|failed| format!("{failed}: see its messages")));
         // The remote reports this session, often on the same stderr.
         let is_reported = self.serves && outcome.confirmed && (outcome.sends() || outcome.receives() || outcome.remote_compares);
@@ -248,10 +238,9 @@ fn partial(outcome: &Outcome) -> String {
     if globs.len() > NAMED_MAX {
         text.push_str(&format!(" or {}", counted((globs.len() - NAMED_MAX) as u64, "more pattern", "more patterns")));
     }
-    match outcome.ignored {
-        0 => {}
-        1 => text.push_str(", 1 entry of another feed came and was ignored"),
-        entries => text.push_str(&format!(", {entries} entries of other feeds came and were ignored")),
+    if outcome.ignored > 0 {
+        let [one, many] = ["entry of another feed came and was", "entries of other feeds came and were"];
+        text.push_str(&format!(", {} ignored", counted(outcome.ignored, one, many)));
     }
     text
 }
@@ -273,17 +262,16 @@ fn limit(outcome: &Outcome) -> &'static str {
 /// The entries that stayed behind because of the mode of the remote, although the local mode asks for them.
 fn refusal(outcome: &Outcome) -> Option<String> {
     let remote = outcome.remote_mode.filter(|_| outcome.refused())?;
-    let entries = |count, one: &str, more: &str| if count == 1 { format!("1 {one} was") } else { format!("{count} {more} were") };
     let is_sync = outcome.local_mode == Mode::Sync;
     Some(if remote == Mode::Push {
-        let left = entries(outcome.unsent_by_mode.unwrap_or(0), "local entry", "local entries");
+        let left = counted(outcome.unsent_by_mode.unwrap_or(0), "local entry was", "local entries were");
         let hint = if is_sync { "to only receive, use --mode pull" } else { "the remote must use --mode pull or sync" };
         format!("{left} not sent: the remote only sends ({hint})")
     } else {
         let hint = if is_sync { "to only send, use --mode push" } else { "the remote must use --mode push or sync" };
         match outcome.missing_by_mode {
             Some(count) => {
-                let left = entries(count, "entry of the remote", "entries of the remote");
+                let left = counted(count, "entry of the remote was", "entries of the remote were");
                 format!("{left} not received: the remote only receives ({hint})")
             }
             None => format!("the entries of the remote are not known: the remote only receives ({hint})"),

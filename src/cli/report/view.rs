@@ -10,6 +10,7 @@ use jiff::{Timestamp, ZonedDateTime};
 use scuttleup::ndjson::PayloadKeys;
 use scuttleup::{Change, Entry, PeerId, Printable, Seq};
 
+use crate::cli::report::diagnostics::counted;
 use crate::cli::report::table::has_colour;
 
 /// A longer peer id is cut, so that the payload has room.
@@ -63,7 +64,7 @@ impl View {
         self.put_place(&mut line, change.peer, change.seq);
         match change.entry.entry() {
             _ if self.keys == PayloadKeys::Omitted => {}
-            Entry::Deleted(tombstone) => line.put_in(DIM, &format!("deleted, {}", bytes(tombstone.bytes as usize))),
+            Entry::Deleted(tombstone) => line.put_in(DIM, &format!("deleted, {}", bytes(tombstone.bytes.into()))),
             Entry::Bytes(payload, _) if self.keys == PayloadKeys::Base64 => {
                 // Three bytes take four columns.
                 line.put(&BASE64.encode(&payload[..payload.len().min(line.left.next_multiple_of(3))]));
@@ -72,7 +73,7 @@ impl View {
             Entry::Bytes(payload, _) => match start_of_text(payload, line.left) {
                 Some(text) => line.put(text),
                 None => {
-                    line.put_in(DIM, &format!("{}: ", bytes(payload.len())));
+                    line.put_in(DIM, &format!("{}: ", bytes(payload.len() as u64)));
                     line.put(&payload[..payload.len().min(line.left + 1)].escape_ascii().to_string());
                 }
             },
@@ -107,9 +108,8 @@ impl View {
     }
 }
 
-/// A text of `count` bytes in words.
-fn bytes(count: usize) -> String {
-    if count == 1 { "1 byte".into() } else { format!("{count} bytes") }
+fn bytes(count: u64) -> String {
+    counted(count, "byte", "bytes")
 }
 
 /// The start of `payload` as text: enough for `columns` columns. `None`: it is no text.
