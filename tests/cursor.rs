@@ -178,6 +178,17 @@ fn a_pruned_log_gives_its_floors_and_goes_on_behind_them() {
 }
 
 #[test]
+fn only_list_has_the_option_json() {
+    let place = Place::new();
+    let log = filled(&place, 1);
+    Run::new(&log).args(["cursor", "list", "--json"]).stdout("").success();
+    for args in [&["--json", "list"][..], &["set", "c", "1", "--json"], &["rm", "c", "--json"]] {
+        Run::new(&log).args(["cursor"]).args(args).stdout("").stderr_has("unexpected argument '--json'").status(2);
+    }
+    Run::new(&log).args(["cursor", "list"]).stdout("").success();
+}
+
+#[test]
 fn list_shows_the_lag_in_entries_and_in_time() {
     let place = Place::new();
     let log = filled(&place, 2);

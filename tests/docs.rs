@@ -29,12 +29,16 @@ fn help(command: Option<&str>) -> String {
     Run::bare().args(command).args(["--help"]).success().text().to_owned()
 }
 
-/// All commands, as `--help` lists them.
-fn commands() -> Vec<String> {
-    let help = help(None);
+/// The commands that a help text lists.
+fn listed(help: &str) -> Vec<String> {
     let list = help.lines().skip_while(|line| *line != "Commands:").skip(1).take_while(|line| !line.is_empty());
     let names = list.map(|line| line.split_whitespace().next().expect("a name").to_owned());
-    let names: Vec<_> = names.filter(|name| name != "help").collect();
+    names.filter(|name| name != "help").collect()
+}
+
+/// All commands, as `--help` lists them.
+fn commands() -> Vec<String> {
+    let names = listed(&help(None));
     assert!(names.len() >= 11, "{names:?}");
     names
 }
@@ -75,6 +79,16 @@ fn flat(flags: &[Vec<String>]) -> BTreeSet<String> {
     flags.iter().flatten().cloned().collect()
 }
 
+/// The flags of a command and of the commands below it, such as `cursor list`.
+fn flags_of_command(command: &str) -> BTreeSet<String> {
+    let help = help(Some(command));
+    let mut flags = flags_of_help(&help);
+    for below in listed(&help) {
+        flags.extend(flags_of_help(Run::bare().args([command, &below, "--help"]).success().text()));
+    }
+    flags
+}
+
 #[test]
 fn every_flag_is_in_the_manual_and_every_flag_of_the_manual_is_real() {
     let global = flat(&flags_of_page(&page(None)));
@@ -82,7 +96,7 @@ fn every_flag_is_in_the_manual_and_every_flag_of_the_manual_is_real() {
     for command in commands() {
         let page = page(Some(&command));
         let explained = flags_of_page(&page);
-        let real = flags_of_help(&help(Some(&command)));
+        let real = flags_of_command(&command);
         assert_eq!(flat(&explained), real.difference(&global).cloned().collect(), "scuttleup-{command}(1)");
         let synopsis: BTreeSet<_> =
             section(&page, "SYNOPSIS").lines().flat_map(|line| line.split('|').flat_map(flags_of_line)).collect();

@@ -27,8 +27,7 @@ pub fn command() -> Command {
             let offset = number(Arg::new("offset").value_name("OFFSET").required(true));
             command
                 .subcommand_required(true)
-                .arg(json_arg().global(true))
-                .subcommand(Command::new("list").about("Print all cursors"))
+                .subcommand(Command::new("list").about("Print all cursors").arg(json_arg()))
                 .subcommand(
                     Command::new("set")
                         .about("Set a cursor; it is created if it does not exist")
