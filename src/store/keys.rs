@@ -136,9 +136,10 @@ impl Keys {
         self.next = number;
     }
 
-    /// Forgets what was added since the last transaction, because it was not committed.
+    /// Forgets what was added since the last transaction, because it was not committed. From now on, this value is as a new one: all
+    /// keys of the log count as keys of others.
     pub fn forget(&mut self) {
-        self.row = None;
+        (self.row, self.own_end) = (None, 0);
         self.start_at(0);
     }
 }
@@ -266,6 +267,21 @@ mod tests {
         assert_eq!(add(&log, &mut b, [160, 160, 99, 99, 160]), [160, 99], "only the last key counts after an own one");
         assert_eq!(add(&log, &mut a, [160, 99, 199, 160]), [160, 99], "the other one has added them since");
         assert_eq!(add(&log, &mut a, [160, 199]), [160]);
+    }
+
+    #[test]
+    fn keys_of_others_count_after_a_transaction_that_was_not_committed() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = Log::open_or_create(dir.path()).unwrap();
+        let new = || Keys::new("/id", 1, Some(100));
+        let (mut a, mut b) = (new(), new());
+        let mut writer = log.writer().unwrap();
+        writer.load_keys(&mut a).unwrap();
+        assert!((0_u32..10).all(|number| a.add(Key::of(&number.to_le_bytes()))));
+        drop(writer);
+        a.forget();
+        assert_eq!(add(&log, &mut b, [20, 21, 22]), [0; 0]);
+        assert_eq!(add(&log, &mut a, [20, 5]), [20]);
     }
 
     #[test]
