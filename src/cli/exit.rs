@@ -1,10 +1,10 @@
-//! How a command ends: the exit codes, the errors of the command line, and the code of each error.
+//! The end of a command: the exit codes, the errors of the command line, and the code of each error.
 
 use std::fmt;
 
 use scuttleup::Error;
 
-/// How a command ended; see scuttleup(1), EXIT STATUS.
+/// The end of a command; see scuttleup(1), EXIT STATUS.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Exit {
     Done,

@@ -104,7 +104,7 @@ pub enum Error {
     FeedsRefused(PeerId, u64),
     /// The remote sent an entry, this one, above the limit of bytes that one session may store.
     BytesRefused(PeerId, Seq, u64),
-    /// The remote sent entries of this feed, which is not allowed, although the native wire told it so.
+    /// The remote sent entries of this feed, which is not allowed, although it has got the list of allowed feeds on the native wire.
     PeerRefused(PeerId),
     /// The remote does not speak the native wire, and the caller allows only this wire.
     NoNativeWire,

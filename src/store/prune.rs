@@ -19,7 +19,7 @@ const CUT_STEPS: u64 = 256;
 /// The number of feeds that one transaction looks at.
 const FEEDS_MAX: u64 = 4096;
 
-/// How much of a log is kept. The newest entry is always kept.
+/// The part of a log that is kept. The newest entry is always kept.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Retention {
     /// This many entries.
@@ -244,7 +244,7 @@ enum Next {
     Nothing,
 }
 
-/// What one transaction does.
+/// The work of one transaction.
 struct Steps {
     /// The offset of the last entry in a pack.
     sealed: Offset,

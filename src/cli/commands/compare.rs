@@ -22,8 +22,8 @@ use crate::cli::report::session;
 use crate::cli::report::table::{self, Column, Mark, Marks, Table};
 use crate::cli::report::transfer::Transfer;
 
-/// So many bytes of lines are printed after the session, so that a reader of stdout that pauses does not stop the session. The
-/// lines of more feeds are printed at once.
+/// The maximum number of bytes of lines that are kept until the session has ended, so that a reader of stdout that pauses does not
+/// stop the session. More lines are printed at once.
 const LINES_BYTES_MAX: usize = 8 << 20;
 
 const COLUMNS: [Column; 3] = [Column::text("peer"), Column::number("here"), Column::number("remote")];
@@ -49,8 +49,8 @@ pub fn run(context: &Context, args: &ArgMatches) -> Result<Exit> {
     compare_logs(context, json, None, &mut label).or_else(|err| Ok(errors::report(&label, &err)))
 }
 
-/// Compares the log with that of COMMAND. Without it, the report goes to stderr, and the id of the log becomes the `label` of
-/// messages.
+/// Compares the log with that of COMMAND. Without COMMAND, the report goes to stderr, and the `label` of messages becomes
+/// the id of the log.
 fn compare_logs(context: &Context, json: bool, command: Option<&[OsString]>, label: &mut String) -> Result<Exit> {
     let stop = Stop::on_signal()?;
     stop.debounce();
@@ -105,7 +105,7 @@ fn compare_logs(context: &Context, json: bool, command: Option<&[OsString]>, lab
     Ok(if comparison.equal { Exit::Done } else { Exit::Incomplete })
 }
 
-/// Where the report goes.
+/// The place of the report.
 enum Place {
     Stdout(Output),
     Stderr,
@@ -158,7 +158,7 @@ impl Lines {
     }
 }
 
-/// What a row says about a feed.
+/// The marks in the row of a feed.
 fn marks(feed: &FeedDifference) -> Marks {
     let mut marks = Marks::default();
     let (lower, entries) = (feed.lower(), |count| counted(u64::from(count), "entry", "entries"));

@@ -106,7 +106,7 @@ impl Stop {
         });
     }
 
-    /// How the command ends, if a signal has arrived.
+    /// The end of the command, if a signal has arrived.
     pub fn exit(&self) -> Option<Exit> {
         exit_after(&self.number)
     }
@@ -160,7 +160,7 @@ impl Relay {
         Ok(Self { number, signals, children, first: None })
     }
 
-    /// How the command ends, if a signal has arrived.
+    /// The end of the command, if a signal has arrived.
     pub fn exit(&self) -> Option<Exit> {
         exit_after(&self.number)
     }

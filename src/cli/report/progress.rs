@@ -87,7 +87,7 @@ impl<'s> Progress<'s> {
         }
     }
 
-    /// How the command ends, if progress is on and a signal has arrived.
+    /// The end of the command, if progress is on and a signal has arrived.
     pub fn stopped(&self) -> Option<Exit> {
         self.0.as_ref()?.stop.exit()
     }

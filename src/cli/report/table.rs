@@ -5,7 +5,7 @@ use std::io::IsTerminal;
 use console::measure_text_width;
 use scuttleup::Printable;
 
-/// The widths of the columns are those of so many rows. A later row with a longer cell moves its other cells to the right, so that
+/// The number of rows that set the widths of the columns. A later row with a longer cell moves its other cells to the right, so that
 /// a table of any length needs little memory.
 const MEASURED_ROWS: usize = 1000;
 /// The space between two columns.

@@ -35,7 +35,7 @@ const OPENING: i64 = 1 << 30;
 const WRITING: i64 = OPENING + 1;
 const SEALING: i64 = OPENING + 2;
 /// The cursor whose name has the hash `h` is consumed by the process that locks the byte `CONSUMING + h` with an open file description
-/// lock. This process also locks the byte `CONSUMER + h` with a lock of the process, which tells others its number.
+/// lock. This process also locks the byte `CONSUMER + h` with a lock of the process, so that others can ask for its number.
 const CONSUMING: i64 = 1 << 62;
 const CONSUMER: i64 = 1 << 61;
 /// The bits of the hash that count.

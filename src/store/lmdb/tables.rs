@@ -228,7 +228,7 @@ impl<T: Transaction> Txn<'_, T> {
         Ok(Offset(self.meta(key::FLOOR)?.map_or(Ok(0), floor)?))
     }
 
-    /// How much of the log is kept. `None`: everything.
+    /// The part of the log that is kept. `None`: everything.
     pub fn retention(&self) -> Result<Option<Retention>> {
         self.meta(key::POLICY)?.map(|text| std::str::from_utf8(text).map_err(|_| bad_row("meta"))?.parse()).transpose()
     }

@@ -53,7 +53,7 @@ pub enum Part {
 pub struct Damage {
     /// The part that is damaged.
     pub part: Part,
-    /// Where it is: a file, a page, a row or an offset.
+    /// Its place: a file, a page, a row or an offset.
     pub place: String,
     /// The fault there.
     pub why: String,
@@ -76,7 +76,7 @@ impl Damage {
     }
 }
 
-/// What [`verify`] reports while it works.
+/// A report of [`verify`] while it works.
 #[derive(Debug)]
 pub enum Finding {
     /// The number of entries that will be checked. It comes once, before the entries.
@@ -87,7 +87,7 @@ pub enum Finding {
     Damage(Damage),
 }
 
-/// What was checked.
+/// The result of a complete check.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Verified {
     /// The number of feeds.

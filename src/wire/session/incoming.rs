@@ -219,7 +219,7 @@ impl Incoming {
         if let Protocol::Native(native) = &mut self.protocol {
             return native.stored(stored, &mut self.news, link_of, found);
         }
-        // Nothing more is sent of a feed that has forked: in the remote log our entries would continue other ones.
+        // Nothing more is sent of a feed that has forked: in the remote log, entries of this log would continue other ones.
         for (peer, seq) in stored.forks {
             self.news.stopped.insert(FeedKey::of(peer.as_str()));
             found.push(Difference { peer: peer.clone(), seq: *seq, kind: DifferenceKind::Fork });
