@@ -1,7 +1,6 @@
 //! `append --follow`: each line of a file is stored once and in order, across rotation, truncation, restart and kills.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::Write;
 use std::ops::RangeInclusive;
 use std::os::unix::fs::symlink;
 use std::os::unix::process::ExitStatusExt;
@@ -61,14 +60,17 @@ fn lines(numbers: RangeInclusive<usize>) -> String {
     numbers.map(|n| format!("{n}\n")).collect()
 }
 
-/// Opens a file to write at its end.
-fn writer(path: &Path) -> File {
-    OpenOptions::new().create(true).append(true).open(path).expect("a file")
+/// A process that writes its stdin at the end of a file. In the test process, the file would be open for longer than the test says: a
+/// process that another test starts holds it until its exec.
+fn writer(path: &Path) -> Running {
+    let mut writer = Run::program("sh").args(["-c", "exec 3>> \"$0\"; echo opened; exec cat >&3"]).args([path]).spawn();
+    assert_eq!(writer.line(), "opened\n");
+    writer
 }
 
 /// Writes at the end of a file, and closes it.
 fn write(path: &Path, text: impl AsRef<[u8]>) {
-    writer(path).write_all(text.as_ref()).expect("a write");
+    Run::program("tee").args(["-a"]).args([path]).stdin(text).success();
 }
 
 /// The entries of a log, as text.
@@ -160,14 +162,14 @@ fn a_renamed_file_is_read_to_its_end_before_the_new_one() {
     // The writer writes on after the rename, and after another program has written to the new file.
     let mut old = writer(&file);
     rotate(&file, 5);
-    old.write_all(b"3\n").expect("a write");
+    old.send("3\n");
     stored(&mut run, 1);
     write(&file, "4\n");
     stored(&mut run, 1);
-    old.write_all(b"5\n6").expect("a write");
+    old.send("5\n6");
     stored(&mut run, 1);
     // The last line has no newline. It is complete when its writer has closed the file.
-    drop(old);
+    old.finish();
     stored(&mut run, 1);
     write(&file, "7\n");
     stored(&mut run, 1);
@@ -295,9 +297,9 @@ fn a_file_that_is_deleted_and_created_again_is_another_file() {
     stored(&mut run, 2);
     let mut old = writer(&file);
     fs::remove_file(&file).expect("removed");
-    old.write_all(b"3\n4").expect("a write");
+    old.send("3\n4");
     stored(&mut run, 1);
-    drop(old);
+    old.finish();
     write(&file, "5\n6\n");
     stored(&mut run, 3);
     assert_eq!(stop(run), stopped(6));
@@ -581,7 +583,8 @@ fn more_rotated_files_than_a_process_can_open_are_read() {
         write(&file, format!("{n}\n"));
     }
     // Writers that never close the files do not hold up the newer ones.
-    let writers: Vec<File> = (100..200).map(|n| writer(&place.path(&format!("app.log.{n}")))).collect();
+    let open = |n| OpenOptions::new().append(true).open(place.path(&format!("app.log.{n}"))).expect("a file");
+    let writers: Vec<File> = (100..200).map(open).collect();
     let line = "ulimit -n 128; exec $SCUTTLEUP --log \"$LOG\" append --ack --follow \"$FILE\"";
     let mut run = crate::harness::shell(line).env("LOG", &log).env("FILE", &file).spawn();
     stored(&mut run, 299);
