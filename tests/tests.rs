@@ -28,6 +28,7 @@ mod input;
 mod interop;
 mod live_push;
 mod log;
+mod manual;
 mod model;
 mod modes;
 mod native;
