@@ -189,6 +189,23 @@ fn only_list_has_the_option_json() {
 }
 
 #[test]
+fn watch_starts_after_a_cursor_and_moves_it() {
+    let place = Place::new();
+    let log = filled(&place, 20);
+    let watch = || Run::new(&log).args(["watch", "--no-entry", "--cursor", "w"]).spawn();
+    let mut watching = watch();
+    let existing: String = (0..20).map(|_| watching.line()).collect();
+    assert_eq!(existing, lines(1..=20));
+    watching.signal(Signal::SIGTERM);
+    assert_eq!(watching.wait().status.code(), Some(143));
+    append(&log, "21\n");
+    let mut watching = watch();
+    assert_eq!(watching.line(), lines(21..=21));
+    watching.signal(Signal::SIGTERM);
+    watching.wait();
+}
+
+#[test]
 fn list_shows_the_lag_in_entries_and_in_time() {
     let place = Place::new();
     let log = filled(&place, 2);

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use anyhow::Result;
 use clap::{Arg, ArgAction, ArgMatches, value_parser};
@@ -17,7 +17,7 @@ use crate::cli::args::{flag, invalid_peer_id, number};
 use crate::cli::exit::BadInput;
 use crate::cli::report::diagnostics::Diagnostics;
 use crate::cli::report::missing::{no_feed, no_match};
-use crate::cli::time::moment;
+use crate::cli::time::{moment, since_1970};
 
 /// The maximum length of a line of heads in bytes. It has room for a peer id of 255 bytes, all of them escaped, and the other
 /// fields.
@@ -123,8 +123,7 @@ impl Selection {
 
     /// The time until the end of the selection, if --until sets one. A part of a millisecond is not waited for.
     pub fn time_left(&self) -> Option<Duration> {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let left = Duration::from_millis(self.until?).saturating_sub(now);
+        let left = Duration::from_millis(self.until?).saturating_sub(since_1970());
         Some(if left.is_zero() { left } else { left + Duration::from_millis(1) })
     }
 

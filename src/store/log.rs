@@ -371,11 +371,12 @@ impl Log {
     /// [`Error::ReplacedWhileFollowed`] if it does not, [`Error::CommitsLost`] if a commit was lost.
     pub(crate) fn check_in_place(&self) -> Result<()> {
         // The bell is read before the data file: a commit in between makes only the data file newer.
-        let bell = notify::last_commit(&self.dir)?;
+        let bell = notify::last_commit(&self.dir);
+        // Before an error of the bell: it can come from a move of the directory at this moment.
         if !self.env.is_in_place()? {
             return Err(Error::ReplacedWhileFollowed);
         }
-        self.check_commits(bell, self.env.newest_txn()?)
+        self.check_commits(bell?, self.env.newest_txn()?)
     }
 
     /// Checks that the commit `newest` is not older than `bell`, the number in the file `bell`.

@@ -41,6 +41,7 @@ mod writer;
 
 pub use cursors::{Batch, CURSOR_BYTES_MAX, Consumer, Cursor, CursorState};
 pub use feeds::Compared;
+pub(crate) use files::place::birth_nanos;
 pub use find::{Backwards, Finder};
 pub use followed::{FOLLOWED_PATH_BYTES_MAX, FollowedFile};
 pub use keys::{KEY_WINDOW_MAX, Key, Keys};

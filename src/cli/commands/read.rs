@@ -2,18 +2,20 @@
 
 mod cursor;
 
+pub use self::cursor::arg as cursor_arg;
+
 use std::ops::ControlFlow;
 use std::os::fd::AsFd;
 use std::time::Duration;
 
 use anyhow::Result;
-use clap::{Arg, ArgMatches, Command};
+use clap::{ArgMatches, Command};
 use nix::poll::{PollFd, PollFlags, PollTimeout};
 use scuttleup::ingest::pipeline::{Pipeline, WorkerEnded};
 use scuttleup::ndjson::{self, ChangeWriter};
 use scuttleup::{Bounds, Change, Log, Offset, PeerId};
 
-use crate::cli::args::{flag, has_times, payload, payload_args};
+use crate::cli::args::{has_times, json_arg, payload, payload_args};
 use crate::cli::batches;
 use crate::cli::context::Context;
 use crate::cli::exit::Exit;
@@ -23,7 +25,8 @@ use crate::cli::io::signals;
 use crate::cli::report::diagnostics::Diagnostics;
 use crate::cli::report::missing::note_pruned;
 use crate::cli::report::progress::{self, Progress, Total};
-use crate::cli::report::view::{self, View};
+use crate::cli::report::table;
+use crate::cli::report::view::View;
 use crate::cli::select::{self, Selection};
 
 /// The memory that an empty buffer keeps, in bytes. A large entry makes the buffer larger.
@@ -34,28 +37,22 @@ pub fn command() -> Command {
         command
             .args(select::options())
             .arg(select::reverse_option())
-            .arg(cursor::arg())
+            .arg(cursor_arg().conflicts_with("reverse"))
             .args(payload_args())
             .arg(json_arg())
             .after_help(epilogue("scuttleup-read", "scuttleup --log a read | scuttleup --log b write"))
     })
 }
 
-/// The option for change lines on a terminal.
-pub fn json_arg() -> Arg {
-    flag("json", "Print change lines, also on a terminal")
-}
-
 pub fn run(context: &Context, args: &ArgMatches) -> Result<Exit> {
-    let selection = Selection::new(args)?;
-    match args.get_one::<String>("cursor") {
-        Some(name) => cursor::print(context, selection, name, args),
-        None => print(context, selection, args),
-    }
+    print(context, Selection::new(args)?, args)
 }
 
 /// Prints the selected changes, as the options of `read` say.
 pub fn print(context: &Context, selection: Selection, args: &ArgMatches) -> Result<Exit> {
+    if let Some(name) = args.get_one::<String>("cursor") {
+        return cursor::print(context, selection, name, args);
+    }
     let immediate_exit = signals::exit_on_signal()?;
     let log = Log::open_read_only(&context.dir)?;
     let output = Output::bulk();
@@ -143,7 +140,7 @@ type Writing<'scope, 'env> = Pipeline<'scope, 'env, Vec<u8>, (), anyhow::Error>;
 impl Printer {
     /// A printer in the form that the options and stdout call for.
     fn new(context: &Context, selection: Selection, args: &ArgMatches) -> Self {
-        let format = match view::is_wanted() && !args.get_flag("json") {
+        let format = match table::is_wanted(&std::io::stdout(), args.get_flag("json")) {
             true => Format::View(View::new(payload(args))),
             false => Format::Lines(ChangeWriter::new(payload(args))),
         };

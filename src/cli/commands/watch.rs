@@ -3,7 +3,7 @@
 use anyhow::Result;
 use clap::{ArgMatches, Command};
 
-use crate::cli::args::payload_args;
+use crate::cli::args::{json_arg, payload_args};
 use crate::cli::commands::read;
 use crate::cli::context::Context;
 use crate::cli::exit::Exit;
@@ -18,7 +18,8 @@ pub fn command() -> Command {
         command
             .args(select::options())
             .args(payload_args())
-            .arg(read::json_arg())
+            .arg(read::cursor_arg())
+            .arg(json_arg())
             .after_help(epilogue("scuttleup-watch", "scuttleup watch --peer 'web-*'"))
     })
 }
@@ -26,7 +27,8 @@ pub fn command() -> Command {
 pub fn run(context: &Context, args: &ArgMatches) -> Result<Exit> {
     let mut selection = Selection::new(args)?;
     selection.live = true;
-    if !selection.has_start() {
+    // A cursor that exists sets the start, and a new one begins at the first entry.
+    if !selection.has_start() && !args.contains_id("cursor") {
         selection.last = Some(LAST);
     }
     read::print(context, selection, args)

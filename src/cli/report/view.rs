@@ -1,7 +1,5 @@
 //! Changes for people: one line for each entry, cut to the width of the terminal.
 
-use std::io::{self, IsTerminal};
-
 use console::{Term, measure_text_width};
 use data_encoding::BASE64;
 use jiff::civil::Date;
@@ -25,11 +23,6 @@ const DIM: &str = "\x1b[2m";
 const RESET: &str = "\x1b[0m";
 /// The colours of peer ids: all but black, white and red, which look like an error.
 const PEER_COLOURS: [&str; 5] = ["\x1b[32m", "\x1b[33m", "\x1b[34m", "\x1b[35m", "\x1b[36m"];
-
-/// Whether stdout is a terminal, on which people read.
-pub fn is_wanted() -> bool {
-    io::stdout().is_terminal()
-}
 
 /// Writes changes for people.
 pub struct View {

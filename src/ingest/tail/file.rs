@@ -4,14 +4,13 @@ use std::fs::{File, Metadata};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::time::UNIX_EPOCH;
 
 use nix::libc::{ENXIO, O_NONBLOCK};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::lease::has_writer;
 use crate::model::{Error, Result};
-use crate::store::FollowedFile;
+use crate::store::{FollowedFile, birth_nanos};
 
 /// The number of bytes at the start of a file that are compared before the bytes after the position are read.
 const HEAD_BYTES: usize = 1024;
@@ -30,9 +29,7 @@ pub struct Identity {
 impl Identity {
     /// The identity of the file that `about` is about.
     pub fn of(about: &Metadata) -> Self {
-        let birth = about.created().ok().and_then(|birth| birth.duration_since(UNIX_EPOCH).ok());
-        let birth = birth.map_or(0, |birth| u64::try_from(birth.as_nanos()).unwrap_or(0));
-        Self { inode: about.ino(), device: about.dev(), birth }
+        Self { inode: about.ino(), device: about.dev(), birth: birth_nanos(about) }
     }
 
     /// The identity in a row of the log.

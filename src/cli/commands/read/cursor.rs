@@ -24,7 +24,7 @@ const UNSTORED_BYTES_MAX: usize = 16 << 20;
 /// The option that names the cursor.
 pub fn arg() -> Arg {
     let help = "Start after this cursor and move it; it is created if it does not exist";
-    Arg::new("cursor").long("cursor").value_name("NAME").help(help).conflicts_with("reverse")
+    Arg::new("cursor").long("cursor").value_name("NAME").help(help)
 }
 
 /// Prints the selected changes after the cursor `name`.
