@@ -207,6 +207,9 @@ fn assert_floors_again(options: &[&str]) {
     Run::new(&a).args(["cursor", "set", "c", "99"]).success();
     let mut watching = Run::new(&a).args(["read", "--live"]).args(options).spawn();
     watching.line();
+    // A process that is stopped in a commit would hold up the append.
+    let is_stored = || Run::new(&a).args(["cursor", "list"]).success().text().contains("\"offset\":100,");
+    while options.contains(&"--cursor") && !is_stored() {}
     watching.signal(Signal::SIGSTOP);
     while !std::fs::read_to_string(format!("/proc/{}/stat", watching.pid())).expect("a process").contains(") T ") {
         std::thread::yield_now();
