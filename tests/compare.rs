@@ -364,7 +364,7 @@ fn a_command_that_fails_is_exit_1() {
     assert!(!none.exists());
 }
 
-/// What `compare` shows on a terminal with these variables and options.
+/// The text of `compare` on a terminal with these variables and options.
 fn shown(a: &Path, options: &[&str], b: &Path, variables: [&str; 2]) -> String {
     let mut terminal = Terminal::new(100);
     let run = compare(a, options, b, &[]).env("TERM", variables[0]).env("NO_COLOR", variables[1]);

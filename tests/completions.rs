@@ -18,7 +18,7 @@ fn log(place: &Place, name: &str) -> std::path::PathBuf {
     log
 }
 
-/// What bash offers for the last one of these words.
+/// The candidates that bash offers for the last one of these words.
 fn offered(log: &Path, words: &[&str]) -> Vec<String> {
     let script = "source <($scuttleup completions bash)
         COMP_WORDS=(\"$@\") COMP_CWORD=$(($# - 1)) COMP_TYPE=9

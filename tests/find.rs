@@ -111,7 +111,7 @@ impl Query {
         query
     }
 
-    /// What the options select, by a look at each of `all`.
+    /// The lines of `all` that the options select, by a look at each of them.
     fn select(&self, all: &[Value]) -> Vec<Value> {
         let is_selected = |line: &&Value| {
             let (peer, at) = (line["peer"].as_str().expect("a peer"), line["at"].as_str().expect("a time"));

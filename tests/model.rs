@@ -75,14 +75,14 @@ impl Model {
     }
 }
 
-/// What one direction of a session does.
+/// The result of one direction of a session.
 struct Flow {
     /// The receiver after it.
     after: Model,
     sent: usize,
     /// Whether the receiver lacks entries that the wire cannot carry. The sender knows it too.
     misses: bool,
-    /// What the sender and the receiver say about pruned entries.
+    /// The notices of the sender and the receiver about pruned entries.
     sender_says: Vec<String>,
     receiver_says: Vec<String>,
 }

@@ -6,7 +6,7 @@ use std::process::Stdio;
 use crate::harness::{Place, Run, append};
 use crate::terminal::Terminal;
 
-/// What a command shows on a terminal with these variables.
+/// The text of a command on a terminal with these variables.
 fn shown(log: &Path, args: &[&str], variables: [&str; 2]) -> String {
     let mut terminal = Terminal::new(100);
     let run = Run::new(log).args(args).env("TERM", variables[0]).env("NO_COLOR", variables[1]);

@@ -183,7 +183,7 @@ impl<'l, 's> Batches<'l, 's> {
             return Ok(Next::End);
         }
         let found = self.collect(until, (lines_max, self.limits.bytes_max), SCANS_MAX);
-        // What was found before damage is given first.
+        // Lines before a damaged entry are given first.
         let is_at_end = if self.lines.is_empty() { found? } else { found.unwrap_or(true) };
         let is_full = self.lines.is_full(lines_max, self.limits.bytes_max);
         if is_full || (is_at_end && !self.lines.is_empty() && (is_over || self.is_due())) {

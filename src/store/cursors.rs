@@ -35,9 +35,9 @@ pub struct Batch {
     pub last: Offset,
     /// The number of its entries. Entries between the first and the last one that are not selected do not count.
     pub entries: u32,
-    /// How often it was given.
+    /// The number of times that it was given.
     pub attempts: u32,
-    /// How often its consumer has failed.
+    /// The number of times that its consumer has failed.
     pub failures: u32,
     /// The offset of the last entry of the batch of which this one is a part, because the consumer fails at one of its entries.
     /// [`Offset::ZERO`]: this is a whole batch.

@@ -49,7 +49,7 @@ struct Pick {
     number: u32,
 }
 
-/// How the entries of a range are found.
+/// The way in which the entries of a range are found.
 struct Plan {
     /// Everything up to this offset was looked at.
     after: Offset,

@@ -75,7 +75,7 @@ fn a_partial_session_moves_only_the_selected_feeds() {
     let counts = |report: &serde_json::Value| ["sent", "received", "ignored", "missing"].map(|name| report[name].as_u64());
     assert_eq!(counts(&report), [0, 7, 30, 0].map(Some));
     assert_eq!(heads(&ours).len(), 2);
-    // What was received is announced, so that it does not come again.
+    // The side announces the entries that it has received, so that they do not come again.
     theirs.append("one more\n");
     assert_eq!(counts(&partial("o*")), [5, 0, 31, 0].map(Some));
     assert_eq!(theirs.entries().len(), 43);
