@@ -46,7 +46,7 @@ pub fn line(peer: &str, seq: u64) -> String {
     format!("{{\"peer\":\"{peer}\",\"seq\":{seq}}}")
 }
 
-/// How the hints of the command line begin that can follow an error of a session.
+/// The first words of the hints of the command line that can follow an error of a session.
 const HINTS: [&str; 3] = [": raise the limit with --", ": if it is an entry, raise ", ": use --"];
 
 /// The session must end with exit code `code` and one message; `stored` entries of g and no other entries must be stored.

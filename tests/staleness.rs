@@ -1,4 +1,4 @@
-//! What is sent first when not all can be: the experiment of van Renesse, Dumitriu, Gough and Thomas (Efficient
+//! The order of sending when not all can be sent: the experiment of van Renesse, Dumitriu, Gough and Thomas (Efficient
 //! Reconciliation and Flow Control for Anti-Entropy Protocols, 2008) with feeds, in virtual time.
 //!
 //! The curves are written as NDJSON, a chart of them as SVG, to `$SCUTTLEUP_STALENESS_DIR` or below Cargo's own directory.
@@ -164,7 +164,7 @@ fn overload(logs: usize) {
     for (of, figure) in [("the largest", (|peak| peak.max) as fn(Staleness) -> f64), ("the mean", |peak| peak.mean)] {
         let [oldest, most, feed] = [oldest, most, feed].map(|curve| figure(curve.peak));
         assert!(oldest <= 1.2 * most.min(feed), "{of}: {oldest:.1} s, but {most:.1} s and {feed:.1} s");
-        // What makes the line above one that can fail.
+        // The line above can fail because of this.
         assert!(feed > 1.5 * oldest, "{of}: {feed:.1} s, and {oldest:.1} s");
     }
     assert!(!oldest.unfounded, "an entry came before what it may refer to");

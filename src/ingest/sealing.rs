@@ -79,7 +79,7 @@ impl<'s> Sealing<'s> {
         Self { log, spawn: Box::new(spawn), stored_bytes: 0, shared: Arc::default() }
     }
 
-    /// Where the error of the thread will be.
+    /// The place for the error of the thread.
     pub fn failure(&self) -> Failure {
         Failure(Arc::clone(&self.shared))
     }

@@ -1,4 +1,4 @@
-//! Which entries a reader wants: by feed, and by seq.
+//! The entries that a reader wants: by feed, and by seq.
 
 use std::collections::BTreeSet;
 

@@ -1,4 +1,4 @@
-//! How the two threads of a session work together:
+//! The coordination of the two threads of a session:
 //!
 //! 1. The receiver publishes news, which merges and stays bounded. The sender takes it before each step and in each snapshot.
 //! 2. Before the sender writes entries, it publishes which ones, so that the receiver can check acknowledgements.

@@ -50,7 +50,7 @@ pub struct Ledger {
     pub gaps: u64,
 }
 
-/// How the report counts a stopped feed.
+/// The group in which the report counts a stopped feed.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum StopKind {
     Fork,

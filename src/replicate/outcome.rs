@@ -1,9 +1,9 @@
-//! How a session ended. Only [`Ending::of`] decides this.
+//! The end of a session. Only [`Ending::of`] decides how a session ended.
 
 use crate::model::{PeerGlobs, PeerId};
 use crate::wire::{Mode, Wire};
 
-/// How a session ended.
+/// The end of a session.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Ending {
     /// Both logs hold everything that the two modes allowed to move.
@@ -24,7 +24,7 @@ pub enum Ending {
     LocalStop,
 }
 
-/// How far the remote came with its handshake.
+/// The last step of its handshake that the remote has done.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Reached {
     /// It sent no part of its handshake.
@@ -38,7 +38,7 @@ pub enum Reached {
 /// The result of a session.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Outcome {
-    /// How it ended.
+    /// The end of the session.
     pub ending: Ending,
     /// The id of the remote log; `None` if the remote did not send it.
     pub peer: Option<PeerId>,
@@ -144,7 +144,7 @@ pub const STOPPED: &str = "it was stopped";
 pub const TIMED_OUT: &str = "timed out waiting for a message";
 pub const INPUT_ENDED: &str = "its input ended early";
 
-/// How the receiving thread ended.
+/// The end of the receiving thread.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum ReceiverEnd {
     /// The remote ended its stream.

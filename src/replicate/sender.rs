@@ -29,7 +29,7 @@ pub struct Sent {
     /// The number of entries in frames that were written.
     pub entries: u64,
     pub bytes: u64,
-    /// How the sending ended.
+    /// The end of the sending thread.
     pub written: Written,
 }
 

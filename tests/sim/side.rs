@@ -11,7 +11,7 @@ use super::disk::{Disk, Heads, Put, id};
 
 const ENTRY_BYTES_MAX: usize = 1 << 16;
 
-/// What was received and is not on the disk yet.
+/// The entries that were received and are not on the disk yet.
 enum Pending {
     Entries(Received),
     Floor(ClaimedFloor),

@@ -297,7 +297,7 @@ impl World {
                 // The original's wire has no chains: it finds an entry that differs, which need not be the first one.
                 let differs = here.entry(peer, seq) != there.entry(peer, seq);
                 let first = here.fork(there, peer);
-                // What was pruned cannot be shown.
+                // Pruned entries cannot be shown.
                 let is_pruned = seq <= here.floor(peer).max(there.floor(peer));
                 let is_right = match is_native {
                     true if is_pruned => first.is_some_and(|first| first <= seq || found.kind != DifferenceKind::Fork),

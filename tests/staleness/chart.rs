@@ -4,12 +4,12 @@ use std::fmt::Write;
 use std::ops::Range;
 
 const SIZE: (usize, usize) = (860, 500);
-/// Where the plot is in the picture.
+/// The place of the plot in the picture.
 pub const LEFT: f64 = 70.0;
 pub const RIGHT: f64 = 830.0;
 pub const TOP: f64 = 90.0;
 pub const BOTTOM: f64 = 440.0;
-/// How a text stands to its place.
+/// The side of its place at which a text stands.
 const MIDDLE: &str = "text-anchor='middle'";
 const END: &str = "text-anchor='end'";
 /// Told apart by those who see no red and green, too.

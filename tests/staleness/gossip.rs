@@ -7,7 +7,7 @@ use scuttleup::{Chain, PeerId};
 use super::exchange::{exchange, ids};
 use crate::hostile::Random;
 
-/// Which entries a log sends first when it may not send all.
+/// The entries that a log sends first when it may not send all.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Order {
     /// In its order of arrival, as scuttleup does.
@@ -50,12 +50,12 @@ impl Log {
         self.arrived.push((feed, *head));
     }
 
-    /// How many entries of each feed are here that `other` lacks.
+    /// The number of entries of each feed that this log has and `other` lacks.
     fn ahead_of(&self, other: &Self) -> impl Iterator<Item = u16> {
         self.heads.iter().zip(&other.heads).map(|(here, there)| here.saturating_sub(*there))
     }
 
-    /// Where the oldest entry is that `other` lacks.
+    /// The position of the oldest entry that `other` lacks.
     fn first_lacked_by(&self, other: &Self) -> Option<u32> {
         let next = self.places.iter().zip(&other.heads).filter_map(|(places, head)| places.get(usize::from(*head)));
         next.min().copied()
@@ -110,7 +110,7 @@ pub struct World {
 }
 
 impl World {
-    /// Who meets whom depends on the seed alone: it is the same for each order.
+    /// The pairs that meet depend on the seed alone: they are the same for each order.
     pub fn new(order: Order, logs: usize, seed: u64) -> Self {
         println!("{order:?}, {logs} logs, seed {seed}");
         Self {

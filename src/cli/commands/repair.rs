@@ -278,7 +278,7 @@ const ADVICE: &str = ": run it again with another log that holds them, `scuttleu
 /// The advice if a new log is not used.
 const AGAIN: &str = "remove the new log, and run repair again";
 
-/// How the command ends: `differing` feeds or entries of the remote have other bytes, and the session has ended with `session`.
+/// The exit of the command: `differing` feeds or entries of the remote have other bytes, and the session has ended with `session`.
 fn exit_of(is_whole: bool, differing: u64, session: Exit) -> Exit {
     match session {
         _ if differing > 0 => Exit::Fork,

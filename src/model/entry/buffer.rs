@@ -30,7 +30,7 @@ pub struct EntryBuffer {
     slots: Vec<Slot>,
 }
 
-/// Where the bytes of an entry are, and their kind and hash.
+/// The place of the bytes of an entry, and their kind and hash.
 struct Slot {
     bytes: Bytes,
     kind: Kind,

@@ -217,7 +217,7 @@ pub struct Lookup {
 /// The number of pages that lookups keep in memory: 8 MiB with pages of 4 KiB.
 const CACHED_PAGES: usize = 2048;
 
-/// What a walk gives to its caller: a row (key and value), or a page whose rows are lost.
+/// One result of a walk for its caller: a row (key and value), or a page whose rows are lost.
 pub type Found<'a> = Result<(&'a [u8], Value<'a>)>;
 
 /// A walk through a tree.

@@ -1,4 +1,4 @@
-//! What can still be read of a damaged log: its id, its heads, and its intact entries.
+//! The readable rest of a damaged log: its id, its heads, and its intact entries.
 //!
 //! If all pages of the tables are intact, the rows are read through the trees. If not, all pages of the file are searched for rows.
 //! These rows may be older than the last commit, but they are never wrong: an entry has its check, and an id must match

@@ -18,7 +18,7 @@ use crate::store::files::data;
 use crate::store::files::lock::LockFile;
 use crate::store::lmdb::{Env, Pin};
 
-/// How often a state is pinned again, if writers commit twice before its meta page is read.
+/// The number of times that a state is pinned again, if writers commit twice before its meta page is read.
 const ATTEMPTS: u32 = 1000;
 
 /// A state of the data file that cannot change.

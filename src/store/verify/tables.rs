@@ -88,7 +88,7 @@ struct Lost {
     last: u64,
     part: Part,
     why: &'static str,
-    /// How many of them a run has named.
+    /// The number of them that a run has named.
     named: u64,
 }
 

@@ -379,7 +379,7 @@ impl IncomingHalf {
         }
     }
 
-    /// How far this half is, and whether more than received runs has changed since the last call.
+    /// The state of this half, and whether more than received runs has changed since the last call.
     pub fn take_progress(&mut self) -> (Option<Progress>, bool) {
         self.progress.searching = self.forks.is_searching();
         let reported = std::mem::replace(&mut self.reported, self.progress);

@@ -85,7 +85,7 @@ pub struct Outgoing {
     /// Feeds withheld because an entry exceeds the remote's limit, or was pruned: the seq of that entry.
     withheld: HashMap<FeedKey, u32>,
     left_out: Vec<LeftOut>,
-    /// How many feeds were withheld.
+    /// The number of feeds that were withheld.
     withheld_feeds: u64,
     is_refusal_reported: bool,
     /// Frames that are complete.
