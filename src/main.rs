@@ -13,7 +13,7 @@ fn main() -> ExitCode {
     }
     let args = match cli::parse() {
         Ok(args) => args,
-        Err(answer) => return errors::conclude_parsing(&answer, cli::command()),
+        Err(answer) => return errors::conclude_parsing(&answer, cli::command(), &cli::first_steps()),
     };
     let context = cli::Context::new(&args);
     errors::conclude_run(|| cli::run(&context?, &args))

@@ -155,10 +155,12 @@ fn every_help_has_an_example_the_environment_and_the_manual_page() {
     let documented = section(&page(None), "ENVIRONMENT").to_owned();
     for command in commands().iter().map(|command| Some(command.as_str())).chain([None]) {
         let help = help(command);
-        let example = part(&help, "Example");
-        assert_eq!(example.len(), 1, "{help}");
-        assert!(example[0].starts_with("scuttleup ") || example[0].contains("| scuttleup "), "{help}");
-        assert!(command.is_none_or(|command| example[0].contains(command)), "{help}");
+        let examples = part(&help, if command.is_some() { "Example" } else { "First steps" });
+        assert_eq!(examples.len(), if command.is_some() { 1 } else { 4 }, "{help}");
+        for example in examples {
+            assert!(example.starts_with("scuttleup ") || example.contains("| scuttleup "), "{help}");
+            assert!(command.is_none_or(|command| example.contains(command)), "{help}");
+        }
         let variables: Vec<_> = part(&help, "Environment variables").iter().filter_map(|line| line.split_once(' ')).collect();
         assert_eq!(variables.iter().map(|(name, _)| *name).collect::<Vec<_>>(), ["SCUTTLEUP_LOG", "XDG_DATA_HOME"]);
         for (name, _) in variables {
@@ -167,6 +169,25 @@ fn every_help_has_an_example_the_environment_and_the_manual_page() {
         let manual = help.lines().last().and_then(|line| line.strip_prefix("Manual: man ")).expect("a manual page");
         assert_eq!(manual, command.map_or("scuttleup".into(), |command| format!("scuttleup-{command}")));
         assert!(root().join(format!("man/{manual}.1")).exists(), "no page {manual}");
+    }
+}
+
+/// Terminals have 80 columns and 24 rows at least.
+#[test]
+fn the_list_of_commands_and_the_first_steps_fit_on_a_terminal() {
+    let help = help(None);
+    let bare = Run::bare().stdout("").status(2).stderr;
+    for line in help.lines().take_while(|line| *line != "Options:").chain(bare.lines()) {
+        assert!(line.len() <= 80, "{} columns: {line}", line.len());
+    }
+    assert!(bare.lines().count() < 24, "{bare}");
+    // The long help has the same first steps.
+    let steps = bare.lines().skip_while(|line| *line != "First steps:").take_while(|line| !line.is_empty());
+    let steps: Vec<&str> = steps.collect();
+    assert_eq!(steps.len(), 5, "{bare}");
+    assert!(help.contains(&steps.join("\n")), "{help}");
+    for command in ["append", "watch", "replicate", "compare"] {
+        assert!(steps.iter().any(|step| step.contains(&format!("scuttleup {command}"))), "{command}: {bare}");
     }
 }
 

@@ -31,13 +31,21 @@ pub fn parse() -> Result<ArgMatches, clap::Error> {
     command().try_get_matches()
 }
 
+/// The answer to a command line without arguments.
+pub fn first_steps() -> String {
+    help::without_arguments(ABOUT)
+}
+
+const ABOUT: &str = "An append-only log that syncs over any pipe";
+
 /// The parser.
 pub fn command() -> Command {
     Command::new("scuttleup")
         .version(env!("CARGO_PKG_VERSION"))
-        .about("An append-only log that syncs over any pipe")
+        .about(ABOUT)
         .args(context::global_args())
-        .after_help(help::epilogue("scuttleup", "echo '{\"msg\":\"hello\"}' | scuttleup append"))
+        .help_template(help::of_program())
+        .after_help(help::environment("scuttleup"))
         .subcommand_required(true)
         .arg_required_else_help(true)
         .subcommands(commands::all())

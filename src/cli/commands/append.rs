@@ -20,7 +20,7 @@ use crate::cli::report::input::{Report, Tally};
 use crate::cli::report::progress::Progress;
 
 pub fn command() -> Command {
-    Command::new("append").about("Append each line of stdin, which must be one JSON value, to the local feed").defer(|command| {
+    Command::new("append").about("Append each line of stdin, one JSON value, to the local feed").defer(|command| {
         let nul = Arg::new("nul").short('0').action(ArgAction::SetTrue);
         let skip_bad = Arg::new("skip-bad").long("skip-bad").value_name("FILE").value_parser(value_parser!(PathBuf));
         command

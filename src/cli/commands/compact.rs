@@ -14,7 +14,7 @@ use crate::cli::report::progress;
 
 pub fn command() -> Command {
     Command::new("compact")
-        .about("Seal old entries into compressed packs, and give free space back")
+        .about("Seal old entries into packs, and give free space back")
         .defer(|command| command.after_help(epilogue("scuttleup-compact", "scuttleup compact")))
 }
 

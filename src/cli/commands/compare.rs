@@ -30,7 +30,7 @@ const COLUMNS: [Column; 3] = [Column::text("peer"), Column::number("here"), Colu
 
 pub fn command() -> Command {
     Command::new("compare")
-        .about("Say whether two logs are equal, and which feeds differ by how much; changes nothing; exit 3 if they differ")
+        .about("Say whether two logs are equal, and which feeds differ")
         .defer(|command| {
             command
                 .arg(json_arg())

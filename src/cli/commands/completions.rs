@@ -25,7 +25,7 @@ const FEEDS_MAX: usize = 1000;
 const PLAIN: &str = "._-+@%,/~";
 
 pub fn command() -> Command {
-    Command::new("completions").about("Print the script that completes command lines in a shell: bash, zsh or fish").defer(
+    Command::new("completions").about("Print the script for the Tab key in bash, zsh or fish").defer(
         |command| {
             let shells = PossibleValuesParser::new(["bash", "zsh", "fish"]);
             let shell = Arg::new("shell").value_name("SHELL").required(true).hide_possible_values(true).value_parser(shells);

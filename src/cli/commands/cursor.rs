@@ -21,7 +21,7 @@ const COLUMNS: [Column; 4] =
     [Column::text("cursor"), Column::number("offset"), Column::number("unread"), Column::number("behind")];
 
 pub fn command() -> Command {
-    Command::new("cursor").about("List, set or remove the named positions of readers: prune does not pass them").defer(
+    Command::new("cursor").about("List, set or remove cursors: named positions of readers").defer(
         |command| {
             let name = || Arg::new("name").value_name("NAME").required(true).help("The name of the cursor");
             let offset = number(Arg::new("offset").value_name("OFFSET").required(true));

@@ -12,7 +12,7 @@ use crate::cli::report::missing::no_entry;
 
 pub fn command() -> Command {
     Command::new("del")
-        .about("Delete the bytes of one entry from this log; replication does not bring them back")
+        .about("Delete the bytes of one entry; syncs do not bring them back")
         .defer(|command| command.args(peer_and_seq_args()).after_help(epilogue("scuttleup-del", "scuttleup del laptop 12")))
 }
 

@@ -15,7 +15,7 @@ use crate::cli::report::missing::{display_peer, no_entry};
 
 pub fn command() -> Command {
     Command::new("entry")
-        .about("Print one entry as a change line; exit 1 if it is not in this log or was deleted or pruned")
+        .about("Print one entry, as a change line or as its exact bytes")
         .defer(|command| {
             command
                 .args(peer_and_seq_args())

@@ -42,7 +42,7 @@ const BATCH_BYTES_MAX: usize = 16 << 20;
 
 pub fn command() -> Command {
     Command::new("exec")
-        .about("Give batches of change lines to a program; a cursor moves behind those that it has processed")
+        .about("Give batches of change lines to a program, and move a cursor")
         .defer(|command| {
             let cursor = Arg::new("cursor").long("cursor").value_name("NAME").required(true);
             let batch = positive_number(Arg::new("batch").long("batch").value_name("N"));

@@ -19,7 +19,7 @@ const COLUMNS: [Column; 2] = [Column::text("peer"), Column::number("seq")];
 
 pub fn command() -> Command {
     Command::new("heads")
-        .about("Print {\"peer\",\"seq\"} for each feed; \"own\":true marks the local feed, \"fork\":true a fork")
+        .about("Print the highest seq of each feed")
         .defer(|command| {
             let example = "scuttleup heads | ssh host scuttleup read --since-heads - | scuttleup write";
             let clear_fork = Arg::new("clear-fork")

@@ -12,7 +12,7 @@ use crate::cli::io::output::Output;
 use crate::cli::io::signals::{self, Stop};
 
 pub fn command() -> Command {
-    Command::new("id").about("Print the peer id of the log, give it a new one, or keep it after a move").defer(|command| {
+    Command::new("id").about("Print the peer id of the log, give it a new one, or keep it").defer(|command| {
         let new = Arg::new("new").long("new").value_name("ID").num_args(0..=1).conflicts_with("keep");
         command
             .arg(new.help("Give the log this id, or a random one: new entries go to a new feed"))

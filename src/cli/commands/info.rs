@@ -17,7 +17,7 @@ const COLUMNS: [Column; 1] = [Column::text("")];
 
 pub fn command() -> Command {
     Command::new("info")
-        .about("Print id, feeds, entries, bytes on disk, last offset, root and forks as one line of JSON")
+        .about("Print the totals of the log: entries, bytes, root, forks")
         .defer(|command| command.arg(json_arg()).after_help(epilogue("scuttleup-info", "scuttleup info")))
 }
 

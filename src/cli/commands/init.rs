@@ -11,7 +11,7 @@ use crate::cli::help::epilogue;
 use crate::cli::io::signals::Stop;
 
 pub fn command() -> Command {
-    Command::new("init").about("Create a log; other writing commands create it on first use, with a random id").defer(|command| {
+    Command::new("init").about("Create a log; append, write and replicate do it on first use").defer(|command| {
         let id = Arg::new("id").long("id").value_name("ID");
         command
             .arg(id.help("The peer id of the log, which no other log may have [default: 32 random hex digits]"))

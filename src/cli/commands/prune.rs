@@ -20,7 +20,7 @@ use crate::cli::time::age;
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 pub fn command() -> Command {
-    Command::new("prune").about("Forget the oldest entries of this log; replication does not bring them back").defer(|command| {
+    Command::new("prune").about("Forget the oldest entries; syncs do not bring them back").defer(|command| {
         let keep_last = number(Arg::new("keep-last").long("keep-last").value_name("N"));
         let keep_bytes = size(Arg::new("keep-bytes").long("keep-bytes").value_name("SIZE"));
         let older_than = Arg::new("older-than").long("older-than").value_name("AGE").value_parser(age).allow_hyphen_values(true);

@@ -38,7 +38,7 @@ const WORKPLACE: &str = "repair";
 const FEEDS_AT_ONCE: usize = 64;
 
 pub fn command() -> Command {
-    Command::new("repair").about("Fetch lost entries again from the log that COMMAND replicates; see verify").defer(|command| {
+    Command::new("repair").about("Fetch lost entries again from another log; see verify").defer(|command| {
         command
             .arg(entry_bytes_arg())
             .arg(command_arg("Run this program and replicate over its stdin and stdout").required(true))

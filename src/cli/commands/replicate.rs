@@ -25,7 +25,7 @@ use crate::cli::report::transfer::Transfer;
 use crate::cli::retry::{Next, Repeats, Retries, trying_again};
 
 pub fn command() -> Command {
-    Command::new("replicate").about("Sync with another log over stdin and stdout, or over those of COMMAND").defer(|command| {
+    Command::new("replicate").about("Sync with another log over stdin and stdout, or those of COMMAND").defer(|command| {
         let mode = Arg::new("mode").long("mode").value_name("MODE").hide_possible_values(true);
         let modes = PossibleValuesParser::new(["sync", "push", "pull"]);
         let wire = Arg::new("wire").long("wire").value_name("WIRE").hide_possible_values(true);

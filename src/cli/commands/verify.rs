@@ -16,7 +16,7 @@ use crate::cli::report::progress::{Progress, Total};
 
 pub fn command() -> Command {
     Command::new("verify")
-        .about("Check the whole log; print each damage as one line of JSON; exit 0 only if there is none")
+        .about("Check the whole log; print each damage as one line of JSON")
         .defer(|command| command.after_help(epilogue("scuttleup-verify", "scuttleup verify && scuttleup read > backup")))
 }
 

@@ -14,7 +14,7 @@ use crate::cli::select::{self, Selection};
 const LAST: u64 = 10;
 
 pub fn command() -> Command {
-    Command::new("watch").about("Print the last 10 changes, then new ones as they arrive: read --live -n 10").defer(|command| {
+    Command::new("watch").about("Print the last 10 changes, then new ones as they arrive").defer(|command| {
         command
             .args(select::options())
             .args(payload_args())

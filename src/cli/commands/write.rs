@@ -23,7 +23,7 @@ use crate::cli::report::session;
 const LINE_EXTRA_BYTES_MAX: usize = 4096;
 
 pub fn command() -> Command {
-    Command::new("write").about("Store change lines from stdin; entries that the log already holds are compared").defer(
+    Command::new("write").about("Store change lines from stdin, and check those that are known").defer(
         |command| {
             command
                 .arg(input_json_arg())

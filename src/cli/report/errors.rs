@@ -64,14 +64,15 @@ pub fn explain_memory_faults(dir: &Path) {
 }
 
 /// Prints the answer of the command line parser: help and version on stdout, an error as one line on stderr. Without arguments,
-/// the help is the error.
-pub fn conclude_parsing(answer: &clap::Error, parser: Command) -> ExitCode {
+/// `first_steps` are the error.
+pub fn conclude_parsing(answer: &clap::Error, parser: Command, first_steps: &str) -> ExitCode {
     let text = answer.to_string();
     if !answer.use_stderr() {
         return conclude(Output::new().write(text.as_bytes()).map(|()| Exit::Done));
     }
     if answer.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
-        diagnostics::print_verbatim(text.as_bytes());
+        let is_bare = std::env::args_os().len() <= 1;
+        diagnostics::print_verbatim(if is_bare { first_steps } else { &text }.as_bytes());
     } else {
         let advice = hint::parsing_hint(answer, command_name(&text)).map_or(String::new(), |hint| format!(": {hint}"));
         let text = one_line(&text, suggestion(answer, parser));
