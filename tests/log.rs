@@ -350,7 +350,7 @@ fn commands_that_need_a_log_never_create_one() {
         &["cursor", "set", "c", "0"],
     ] {
         let run = Run::new(&none).args(args).stdout("").stderr_has("no log in ");
-        run.stderr_has(": check the directory (--log), or create a log in it with `scuttleup --log DIR init`\n").status(1);
+        run.stderr_has(": check the directory (--log), or create a log in it with `scuttleup [--log DIR] init`\n").status(1);
         assert!(!none.exists(), "{args:?}");
         // An empty directory stays empty.
         let empty = place.path("empty");

@@ -260,7 +260,7 @@ fn ssh_with_another_forced_command_is_reported() {
     let sshd = Sshd::new(&place, &forced(&b, "heads"));
     // The forced command prints NDJSON instead of a handshake.
     let run = Run::new(&a).args(["replicate", "--once", "--"]).args(&sshd.client).stderr_has("it printed: {");
-    run.status(7);
+    run.stderr_has(": check COMMAND (for example `ssh host scuttleup replicate`), and what .bashrc prints\n").status(7);
 }
 
 /// A listening socat, whose child has one socket as stdin and stdout. Returns the run and the address.

@@ -10,7 +10,7 @@ pub const ONE_LINE: &str = "a value must be on one line, `jq -c` does that";
 /// The hint for this error, if there is one.
 pub fn hint(err: &Error) -> Option<&'static str> {
     match err {
-        Error::NoLog(_) => Some("check the directory (--log), or create a log in it with `scuttleup --log DIR init`"),
+        Error::NoLog(_) => Some("check the directory (--log), or create a log in it with `scuttleup [--log DIR] init`"),
         Error::NotADirectory(_) => Some("name the directory of the log with --log"),
         Error::NotEmpty(..) => Some("name one with --log"),
         Error::UnknownOffset { .. } => Some("check --log, or read from the start with --after 0"),
@@ -22,9 +22,10 @@ pub fn hint(err: &Error) -> Option<&'static str> {
              pass the lines of `read` on unchanged, or use `read --raw`",
         ),
         Error::RemoteText(RemoteText::Terminal, _) => Some("use ssh -T, without RequestTTY in ssh_config"),
-        Error::RemoteText(..) => {
-            Some("stdout of the remote must carry nothing else than the protocol: check COMMAND, and what .bashrc prints")
-        }
+        Error::RemoteText(..) => Some(
+            "stdout of the remote must carry nothing else than the protocol: \
+             check COMMAND (for example `ssh host scuttleup replicate`), and what .bashrc prints",
+        ),
         Error::PushOnly => Some("use --mode sync or pull"),
         Error::FeedsRefused(..) => Some("if you trust the remote, run it again with a higher --receive-feeds-max"),
         Error::BytesRefused(..) => Some("if you trust the remote, run it again with a higher --receive-bytes-max"),
