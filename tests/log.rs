@@ -402,7 +402,9 @@ fn usage_errors_are_one_line_and_exit_2() {
 
 #[test]
 fn a_mistyped_command_option_or_value_is_reported_with_the_nearest_one() {
-    let cases: [(&[&str], &str); 12] = [
+    let cases: [(&[&str], &str); 14] = [
+        (&["sync", "host"], "unrecognized subcommand 'sync': did you mean replicate?"),
+        (&["tail"], "unrecognized subcommand 'tail': did you mean watch?"),
         (&["apend"], "unrecognized subcommand 'apend': did you mean append?"),
         (&["Heads"], "unrecognized subcommand 'Heads': did you mean heads?"),
         (&["help", "apend"], "unrecognized subcommand 'apend': did you mean append?"),

@@ -29,14 +29,12 @@ const LINES_BYTES_MAX: usize = 8 << 20;
 const COLUMNS: [Column; 3] = [Column::text("peer"), Column::number("here"), Column::number("remote")];
 
 pub fn command() -> Command {
-    Command::new("compare")
-        .about("Say whether two logs are equal, and which feeds differ")
-        .defer(|command| {
-            command
-                .arg(json_arg())
-                .arg(command_arg("Run this program, which replicates the other log over its stdin and stdout"))
-                .after_help(epilogue("scuttleup-compare", "scuttleup compare -- ssh host scuttleup replicate --no-create"))
-        })
+    Command::new("compare").about("Say whether two logs are equal, and which feeds differ").defer(|command| {
+        command
+            .arg(json_arg())
+            .arg(command_arg("Run this program, which replicates the other log over its stdin and stdout"))
+            .after_help(epilogue("scuttleup-compare", "scuttleup compare -- ssh host scuttleup replicate --no-create"))
+    })
 }
 
 pub fn run(context: &Context, args: &ArgMatches) -> Result<Exit> {

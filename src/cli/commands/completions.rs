@@ -25,16 +25,14 @@ const FEEDS_MAX: usize = 1000;
 const PLAIN: &str = "._-+@%,/~";
 
 pub fn command() -> Command {
-    Command::new("completions").about("Print the script for the Tab key in bash, zsh or fish").defer(
-        |command| {
-            let shells = PossibleValuesParser::new(["bash", "zsh", "fish"]);
-            let shell = Arg::new("shell").value_name("SHELL").required(true).hide_possible_values(true).value_parser(shells);
-            command.arg(shell.help("bash, zsh or fish")).after_help(epilogue(
-                "scuttleup-completions",
-                "scuttleup completions bash > ~/.local/share/bash-completion/completions/scuttleup",
-            ))
-        },
-    )
+    Command::new("completions").about("Print the script for the Tab key in bash, zsh or fish").defer(|command| {
+        let shells = PossibleValuesParser::new(["bash", "zsh", "fish"]);
+        let shell = Arg::new("shell").value_name("SHELL").required(true).hide_possible_values(true).value_parser(shells);
+        command.arg(shell.help("bash, zsh or fish")).after_help(epilogue(
+            "scuttleup-completions",
+            "scuttleup completions bash > ~/.local/share/bash-completion/completions/scuttleup",
+        ))
+    })
 }
 
 pub fn run(_context: &Context, args: &ArgMatches) -> Result<Exit> {

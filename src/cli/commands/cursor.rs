@@ -21,22 +21,20 @@ const COLUMNS: [Column; 4] =
     [Column::text("cursor"), Column::number("offset"), Column::number("unread"), Column::number("behind")];
 
 pub fn command() -> Command {
-    Command::new("cursor").about("List, set or remove cursors: named positions of readers").defer(
-        |command| {
-            let name = || Arg::new("name").value_name("NAME").required(true).help("The name of the cursor");
-            let offset = number(Arg::new("offset").value_name("OFFSET").required(true));
-            command
-                .subcommand_required(true)
-                .subcommand(Command::new("list").about("Print all cursors").arg(json_arg()))
-                .subcommand(
-                    Command::new("set")
-                        .about("Set a cursor; it is created if it does not exist")
-                        .args([name(), offset.help("The offset of the last entry that its reader has read")]),
-                )
-                .subcommand(Command::new("rm").about("Remove a cursor").arg(name()))
-                .after_help(epilogue("scuttleup-cursor", "scuttleup cursor set backup 1200"))
-        },
-    )
+    Command::new("cursor").about("List, set or remove cursors: named positions of readers").defer(|command| {
+        let name = || Arg::new("name").value_name("NAME").required(true).help("The name of the cursor");
+        let offset = number(Arg::new("offset").value_name("OFFSET").required(true));
+        command
+            .subcommand_required(true)
+            .subcommand(Command::new("list").about("Print all cursors").arg(json_arg()))
+            .subcommand(
+                Command::new("set")
+                    .about("Set a cursor; it is created if it does not exist")
+                    .args([name(), offset.help("The offset of the last entry that its reader has read")]),
+            )
+            .subcommand(Command::new("rm").about("Remove a cursor").arg(name()))
+            .after_help(epilogue("scuttleup-cursor", "scuttleup cursor set backup 1200"))
+    })
 }
 
 pub fn run(context: &Context, args: &ArgMatches) -> Result<Exit> {

@@ -14,14 +14,12 @@ use crate::cli::io::signals;
 use crate::cli::report::missing::{display_peer, no_entry};
 
 pub fn command() -> Command {
-    Command::new("entry")
-        .about("Print one entry, as a change line or as its exact bytes")
-        .defer(|command| {
-            command
-                .args(peer_and_seq_args())
-                .arg(flag("raw", "Print the exact bytes of the entry and nothing else"))
-                .after_help(epilogue("scuttleup-entry", "scuttleup entry --raw laptop 4 > photo.jpeg"))
-        })
+    Command::new("entry").about("Print one entry, as a change line or as its exact bytes").defer(|command| {
+        command
+            .args(peer_and_seq_args())
+            .arg(flag("raw", "Print the exact bytes of the entry and nothing else"))
+            .after_help(epilogue("scuttleup-entry", "scuttleup entry --raw laptop 4 > photo.jpeg"))
+    })
 }
 
 pub fn run(context: &Context, args: &ArgMatches) -> Result<Exit> {

@@ -41,26 +41,24 @@ const SET_ASIDE_MAX: u32 = 10;
 const BATCH_BYTES_MAX: usize = 16 << 20;
 
 pub fn command() -> Command {
-    Command::new("exec")
-        .about("Give batches of change lines to a program, and move a cursor")
-        .defer(|command| {
-            let cursor = Arg::new("cursor").long("cursor").value_name("NAME").required(true);
-            let batch = positive_number(Arg::new("batch").long("batch").value_name("N"));
-            let linger = Arg::new("linger").long("linger").value_name("TIME").value_parser(duration);
-            let retry = positive_number(Arg::new("retry").long("retry").value_name("N").num_args(0..=1));
-            let dead_letter = Arg::new("dead-letter").long("dead-letter").value_name("FILE").value_parser(value_parser!(PathBuf));
-            let words = Arg::new("command").value_name("CMD").num_args(1..).last(true);
-            command
-                .arg(cursor.help("The cursor; it is created if it does not exist"))
-                .arg(batch.help("The maximum number of lines of a batch [default: 1000]"))
-                .arg(linger.help("With --live, wait up to TIME for a full batch, such as 200ms or 2s [default: 1s]"))
-                .arg(retry.help("If CMD fails, run it again after a pause that grows from 1 to 60 seconds; end after N failures"))
-                .arg(dead_letter.help("After N failures (--retry N, default 5), append the line that fails to FILE and go on"))
-                .args(select::options())
-                .args(payload_args())
-                .arg(words.value_parser(value_parser!(OsString)).help("Run this program for each batch"))
-                .after_help(epilogue("scuttleup-exec", "scuttleup exec --cursor import -- sh -c 'cat >> lines'"))
-        })
+    Command::new("exec").about("Give batches of change lines to a program, and move a cursor").defer(|command| {
+        let cursor = Arg::new("cursor").long("cursor").value_name("NAME").required(true);
+        let batch = positive_number(Arg::new("batch").long("batch").value_name("N"));
+        let linger = Arg::new("linger").long("linger").value_name("TIME").value_parser(duration);
+        let retry = positive_number(Arg::new("retry").long("retry").value_name("N").num_args(0..=1));
+        let dead_letter = Arg::new("dead-letter").long("dead-letter").value_name("FILE").value_parser(value_parser!(PathBuf));
+        let words = Arg::new("command").value_name("CMD").num_args(1..).last(true);
+        command
+            .arg(cursor.help("The cursor; it is created if it does not exist"))
+            .arg(batch.help("The maximum number of lines of a batch [default: 1000]"))
+            .arg(linger.help("With --live, wait up to TIME for a full batch, such as 200ms or 2s [default: 1s]"))
+            .arg(retry.help("If CMD fails, run it again after a pause that grows from 1 to 60 seconds; end after N failures"))
+            .arg(dead_letter.help("After N failures (--retry N, default 5), append the line that fails to FILE and go on"))
+            .args(select::options())
+            .args(payload_args())
+            .arg(words.value_parser(value_parser!(OsString)).help("Run this program for each batch"))
+            .after_help(epilogue("scuttleup-exec", "scuttleup exec --cursor import -- sh -c 'cat >> lines'"))
+    })
 }
 
 pub fn run(context: &Context, args: &ArgMatches) -> Result<Exit> {

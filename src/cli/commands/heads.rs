@@ -18,16 +18,14 @@ const FEEDS_AT_ONCE: usize = 4096;
 const COLUMNS: [Column; 2] = [Column::text("peer"), Column::number("seq")];
 
 pub fn command() -> Command {
-    Command::new("heads")
-        .about("Print the highest seq of each feed")
-        .defer(|command| {
-            let example = "scuttleup heads | ssh host scuttleup read --since-heads - | scuttleup write";
-            let clear_fork = Arg::new("clear-fork")
-                .long("clear-fork")
-                .value_name("PEER")
-                .help("Print nothing: remove the fork mark of this feed; the next fork that is found marks it again");
-            command.arg(json_arg()).arg(clear_fork).after_help(epilogue("scuttleup-heads", example))
-        })
+    Command::new("heads").about("Print the highest seq of each feed").defer(|command| {
+        let example = "scuttleup heads | ssh host scuttleup read --since-heads - | scuttleup write";
+        let clear_fork = Arg::new("clear-fork")
+            .long("clear-fork")
+            .value_name("PEER")
+            .help("Print nothing: remove the fork mark of this feed; the next fork that is found marks it again");
+        command.arg(json_arg()).arg(clear_fork).after_help(epilogue("scuttleup-heads", example))
+    })
 }
 
 pub fn run(context: &Context, args: &ArgMatches) -> Result<Exit> {

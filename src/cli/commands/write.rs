@@ -23,14 +23,12 @@ use crate::cli::report::session;
 const LINE_EXTRA_BYTES_MAX: usize = 4096;
 
 pub fn command() -> Command {
-    Command::new("write").about("Store change lines from stdin, and check those that are known").defer(
-        |command| {
-            command
-                .arg(input_json_arg())
-                .arg(entry_bytes_arg())
-                .after_help(epilogue("scuttleup-write", "ssh host scuttleup read | scuttleup write"))
-        },
-    )
+    Command::new("write").about("Store change lines from stdin, and check those that are known").defer(|command| {
+        command
+            .arg(input_json_arg())
+            .arg(entry_bytes_arg())
+            .after_help(epilogue("scuttleup-write", "ssh host scuttleup read | scuttleup write"))
+    })
 }
 
 pub fn run(context: &Context, args: &ArgMatches) -> Result<Exit> {

@@ -98,6 +98,16 @@ fn one_line(text: &str, suggestion: Option<String>) -> String {
 /// The start of a line in which the parser says what to do.
 const TIP: &str = "tip: ";
 
+/// The names that other programs have for a command.
+const NAMES_OF_OTHERS: [(&[&str], &str); 6] = [
+    (&["sync", "pull", "push", "clone", "fetch"], "replicate"),
+    (&["add", "put", "log", "publish"], "append"),
+    (&["tail", "follow"], "watch"),
+    (&["cat", "show", "print", "list"], "read"),
+    (&["diff"], "compare"),
+    (&["status", "stat"], "info"),
+];
+
 /// The command, option or value that the user may have meant. The parser itself finds fewer: for `--lgo` it does not name `--log`.
 fn suggestion(answer: &clap::Error, mut parser: Command) -> Option<String> {
     // With the arguments of each command, and the options that all commands have.
@@ -107,7 +117,8 @@ fn suggestion(answer: &clap::Error, mut parser: Command) -> Option<String> {
         _ => None,
     };
     let meant = if let Some(word) = invalid(ContextKind::InvalidSubcommand) {
-        nearest(word, parser.get_subcommands().map(Command::get_name))?.to_owned()
+        let known = NAMES_OF_OTHERS.iter().find(|(names, _)| names.contains(&word)).map(|(_, name)| *name);
+        known.or_else(|| nearest(word, parser.get_subcommands().map(Command::get_name)))?.to_owned()
     } else if let Some(ContextValue::Strings(values)) = answer.get(ContextKind::ValidValue) {
         nearest(invalid(ContextKind::InvalidValue)?, values.iter().map(String::as_str))?.to_owned()
     } else {
