@@ -217,7 +217,7 @@ fn the_recipes_of_the_cookbook_run() {
     let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("man/scuttleup-cookbook.7");
     let page = fs::read_to_string(page).expect("the page");
     let sections = page.split("\n.Ss ").skip(1).map(|section| section.split("\n.Sh ").next().expect("there is a first part"));
-    let sections: Vec<(&str, &str)> = sections.map(|section| section.split_once('\n').expect("a title")).collect();
+    let sections: Vec<(&str, &str)> = sections.map(|section| section.split_at(section.find('\n').expect("a title"))).collect();
     let with_commands = sections.iter().filter(|(_, text)| text.contains("\n.Bd "));
     let (printed, known): (Vec<&str>, Vec<&str>) =
         (with_commands.map(|(title, _)| *title).collect(), RECIPES.iter().map(|recipe| recipe.title).collect());

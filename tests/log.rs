@@ -449,9 +449,10 @@ fn an_invalid_number_is_reported_with_its_argument() {
 }
 
 #[test]
-fn without_arguments_the_help_goes_to_stderr() {
-    let help = Run::bare().args(["--help"]).success();
-    Run::bare().stdout("").stderr(help.text()).status(2);
+fn without_arguments_the_first_steps_go_to_stderr() {
+    Run::bare().stdout("").stderr_has("\n\nFirst steps:\n").status(2);
+    // A command with commands of its own.
+    Run::bare().args(["cursor"]).stdout("").stderr_has("[subcommands: list, set, rm, help]").status(2);
     // An option, but no command.
     Run::bare().args(["-q"]).stdout("").stderr_has("requires a subcommand").status(2);
 }

@@ -3,10 +3,10 @@
 /// The commands that a new user needs.
 pub const FIRST_STEPS: &str = "\
 First steps:
-  echo '{\"msg\":\"hello\"}' | scuttleup append                    add an entry
-  scuttleup watch                                              see entries arrive
-  scuttleup replicate --once -- ssh host scuttleup replicate   sync with a host
-  scuttleup compare -- ssh host scuttleup replicate            are both equal?";
+  echo '{\"msg\":\"hello\"}' | scuttleup append                   add an entry
+  scuttleup watch                                             see entries arrive
+  scuttleup replicate --once -- ssh host scuttleup replicate  sync with a host
+  scuttleup compare -- ssh host scuttleup replicate           are both equal?";
 
 /// The help text of the program. The first steps come first, because few users read a list of 19 commands to its end.
 pub fn of_program() -> String {

@@ -71,8 +71,7 @@ pub fn conclude_parsing(answer: &clap::Error, parser: Command, first_steps: &str
         return conclude(Output::new().write(text.as_bytes()).map(|()| Exit::Done));
     }
     if answer.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
-        let is_bare = std::env::args_os().len() <= 1;
-        diagnostics::print_verbatim(if is_bare { first_steps } else { &text }.as_bytes());
+        diagnostics::print_verbatim(first_steps.as_bytes());
     } else {
         let advice = hint::parsing_hint(answer, command_name(&text)).map_or(String::new(), |hint| format!(": {hint}"));
         let text = one_line(&text, suggestion(answer, parser));
