@@ -29,7 +29,8 @@ fn init_never_changes_an_existing_log() {
     let log = place.log("alice");
     append(&log, "1\n");
     for args in [&["init"][..], &["init", "--id", "bob"], &["init", "--id", "alice"]] {
-        Run::new(&log).args(args).stdout("").stderr_has("already holds a log with id alice").status(1);
+        let said = " already holds a log with id alice: `scuttleup [--log DIR] id --new ID` gives it another id\n";
+        Run::new(&log).args(args).stdout("").stderr_has(said).status(1);
     }
     Run::new(&log).args(["id"]).stdout("alice\n").success();
     assert_eq!(heads(&log), ["{\"peer\":\"alice\",\"seq\":1}"]);

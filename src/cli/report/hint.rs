@@ -11,6 +11,7 @@ pub const ONE_LINE: &str = "a value must be on one line, `jq -c` does that";
 pub fn hint(err: &Error) -> Option<&'static str> {
     match err {
         Error::NoLog(_) => Some("check the directory (--log), or create a log in it with `scuttleup [--log DIR] init`"),
+        Error::LogExists(..) => Some("`scuttleup [--log DIR] id --new ID` gives it another id"),
         Error::NotADirectory(_) => Some("name the directory of the log with --log"),
         Error::NotEmpty(..) => Some("name one with --log"),
         Error::UnknownOffset { .. } => Some("check --log, or read from the start with --after 0"),
