@@ -101,7 +101,7 @@ const RECIPES: [Recipe; 14] = [
         "[ \"$(on new scuttleup read | wc -l)\" = 2 ]; echo 3 | on moved scuttleup append
         on moved scuttleup cursor list | grep reader; on moved scuttleup heads | grep '{\"peer\":\"old\",\"seq\":3,\"own\":true}'",
     ),
-    recipe("Retention", "seq 3 | on hub scuttleup append", "on hub scuttleup prune --show | grep 30"),
+    recipe("Retention", "seq 3 | on hub scuttleup append", "on hub scuttleup prune --show | grep 2592000"),
 ];
 
 /// The programs that are not here, or would leave this machine. A host without a home gets one.
