@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use crate::harness::{Place, Run, SCUTTLEUP};
 
 /// The start of each example that does not run here, and the reason.
-const NOT_RUN: [(&str, &str); 8] = [
+const NOT_RUN: [(&str, &str); 15] = [
     ("scuttleup append --skip-bad /var/lib/bad --follow", "files of the system; tests/follow.rs follows files"),
     ("scuttleup append --raw --lines --follow /var/log", "files of the system"),
     ("tail -F /var/log", "files of the system"),
@@ -16,6 +16,13 @@ const NOT_RUN: [(&str, &str); 8] = [
     ("scuttleup watch --since 09:30 --until 12:00", "the time of the day decides when it ends"),
     ("scuttleup watch --tail --peer web1", "only later entries; tests/watch.rs waits for them"),
     ("scuttleup exec --cursor web --live --tail", "only later entries; tests/exec.rs waits for them"),
+    ("scuttleup exec --cursor pg", "a server; tests/bridges_postgres.rs starts one"),
+    ("psql logs -c \"create index", "a server"),
+    ("psql logs -c \"select", "a server"),
+    ("psql -At logs", "a server; tests/bridges_postgres.rs runs it"),
+    ("scuttleup exec --cursor redis", "a server; tests/bridges_redis.rs starts one"),
+    ("redis-cli xrevrange", "a server"),
+    ("redis-cli xtrim", "a server"),
     ("scuttleup --log a replicate -- scuttleup", "it does not end; tests/replicate.rs has live sessions"),
 ];
 

@@ -3,6 +3,9 @@
 
 mod accepted_gaps;
 mod append;
+mod bridges;
+mod bridges_postgres;
+mod bridges_redis;
 mod bytes;
 mod call_faults;
 mod compare;
