@@ -1,4 +1,4 @@
-//! What all programs in scripts/bridges have in common. tests/bridges_postgres.rs and tests/bridges_redis.rs use their servers.
+//! What all programs in scripts/bridges have in common. The files `tests/bridges_*.rs` use their servers.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -21,11 +21,17 @@ pub fn bridge(name: &str) -> Run {
     Run::program(path(name))
 }
 
+/// The directory of the Python packages of tests/bridges/requirements.txt, where `scripts/test` installs them.
+pub fn python() -> PathBuf {
+    Path::new(SCUTTLEUP).ancestors().nth(2).expect("the target directory").join("python")
+}
+
 /// Entries go through a bridge while it and its server are killed. None is missing, and none is there twice.
 pub fn kills(engine: &str) {
+    let entries = if engine == "hub" { "3000" } else { "10000" };
     let run = Run::program(root().join("scripts/bridge-kills"));
-    let run = run.args([engine, "--rounds", "1", "--entries", "10000", "--kills", "2", "--program", SCUTTLEUP]);
-    let mut running = run.spawn();
+    let run = run.args([engine, "--rounds", "1", "--entries", entries, "--kills", "2", "--program", SCUTTLEUP]);
+    let mut running = run.env("PYTHONPATH", python()).spawn();
     running.close();
     let ended = running.wait_within(Duration::from_secs(300));
     assert!(ended.status.success(), "{}{}", ended.printed.text(), ended.printed.stderr);

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use crate::harness::{Place, Run, SCUTTLEUP};
 
 /// The start of each example that does not run here, and the reason.
-const NOT_RUN: [(&str, &str); 15] = [
+const NOT_RUN: [(&str, &str); 19] = [
     ("scuttleup append --skip-bad /var/lib/bad --follow", "files of the system; tests/follow.rs follows files"),
     ("scuttleup append --raw --lines --follow /var/log", "files of the system"),
     ("tail -F /var/log", "files of the system"),
@@ -23,6 +23,10 @@ const NOT_RUN: [(&str, &str); 15] = [
     ("scuttleup exec --cursor redis", "a server; tests/bridges_redis.rs starts one"),
     ("redis-cli xrevrange", "a server"),
     ("redis-cli xtrim", "a server"),
+    ("scuttleup exec --cursor nats", "a server; tests/bridges_nats.rs starts one"),
+    ("scuttleup-nats nats://hub logs --follow", "a server; tests/bridges_nats.rs starts one"),
+    ("scuttleup exec --cursor kafka", "a server; tests/bridges_kafka.rs starts one"),
+    ("kcat -C -b broker1:9092", "a server"),
     ("scuttleup --log a replicate -- scuttleup", "it does not end; tests/replicate.rs has live sessions"),
 ];
 

@@ -4,6 +4,8 @@
 mod accepted_gaps;
 mod append;
 mod bridges;
+mod bridges_kafka;
+mod bridges_nats;
 mod bridges_postgres;
 mod bridges_redis;
 mod bytes;

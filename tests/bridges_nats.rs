@@ -1,0 +1,262 @@
+//! `scuttleup-nats` with real servers. Each test starts its own ones.
+
+use std::fs;
+use std::path::Path;
+
+use nix::sys::signal::Signal;
+use serde_json::{Value, json};
+
+use crate::bridges::{bridge, kills, python};
+use crate::exec::until;
+use crate::harness::{Place, Run, Running, SCUTTLEUP, append, assert_equal, heads, read, shell};
+
+/// A server with JetStream on a free port. It ends when this value is dropped.
+struct Server {
+    place: Place,
+    _running: Running,
+    url: String,
+}
+
+impl Server {
+    fn new(options: &[&str]) -> Self {
+        let place = Place::new();
+        let run = Run::program("nats-server").args(["-a", "127.0.0.1", "-p", "-1", "-js", "-sd"]).args([place.path("js")]);
+        let running = run.args(["--ports_file_dir"]).args([place.path(".")]).args(options).spawn();
+        let ports = place.path(&format!("nats-server_{}.ports", running.pid()));
+        // The file is written when the server listens. It is complete when it is JSON.
+        let ports = || serde_json::from_slice::<Value>(&fs::read(&ports).ok()?).ok();
+        until(|| ports().is_some());
+        let url = ports().expect("the ports")["nats"][0].as_str().expect("a URL").to_owned();
+        Self { place, _running: running, url }
+    }
+
+    /// `scuttleup-nats URL S ARGS`
+    fn bridge(&self, args: &[&str]) -> Run {
+        bridge("nats").env("PYTHONPATH", python()).args([self.url.as_str(), "S"]).args(args)
+    }
+
+    fn publish(&self, lines: &str) -> Run {
+        self.bridge(&[]).stdin(lines).stdout("")
+    }
+
+    fn client(&self, args: &[&str]) -> String {
+        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/bridges/nats.py");
+        let run = Run::program("python3").env("PYTHONPATH", python()).args([script, self.url.as_str()]).args(args);
+        run.success().text().to_owned()
+    }
+
+    /// The messages of the stream: position, subject, id, data.
+    fn messages(&self) -> Vec<Value> {
+        self.client(&["messages", "S"]).lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()
+    }
+
+    /// `scuttleup-nats URL S --follow CONSUMER OPTIONS | scuttleup --log LOG write`, with the messages of both.
+    fn follow(&self, log: &Path, consumer: &str, options: &str) -> Run {
+        let line = format!(r#"scuttleup-nats "$URL" S --follow {consumer} {options} | "$scuttleup" write"#);
+        shell(&line).env("URL", &self.url).env("SCUTTLEUP_LOG", log).env("PATH", search_path()).env("PYTHONPATH", python())
+    }
+}
+
+/// The directories of the bridges and of the binary, and those of PATH.
+fn search_path() -> std::ffi::OsString {
+    let own = [bridge_dir(), Path::new(SCUTTLEUP).parent().expect("a directory").to_owned()];
+    let others = std::env::var_os("PATH").unwrap_or_default();
+    std::env::join_paths(own.into_iter().chain(std::env::split_paths(&others))).expect("a search path")
+}
+
+fn bridge_dir() -> std::path::PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/bridges")
+}
+
+fn line(peer: &str, seq: u32, payload: &str) -> String {
+    format!("{{\"peer\":{},\"seq\":{seq},{payload}}}\n", json!(peer))
+}
+
+fn lines(seqs: std::ops::RangeInclusive<u32>) -> String {
+    seqs.map(|seq| line("a", seq, &format!("\"entry\":{seq}"))).collect()
+}
+
+#[test]
+fn every_kind_of_line_goes_to_the_subject_of_its_feed_and_comes_back() {
+    let server = Server::new(&[]);
+    let (a, b) = (server.place.log("a"), server.place.log("b"));
+    append(&a, "{\"n\":1}\n2\n");
+    Run::new(&a).args(["append", "--raw"]).stdin([0, 255]).success();
+    Run::new(&a).args(["append", "--raw"]).stdin("").success();
+    Run::new(&a).args(["append", "--text"]).stdin("text\n").success();
+    Run::new(&a).args(["del", "a", "2"]).success();
+    // The ids " x" and "x" are two feeds, although a header has no white space around it.
+    let odd = ["x", " x", "\u{2003}x", "x\n\t%", "ü/1", "%20x"];
+    let written: String = odd.iter().map(|peer| line(peer, 1, "\"entry\":{\"a\": [1.50]}")).collect();
+    Run::new(&a).args(["write"]).stdin(&written).success();
+    Run::new(&a)
+        .args(["exec", "--cursor", "c", "--"])
+        .args([bridge_dir().join("scuttleup-nats")])
+        .args([server.url.as_str(), "S"])
+        .env("PYTHONPATH", python())
+        .stderr("")
+        .success();
+    let messages = server.messages();
+    assert_eq!(messages.len(), 11);
+    // The base32 of "a" is ME======.
+    let first = r#"{"peer":"a","seq":1,"entry":{"n":1},"hash":"#;
+    assert_eq!((&messages[0][1], &messages[0][2]), (&json!("S.ME"), &json!("a/1")));
+    assert!(messages[0][3].as_str().is_some_and(|data| data.starts_with(first)), "{messages:?}");
+    let ids: Vec<_> = messages.iter().map(|message| message[2].as_str().expect("an id")).collect();
+    for id in ["x/1", "%20x/1", "%E2%80%83x/1", "x%0A%09%25/1", "ü/1/1", "%2520x/1"] {
+        assert!(ids.contains(&id), "{id} of {ids:?}");
+    }
+    server.follow(&b, "b", "--once").stderr("").success();
+    assert_equal(&a, &b);
+    assert_eq!(read(&a).lines().count(), read(&b).lines().count());
+    // All of it is acknowledged.
+    server.bridge(&["--follow", "b", "--once"]).env("SCUTTLEUP_LOG", &b).env("PATH", search_path()).stdout("").stderr("").success();
+}
+
+#[test]
+fn a_repeat_changes_nothing_also_when_the_server_has_forgotten_the_ids() {
+    let server = Server::new(&[]);
+    // 100 ms is the shortest time for which a server remembers ids.
+    server.client(&["create", r#"{"name":"S","subjects":["S.>"],"storage":"file","duplicate_window":100000000}"#]);
+    for last in [5, 7, 7] {
+        server.publish(&lines(1..=last)).stderr("").success();
+        assert_eq!(server.messages().len(), last as usize);
+    }
+    server.publish(&lines(3..=8)).stderr("").success();
+    assert_eq!(server.messages().len(), 8);
+    // Messages that a limit of the stream has removed do not come back, as long as one of the feed is there.
+    server.client(&["remove", "S", "8"]);
+    server.publish(&lines(1..=9)).stderr("").success();
+    let ids: Vec<_> = server.messages().iter().map(|message| message[2].clone()).collect();
+    assert_eq!(ids, ["a/8", "a/9"]);
+}
+
+#[test]
+fn a_line_that_cannot_be_published_is_named_and_the_lines_before_it_are_stored() {
+    let server = Server::new(&[]);
+    let bad = lines(1..=2) + "{\"peer\":\"a\",\"seq\":3}\n" + &lines(3..=3);
+    let message = "scuttleup-nats: line 3 is not a change line: it needs one of entry, text, base64, deleted, floor\n";
+    server.publish(&bad).stderr(message).status(7);
+    assert_eq!(server.messages().len(), 2);
+    let gap = "scuttleup-nats: line 2: a/5 does not follow 3, the last one in the stream S: publish the entries between them first, for \
+               example after `scuttleup cursor set`, or give --gaps\n";
+    server.publish(&(lines(3..=3) + &lines(5..=5))).stderr(gap).status(7);
+    server.bridge(&["--gaps"]).stdin(lines(5..=5)).stderr("").success();
+    // A floor stands for the entries up to it.
+    let floor = "{\"peer\":\"a\",\"seq\":8,\"floor\":true,\"chain\":\"00000000000000000000000000000000\"}\n";
+    server.publish(&(floor.to_owned() + &lines(9..=9))).stderr("").success();
+    assert_eq!(server.messages().len(), 6);
+    // The newest entry has other bytes.
+    let known = line("b", 1, "\"entry\":1,\"hash\":\"0000000000000001\"");
+    server.publish(&known).success();
+    server.publish(&known).success();
+    let fork = line("b", 1, "\"entry\":2,\"hash\":\"0000000000000002\"");
+    server.publish(&fork).stderr_has("line 1: b/1 has other bytes in the stream S: a fork").status(4);
+}
+
+#[test]
+fn an_entry_above_the_limit_of_the_server_can_be_set_aside() {
+    let server = Server::new(&[]);
+    let log = server.place.log("a");
+    append(&log, format!("1\n\"{}\"\n3\n", "x".repeat(2_000_000)));
+    let dead = server.place.path("dead");
+    let exec = ["exec", "--cursor", "c", "--retry", "1", "--dead-letter"];
+    let run = Run::new(&log).args(exec).args([&dead]).args(["--", "scuttleup-nats", server.url.as_str(), "S", "--gaps"]);
+    let run = run.env("PATH", search_path()).env("PYTHONPATH", python());
+    run.stderr_has("a/2 has 2000057 bytes, too many for max_payload 1048576 of the server").success();
+    let ids: Vec<_> = server.messages().iter().map(|message| message[2].clone()).collect();
+    assert_eq!(ids, ["a/1", "a/3"]);
+    let dead: Value = serde_json::from_str(&fs::read_to_string(dead).expect("a file")).expect("one line");
+    assert_eq!((&dead["seq"], &dead["error"]["exit"]), (&2.into(), &7.into()));
+}
+
+#[test]
+fn a_stream_that_does_not_keep_messages_is_refused() {
+    let server = Server::new(&[]);
+    server.client(&["create", r#"{"name":"S","subjects":["S.>"],"storage":"memory"}"#]);
+    let message = "scuttleup-nats: the stream S does not keep its messages: it needs the storage file, the retention limits, and \
+                   acknowledgements\n";
+    server.publish(&lines(1..=1)).stderr(message).status(1);
+    let nowhere = bridge("nats").env("PYTHONPATH", python()).args(["nats://127.0.0.1:1", "S"]).stdin(lines(1..=1));
+    nowhere.stderr_has("scuttleup-nats: cannot connect to nats://127.0.0.1:1: ").status(1);
+    bridge("nats").args(["nats://127.0.0.1:1", "a.b"]).stderr_has("a name of a stream").status(2);
+}
+
+/// The reader of the pipe is killed, or prints and stores nothing.
+#[test]
+fn the_position_of_a_consumer_moves_only_behind_what_the_log_holds() {
+    let server = Server::new(&[]);
+    server.publish(&lines(1..=500)).success();
+    let log = server.place.path("log");
+    let reader = |args: &[&str]| server.bridge(args).env("SCUTTLEUP_LOG", &log).env("PATH", search_path());
+    let mut reading = reader(&["--follow", "c"]).spawn();
+    for _ in 0..500 {
+        reading.line();
+    }
+    reading.signal(Signal::SIGKILL);
+    reading.wait();
+    assert_eq!(server.client(&["info", "S", "c"]), "0\n");
+    // A part of it was stored.
+    let half = server.messages()[..200].iter().map(|message| format!("{}\n", message[3].as_str().expect("data")));
+    Run::new(&log).args(["-q", "write"]).stdin(half.collect::<String>()).success();
+    let mut reading = reader(&["--follow", "c"]).spawn();
+    assert_eq!(reading.line(), lines(1..=1));
+    until(|| server.client(&["info", "S", "c"]) == "200\n");
+    reading.signal(Signal::SIGKILL);
+    reading.wait();
+    server.follow(&log, "c", "--once").stderr("").success();
+    assert_eq!(heads(&log), ["{\"peer\":\"a\",\"seq\":500}"]);
+    until(|| server.client(&["info", "S", "c"]) == "500\n");
+    reader(&["--follow", "c", "--once"]).stdout("").stderr("").success();
+}
+
+#[test]
+fn follow_prints_new_messages_at_once_and_ends_with_its_reader() {
+    let server = Server::new(&[]);
+    let log = server.place.path("log");
+    let line = r#"scuttleup-nats "$URL" S --follow c | head -n 2"#;
+    let run = shell(line).env("URL", &server.url).env("SCUTTLEUP_LOG", &log).env("PATH", search_path()).env("PYTHONPATH", python());
+    let mut reading = run.spawn();
+    server.publish(&lines(1..=1)).success();
+    assert_eq!(reading.line(), lines(1..=1));
+    server.publish(&lines(1..=2)).success();
+    assert_eq!(reading.line(), lines(2..=2));
+    // Nothing more is printed; the bridge notices that head has ended.
+    let ended = reading.wait();
+    assert_eq!((ended.status.code(), ended.printed.stderr.as_str()), (Some(0), ""));
+}
+
+#[test]
+fn messages_that_are_no_change_lines_of_their_subject_are_left_out() {
+    let server = Server::new(&[]);
+    server.publish(&lines(1..=1)).success();
+    for (subject, data) in [("S.ME", "junk"), ("S.ME", "{\"peer\":\"b\",\"seq\":1,\"entry\":1}"), ("S.x", "{}")] {
+        server.client(&["publish", subject, data]);
+    }
+    // The newest message of the feed decides what is published next.
+    server.publish(&lines(2..=2)).stderr_has("the message 3 of the stream S is no change line").status(1);
+    server.client(&["publish", "S.ME", lines(2..=2).trim_end()]);
+    let log = server.place.path("log");
+    let left_out = |place| {
+        format!("scuttleup-nats: the message {place} of the stream S is no change line of the feed of its subject: it is left out\n")
+    };
+    server.bridge(&["--follow", "c"]).env("SCUTTLEUP_LOG", &log).env("PATH", search_path());
+    let ended = server.follow(&log, "c", "--once").success();
+    assert!((2..=4).all(|place| ended.stderr.contains(&left_out(place))), "{}", ended.stderr);
+    assert_eq!(heads(&log), ["{\"peer\":\"a\",\"seq\":2}"]);
+}
+
+#[test]
+fn a_cluster_stores_each_entry_once_while_bridges_and_servers_are_killed() {
+    kills("nats");
+}
+
+#[test]
+fn one_server_stores_each_entry_once_while_it_and_the_bridge_are_killed() {
+    kills("nats1");
+}
+
+#[test]
+fn three_logs_that_share_only_a_hub_become_equal_while_everything_is_killed() {
+    kills("hub");
+}
