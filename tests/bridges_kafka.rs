@@ -36,7 +36,11 @@ impl Brokers {
     /// The messages of the topic, each with its key, its value and its partition.
     fn messages(&self) -> Vec<Value> {
         let run = Run::program("kcat").args(["-C", "-b", &self.addresses, "-t", "logs", "-e", "-q", "-J"]);
-        run.success().json().into_iter().map(|message| json!([message["key"], message["payload"], message["partition"]])).collect()
+        run.success()
+            .json()
+            .into_iter()
+            .map(|message| json!([message["key"], message["payload"], message["partition"]]))
+            .collect()
     }
 }
 
@@ -78,7 +82,8 @@ fn every_kind_of_entry_comes_back_from_a_topic() {
     Run::new(&a).args(["del", "a", "2"]).success();
     let exec = ["exec", "--cursor", "c", "--"];
     Run::new(&a).args(exec).args([path("kafka")]).args([brokers.addresses.as_str(), "logs"]).stderr("").success();
-    let values: String = brokers.messages().iter().map(|message| format!("{}\n", message[1].as_str().expect("a value"))).collect();
+    let values: String =
+        brokers.messages().iter().map(|message| format!("{}\n", message[1].as_str().expect("a value"))).collect();
     Run::new(&b).args(["-q", "write"]).stdin(values).success();
     assert_equal(&a, &b);
 }

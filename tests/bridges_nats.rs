@@ -110,7 +110,13 @@ fn every_kind_of_line_goes_to_the_subject_of_its_feed_and_comes_back() {
     assert_equal(&a, &b);
     assert_eq!(read(&a).lines().count(), read(&b).lines().count());
     // All of it is acknowledged.
-    server.bridge(&["--follow", "b", "--once"]).env("SCUTTLEUP_LOG", &b).env("PATH", search_path()).stdout("").stderr("").success();
+    server
+        .bridge(&["--follow", "b", "--once"])
+        .env("SCUTTLEUP_LOG", &b)
+        .env("PATH", search_path())
+        .stdout("")
+        .stderr("")
+        .success();
 }
 
 #[test]
@@ -197,8 +203,7 @@ fn the_position_of_a_consumer_moves_only_behind_what_the_log_holds() {
     reading.wait();
     assert_eq!(server.client(&["info", "S", "c"]), "0\n");
     // A part of it was stored.
-    let half = server.messages()[..200].iter().map(|message| format!("{}\n", message[3].as_str().expect("data")));
-    Run::new(&log).args(["-q", "write"]).stdin(half.collect::<String>()).success();
+    Run::new(&log).args(["-q", "write"]).stdin(lines(1..=200)).success();
     let mut reading = reader(&["--follow", "c"]).spawn();
     assert_eq!(reading.line(), lines(1..=1));
     until(|| server.client(&["info", "S", "c"]) == "200\n");
@@ -215,7 +220,8 @@ fn follow_prints_new_messages_at_once_and_ends_with_its_reader() {
     let server = Server::new(&[]);
     let log = server.place.path("log");
     let line = r#"scuttleup-nats "$URL" S --follow c | head -n 2"#;
-    let run = shell(line).env("URL", &server.url).env("SCUTTLEUP_LOG", &log).env("PATH", search_path()).env("PYTHONPATH", python());
+    let run =
+        shell(line).env("URL", &server.url).env("SCUTTLEUP_LOG", &log).env("PATH", search_path()).env("PYTHONPATH", python());
     let mut reading = run.spawn();
     server.publish(&lines(1..=1)).success();
     assert_eq!(reading.line(), lines(1..=1));
@@ -238,9 +244,10 @@ fn messages_that_are_no_change_lines_of_their_subject_are_left_out() {
     server.client(&["publish", "S.ME", lines(2..=2).trim_end()]);
     let log = server.place.path("log");
     let left_out = |place| {
-        format!("scuttleup-nats: the message {place} of the stream S is no change line of the feed of its subject: it is left out\n")
+        format!(
+            "scuttleup-nats: the message {place} of the stream S is no change line of the feed of its subject: it is left out\n"
+        )
     };
-    server.bridge(&["--follow", "c"]).env("SCUTTLEUP_LOG", &log).env("PATH", search_path());
     let ended = server.follow(&log, "c", "--once").success();
     assert!((2..=4).all(|place| ended.stderr.contains(&left_out(place))), "{}", ended.stderr);
     assert_eq!(heads(&log), ["{\"peer\":\"a\",\"seq\":2}"]);

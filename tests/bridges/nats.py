@@ -6,6 +6,8 @@ usage: nats.py URL messages STREAM         print each message as JSON: position,
        nats.py URL create CONFIG           create a stream with this configuration
        nats.py URL info STREAM CONSUMER    print the position of a consumer
        nats.py URL remove STREAM UNTIL     remove the messages in front of this position
+       nats.py URL delete STREAM           delete a stream
+       nats.py URL load STREAM N           create a stream with N replicas, and publish each line of stdin without any check
 """
 import asyncio, json, sys
 import nats
@@ -29,6 +31,11 @@ async def main(url, command, first, second=None):
         print((await context.consumer_info(first, second)).ack_floor.stream_seq)
     elif command == "remove":
         await context.purge_stream(first, seq=int(second))
+    elif command == "delete":
+        await context.delete_stream(first)
+    elif command == "load":
+        await context.add_stream(name=first, subjects=[f"{first}.>"], storage="file", num_replicas=int(second))
+        await asyncio.gather(*[await context.publish_async(f"{first}.x", line) for line in sys.stdin.buffer])
     await connection.close()
 
 
