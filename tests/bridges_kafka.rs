@@ -91,12 +91,16 @@ fn every_kind_of_entry_comes_back_from_a_topic() {
 #[test]
 fn a_feed_that_is_not_among_the_newest_messages_counts_as_new() {
     let brokers = Brokers::new();
-    brokers.store(&lines("a", 1..=4)).success();
-    // The same key, so the same partition: nothing is known below the 3 newest messages.
-    brokers.bridge(&["--look-back", "3"]).stdin(lines("a", 1..=5)).success();
-    assert_eq!(brokers.messages().len(), 5);
-    brokers.bridge(&["--look-back", "0"]).stdin(lines("a", 5..=5)).success();
-    assert_eq!(brokers.messages().len(), 6);
+    let peers = (0..20).map(|n| format!("p{n}"));
+    brokers.store(&peers.map(|peer| line(&peer, 1)).collect::<String>()).success();
+    let messages = brokers.messages();
+    let first = messages.iter().find(|message| message[0] == "p0").expect("a message");
+    assert!(messages.iter().any(|message| message[2] == first[2] && message[0] != "p0"), "{messages:?}");
+    brokers.store(&line("p0", 1)).success();
+    assert_eq!(brokers.messages().len(), 20);
+    brokers.bridge(&["--look-back", "1"]).stdin(line("p0", 1)).success();
+    assert_eq!(brokers.messages().len(), 21);
+    brokers.bridge(&["--look-back", "0"]).stderr_has("--look-back is at least 1").status(2);
 }
 
 #[test]
