@@ -40,7 +40,7 @@ impl Server {
     }
 
     fn client(&self, args: &[&str]) -> String {
-        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/bridges/nats.py");
+        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/bridges/nats-client");
         let run = Run::program("python3").env("PYTHONPATH", python()).args([script, self.url.as_str()]).args(args);
         run.success().text().to_owned()
     }
