@@ -292,6 +292,59 @@ fn a_live_reader_ends_when_the_files_of_its_log_are_removed_moved_or_replaced() 
     }
 }
 
+/// A restore such as `cp backup/* log/` writes into the files that exist.
+#[test]
+fn a_live_reader_ends_when_an_older_data_file_is_restored_in_place() {
+    for command in [&["watch"][..], &["read", "--live", "--peer", "a"]] {
+        let place = Place::new();
+        let log = place.log("a");
+        append(&log, "1");
+        let backup = fs::read(log.join("data.mdb")).expect("the data file");
+        append(&log, "2");
+        let mut reading = spawn(&log, command);
+        assert_eq!([reading.line(), reading.line()], [line(1), line(2)]);
+        fs::write(log.join("data.mdb"), backup).expect("the data file is written");
+        let ended = reading.wait();
+        let said = &ended.printed.stderr;
+        assert_eq!((ended.status.code(), said.lines().count()), (Some(1), 1), "{said}");
+    }
+}
+
+#[test]
+fn a_live_reader_ends_when_the_data_file_is_emptied() {
+    let place = Place::new();
+    let log = place.log("a");
+    append(&log, "1");
+    let mut watching = spawn(&log, &["watch"]);
+    assert_eq!(watching.line(), line(1));
+    fs::write(log.join("data.mdb"), "").expect("the data file is emptied");
+    let ended = watching.wait();
+    assert_eq!(ended.status.code(), Some(1), "{}", ended.printed.stderr);
+    assert!(ended.printed.stderr.contains("was truncated while this command read it"), "{}", ended.printed.stderr);
+}
+
+/// Writers create the bell again. A writer that has the removed one open tells the new readers, too.
+#[test]
+fn a_live_reader_goes_on_when_the_bell_is_removed() {
+    let place = Place::new();
+    let log = place.log("a");
+    append(&log, "1");
+    let mut appending = Run::new(&log).args(["append", "--ack"]).spawn();
+    appending.send("2\n");
+    appending.line();
+    let mut early = spawn(&log, &["watch"]);
+    assert_eq!([early.line(), early.line()], [line(1), line(2)]);
+    for seq in [3, 5] {
+        fs::remove_file(log.join("bell")).expect("the bell");
+        append(&log, seq.to_string());
+        assert_eq!(early.line(), line(seq));
+        let mut late = spawn(&log, &["watch", "-n", "1"]);
+        assert_eq!(late.line(), line(seq));
+        appending.send(format!("{}\n", seq + 1));
+        assert_eq!([early.line(), late.line()], [line(seq + 1), line(seq + 1)]);
+    }
+}
+
 #[test]
 fn without_inotify_a_live_reader_ends_when_its_log_is_moved() {
     let place = Place::new();

@@ -9,15 +9,16 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 use std::time::SystemTime;
 
 use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, fallocate};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 
-use super::files::file;
+use super::files::{data, file};
 use crate::model::{Error, Result};
 
 /// The file in the directory of a log. It is created last: if it exists, the log was completely created.
@@ -48,8 +49,8 @@ fn read_number(file: &File) -> io::Result<Option<u64>> {
 
 /// Sends notifications, for writers.
 pub struct Notifier {
-    file: File,
-    path: PathBuf,
+    file: Mutex<File>,
+    dir: PathBuf,
 }
 
 impl Notifier {
@@ -61,7 +62,7 @@ impl Notifier {
         if file.metadata().is_ok_and(|about| about.len() < BYTES as u64) {
             fallocate(&file, FallocateFlags::empty(), 0, BYTES as i64).ok();
         }
-        Ok(Self { file, path: dir.join(FILE_NAME) })
+        Ok(Self { file: Mutex::new(file), dir: dir.to_path_buf() })
     }
 
     /// Tells the live readers that the transaction with the number `txn` is durable.
@@ -69,14 +70,22 @@ impl Notifier {
     /// This cannot fail: an error would say that the entries were not stored. If the number cannot be written, the new
     /// modification time wakes the readers. If this fails too, they wake when this process closes the file.
     pub fn notify(&self, txn: u64) {
-        if self.file.write_all_at(&txn.to_be_bytes(), 0).is_err() {
-            self.file.set_modified(SystemTime::now()).ok();
+        let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        // Readers that start after a removal of the file watch the new one.
+        let is_removed = file.metadata().is_ok_and(|about| about.nlink() == 0);
+        if let Some(new) = is_removed.then(|| file::open_or_create(&self.dir, FILE_NAME).ok()).flatten() {
+            // Readers that started before the removal watch the old file as long as it is open.
+            *file = new;
+        }
+        if file.write_all_at(&txn.to_be_bytes(), 0).is_err() {
+            file.set_modified(SystemTime::now()).ok();
         }
     }
 
     /// As [`last_commit`].
     pub fn last_commit(&self) -> Result<Option<u64>> {
-        read_number(&self.file).map_err(|err| cannot_be_read(&self.path, err))
+        let file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        read_number(&file).map_err(|err| cannot_be_read(&self.dir.join(FILE_NAME), err))
     }
 }
 
@@ -91,7 +100,10 @@ pub enum InotifyLimit {
 
 /// Receives notifications, for readers. Its descriptor is readable after a notification that arrived since [`Watcher::new`]
 /// or [`Watcher::clear`].
-pub struct Watcher(Inotify);
+pub struct Watcher {
+    inotify: Inotify,
+    bell: PathBuf,
+}
 
 impl Watcher {
     /// Starts to watch the log in `dir`: its notifications, and whether it is removed, moved or replaced. Returns the limit if a
@@ -103,35 +115,49 @@ impl Watcher {
             inotify => inotify.map_err(fail)?,
         };
         file::check(dir, FILE_NAME)?;
-        // IN_CLOSE_WRITE reports the end of a writer. A writer may be killed after its commit and before its notification.
-        // IN_ATTRIB reports a removed name, also while a process has the file open.
-        let events = AddWatchFlags::IN_MODIFY | AddWatchFlags::IN_CLOSE_WRITE | AddWatchFlags::IN_ATTRIB;
-        let add = || inotify.add_watch(&dir.join(FILE_NAME), events);
-        let mut added = add();
+        // The directory first: then a file that takes the place of the bell is noticed.
+        let place = watch_place(&inotify, dir);
+        let bell = dir.join(FILE_NAME);
+        let mut added = inotify.add_watch(&bell, BELL_EVENTS);
         if added == Err(Errno::ENOENT) {
-            // The creator of the log was killed before it created this file.
+            // The creator of the log was killed before it created this file, or the file was removed.
             Notifier::open(dir)?;
-            added = add();
+            added = inotify.add_watch(&bell, BELL_EVENTS);
         }
         // inotify reports ENOSPC for its own limit. It does not mean a full disk.
-        if added == Err(Errno::ENOSPC) || watch_place(&inotify, dir) == Err(Errno::ENOSPC) {
+        if added == Err(Errno::ENOSPC) || place == Err(Errno::ENOSPC) {
             return Ok(Err(InotifyLimit::Watches));
         }
-        added.map(|_| Ok(Self(inotify))).map_err(fail)
+        added.map(|_| Ok(Self { inotify, bell })).map_err(fail)
     }
 
     /// Discards all notifications that have arrived. Call this before a scan: if it is called after the scan, a commit between
     /// the two is missed.
     pub fn clear(&self) -> Result<()> {
+        let fail = |err: Errno| Error::io("the log cannot be watched", err.into());
+        let mut is_new_bell = false;
         loop {
-            match self.0.read_events() {
-                Ok(_) | Err(Errno::EINTR) => {}
-                Err(Errno::EAGAIN) => return Ok(()),
-                Err(err) => return Err(Error::io("the log cannot be watched", err.into())),
+            match self.inotify.read_events() {
+                Ok(events) => is_new_bell |= events.iter().any(|event| event.name.as_ref().is_some_and(|name| name == FILE_NAME)),
+                Err(Errno::EINTR) => {}
+                Err(Errno::EAGAIN) => break,
+                Err(err) => return Err(fail(err)),
             }
+        }
+        if !is_new_bell {
+            return Ok(());
+        }
+        // The next writer creates a file that was removed. Then its name appears.
+        match self.inotify.add_watch(&self.bell, BELL_EVENTS) {
+            Ok(_) | Err(Errno::ENOENT) => Ok(()),
+            Err(err) => Err(fail(err)),
         }
     }
 }
+
+/// IN_CLOSE_WRITE reports the end of a writer. A writer may be killed after its commit and before its notification. IN_ATTRIB
+/// reports a removed name, also while a process has the file open.
+const BELL_EVENTS: AddWatchFlags = AddWatchFlags::IN_MODIFY.union(AddWatchFlags::IN_CLOSE_WRITE).union(AddWatchFlags::IN_ATTRIB);
 
 /// Watches whether names in `dir` change, and whether `dir` or a directory above it is moved.
 fn watch_place(inotify: &Inotify, dir: &Path) -> nix::Result<()> {
@@ -143,11 +169,13 @@ fn watch_place(inotify: &Inotify, dir: &Path) -> nix::Result<()> {
         // notification.
         inotify.add_watch(above, AddWatchFlags::IN_MOVE_SELF | AddWatchFlags::IN_ONLYDIR).ok();
     }
-    watched.map(|_| ())
+    // A program that restores an older file in place closes it. A process that has the log open for writing closes it too, after
+    // its last notification.
+    watched.and(inotify.add_watch(&dir.join(data::FILE_NAME), AddWatchFlags::IN_CLOSE_WRITE)).map(|_| ())
 }
 
 impl AsFd for Watcher {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
+        self.inotify.as_fd()
     }
 }
