@@ -230,8 +230,8 @@ fn a_closed_direction_without_entries_is_said_in_parentheses() {
             append(if ahead == "a" { &a } else { &b }, "4\n");
             let (ended, _) = join(&a, &["--once", "--wire", wire, "--mode", local], &b, &["--once", "--mode", remote]);
             let expected = expected.replace("DURABLE", durable);
-            // On the native wire, this side cannot know that nothing stays behind.
-            let is_silent = wire == "native" && remote == "pull";
+            // This side cannot know that nothing stays behind: the remote, which may speak both wires, does not say what it holds.
+            let is_silent = remote == "pull";
             let (expected, exit) = match expected.split_once(" (") {
                 Some(_) if is_silent => {
                     (expected[..expected.rfind(" (").expect("a part in parentheses")].to_owned() + ", but ", 6)
@@ -346,4 +346,24 @@ fn two_sides_that_only_receive_end_at_once() {
     let said = "no entry moved to or from x, but 3 entries of the remote were not received: the remote only receives";
     assert!(ended.printed.stderr.contains(said), "{}", ended.printed.stderr);
     assert_eq!(ended.status.code(), Some(6));
+}
+
+/// Only an explicit `--wire original` makes such a remote name all its feeds.
+#[test]
+fn on_the_original_wire_too_a_remote_that_withholds_its_heads_is_not_complete() {
+    for (mode, unsent) in [("sync", Value::from(0)), ("pull", Value::Null)] {
+        let place = Place::new();
+        let (a, b) = two_logs(&place);
+        let run =
+            Run::new(&a).args(["replicate", "--once", "--json", "--wire", "original", "--mode", mode, "--", SCUTTLEUP, "-q"]);
+        let ended = run.args(["--log"]).args([&b]).args(["replicate", "--mode", "pull"]).end();
+        let said = report(&ended);
+        assert_eq!((ended.status.code(), &said["complete"]), (Some(6), &Value::from(false)), "{said}");
+        assert_eq!((&said["unsent_by_mode"], &said["missing_by_mode"]), (&unsent, &Value::Null), "{said}");
+        // The original in the same mode names all its feeds.
+        let mut session = Session::open(&a, &["--once", "--json", "--wire", "original", "--mode", mode]);
+        session.send(handshake("x", &[("a", 3), ("common", 1)], PULL));
+        let said = report(&session.close().1);
+        assert_eq!((&said["exit"], &said["missing_by_mode"]), (&Value::from(0), &Value::from(0)), "{said}");
+    }
 }

@@ -65,6 +65,11 @@ impl Opening {
         complete.then_some(true)
     }
 
+    /// Whether the remote is a scuttleup that offers the native wire, also if the local side does not offer it.
+    pub fn begins_with_preamble(&self) -> bool {
+        self.bytes.starts_with(PREAMBLE)
+    }
+
     /// Refuses a stream that is certainly not a session, although it may look like the start of a very long frame: text with a
     /// preamble behind it, and text that a terminal has changed.
     ///

@@ -191,6 +191,7 @@ impl IncomingHalf {
         *remote = Some((hello.id.clone(), hello.mode));
         news.remote = Some(Remote {
             mode: hello.mode,
+            withholds: hello.mode.is_private(),
             live: hello.live,
             root: Some(hello.root),
             entry_bytes_max: hello.entry_bytes_max,

@@ -138,6 +138,8 @@ impl Incoming {
         let allowed = PeerGlobs::default();
         self.news.remote = Some(Remote {
             mode,
+            // The original names all its feeds.
+            withholds: mode.is_private() && self.opening.begins_with_preamble(),
             live: true,
             root: None,
             entry_bytes_max: u64::MAX,

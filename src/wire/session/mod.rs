@@ -268,6 +268,8 @@ pub struct News {
 #[derive(Clone)]
 pub(super) struct Remote {
     pub mode: Mode,
+    /// It only receives, and names no feeds but those that this side names.
+    pub withholds: bool,
     /// It wants the session to continue after both logs are equal. The original's wire does not tell.
     pub live: bool,
     /// Its root, where the wire tells.

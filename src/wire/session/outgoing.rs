@@ -730,8 +730,8 @@ impl Outgoing {
     /// Whether the remote may hold feeds that it does not name: its mode is pull, and it has not said that its root is equal. Two
     /// such sides send no root.
     pub fn remote_is_silent(&self) -> bool {
-        let is_private = self.native().is_some() && self.remote.as_ref().is_some_and(|remote| remote.mode.is_private());
-        is_private && (self.local.mode.is_private() || !self.roots_are_equal())
+        let withholds = self.remote.as_ref().is_some_and(|remote| remote.withholds);
+        withholds && (self.local.mode.is_private() || !self.roots_are_equal())
     }
 
     /// The number of entries of a feed that the remote is not known to hold. `head` is the head of the feed in the log.
