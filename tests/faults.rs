@@ -137,6 +137,20 @@ fn a_full_stdout_of_a_comparison_is_exit_5() {
     run.stderr_has("cannot write to stdout (No space left on device (os error 28))").status(5);
 }
 
+/// What was changed or moved is not told as failed only because stdout is full.
+#[test]
+fn a_full_stdout_does_not_hide_what_was_done() {
+    let place = Place::new();
+    let (a, b) = (place.log("a"), place.log("b"));
+    append(&a, "1\n");
+    let full =
+        "scuttleup: cannot write to stdout (No space left on device (os error 28)): free some space where stdout is stored";
+    let run = |line: &str| shell(&format!("{line} > /dev/full")).env("A", &a).env("B", &b);
+    run("$scuttleup --log \"$A\" id --new c").stderr(&format!("{full}; the log has the id c now\n")).status(5);
+    let words = "$scuttleup --log \"$B\" replicate --once --json -- $scuttleup --log \"$A\" replicate";
+    run(words).stderr(&format!("scuttleup: synced with c: sent 0 (0 durable on the remote), received 1\n{full}\n")).status(5);
+}
+
 #[test]
 fn a_failed_sync_ends_the_process_and_is_not_retried() {
     for packed in PACKED {

@@ -6,10 +6,11 @@ use scuttleup::{Log, PeerId};
 
 use crate::cli::args::{flag, new_peer_id};
 use crate::cli::context::Context;
-use crate::cli::exit::Exit;
+use crate::cli::exit::{Exit, OutputClosed};
 use crate::cli::help::epilogue;
 use crate::cli::io::output::Output;
 use crate::cli::io::signals::{self, Stop};
+use crate::cli::report::{diagnostics, errors};
 
 pub fn command() -> Command {
     Command::new("id").about("Print the peer id of the log, give it a new one, or keep it").defer(|command| {
@@ -55,11 +56,18 @@ fn renew(context: &Context, id: Option<&PeerId>) -> Result<PeerId> {
     Ok(log.local_id()?)
 }
 
-/// Runs `change` to its end, also after a signal, and prints the id that it returns.
+/// Runs `change` to its end, also after a signal, and prints the id that it returns. An error of stdout does not say that the
+/// change failed.
 fn changed(change: impl FnOnce() -> Result<PeerId>) -> Result<Exit> {
     let stop = Stop::on_signal()?;
-    let exit = print(&change()?)?;
-    Ok(stop.exit().unwrap_or(exit))
+    let id = change()?;
+    match print(&id) {
+        Err(err) if !err.is::<OutputClosed>() => {
+            diagnostics::error(&format!("{}; the log has the id {id} now", errors::message(&err)));
+            Ok(Exit::of_error(&err))
+        }
+        printed => Ok(stop.exit().unwrap_or(printed?)),
+    }
 }
 
 fn print(id: &PeerId) -> Result<Exit> {

@@ -4,7 +4,7 @@ use anyhow::Result;
 use scuttleup::ingest::GAP_ENTRIES_MAX;
 use scuttleup::{Ending, Mode, Notice, Outcome, PeerId, Reached, Wire, ndjson};
 
-use crate::cli::exit::Exit;
+use crate::cli::exit::{Exit, OutputClosed};
 use crate::cli::io::output::Output;
 use crate::cli::report::diagnostics::{self, Diagnostics, counted};
 use crate::cli::report::hint;
@@ -144,7 +144,14 @@ impl Report<'_> {
         match self.format {
             Format::Text => self.print_text(outcome, failed, exit),
             Format::JsonOnStderr => diagnostics::print_json(&String::from_utf8_lossy(&json(outcome, exit))),
-            Format::JsonOnStdout => Output::new().write(&json(outcome, exit))?,
+            Format::JsonOnStdout => {
+                let written = Output::new().write(&json(outcome, exit));
+                if written.as_ref().is_err_and(|err| !err.is::<OutputClosed>()) {
+                    // An error of stdout does not say that the session failed.
+                    self.print_text(outcome, failed, exit);
+                }
+                written?;
+            }
         }
         Ok(())
     }
