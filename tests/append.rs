@@ -154,6 +154,22 @@ fn the_advice_about_other_bytes_stores_each_line() {
 }
 
 #[test]
+fn utf_16_is_named_with_the_program_that_converts_it() {
+    for to_bytes in [u16::to_le_bytes, u16::to_be_bytes] {
+        let place = Place::new();
+        let log = place.log("a");
+        let input: Vec<u8> = "\u{feff}{\"a\":1}\n2\n".encode_utf16().flat_map(to_bytes).collect();
+        for options in [&[][..], &["--text"]] {
+            let said = "line 1: not UTF-8 at byte 1: this is UTF-16, `iconv -f UTF-16 -t UTF-8` converts it; nothing";
+            Run::new(&log).args(["append"]).args(options).stdin(&input[..]).stderr_has(said).status(7);
+        }
+        let piped = shell("iconv -f UTF-16 -t UTF-8 | $scuttleup --log \"$LOG\" append").env("LOG", &log);
+        piped.stdin(&input[..]).success();
+        assert_eq!(heads(&log), ["{\"peer\":\"a\",\"seq\":2}"]);
+    }
+}
+
+#[test]
 fn a_change_line_is_stored_and_a_message_names_write() {
     let place = Place::new();
     let (from, to) = (place.log("from"), place.log("to"));

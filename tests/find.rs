@@ -381,7 +381,8 @@ fn options_that_exclude_each_other_are_refused() {
         Run::new(&log).args(["read", "--since", time]).stdout("").stderr_has("not a time").status(2);
     }
     for good in ["-1h", "2 days ago", "yesterday", "2026-11-26", "09:30", "2026-11-26T09:30:00Z", "now"] {
-        Run::new(&log).args(["read", "--since", good, "--until", good]).stdout("").stderr("").success();
+        // In the morning, a time of the day is in the future.
+        Run::new(&log).args(["-q", "read", "--since", good, "--until", good]).stdout("").stderr("").success();
     }
     Run::new(&log).args(["read", "--tail", "--since", "-1h", "--until", "now"]).stderr_has("--since cannot select any").success();
 }

@@ -98,8 +98,9 @@ fn options_select_the_right_changes() {
 fn since_heads_prints_the_entries_above_the_heads() {
     let place = Place::new();
     let log = mixed(&place);
-    let cases: [(&str, &[u64]); 7] = [
+    let cases: [(&str, &[u64]); 8] = [
         ("", &[1, 2, 3, 4, 5, 6, 7]),
+        ("\u{feff}{\"peer\":\"a\",\"seq\":2}\r\n{\"peer\":\"b\",\"seq\":1}\r\n", &[4, 5, 6, 7]),
         ("{\"peer\":\"a\",\"seq\":4}\n{\"peer\":\"b\",\"seq\":2}\n{\"peer\":\"c\",\"seq\":1}\n", &[]),
         ("{\"peer\":\"a\",\"seq\":2,\"own\":true}\n\n{\"peer\":\"b\",\"seq\":1}", &[4, 5, 6, 7]),
         ("{\"peer\":\"c\",\"seq\":4294967295}\n{\"peer\":\"b\",\"seq\":0}\n", &[1, 2, 3, 5, 6, 7]),
@@ -146,6 +147,26 @@ fn a_peer_without_a_feed_is_reported_with_the_nearest_id() {
     }
     // The local feed exists, although it is empty.
     assert_eq!(read_with_notices(&log, &["--peer", "laptop"], "", &[]), "");
+}
+
+#[test]
+fn times_that_select_nothing_are_reported() {
+    let place = Place::new();
+    let log = mixed(&place);
+    let (future, range) =
+        ("--since is in the future: no entry is selected", "--since is later than --until: no entry is selected");
+    for (options, notices) in [
+        (&["--since", "2999-01-01"][..], &[future][..]),
+        (&["--since", "-1h", "--until", "-2h"], &[range]),
+        (&["--since", "2999-01-01", "--until", "2998-01-01"], &[range]),
+        (&["--since", "-1h", "--until", "-1h"], &[]),
+        (&["--until", "2001-01-01"], &[]),
+    ] {
+        assert_eq!(read_with_notices(&log, options, "", notices), "", "{options:?}");
+    }
+    // A live reader can wait for this time.
+    let piped = shell("$scuttleup --log \"$LOG\" watch --since 2999-01-01 | true").env("LOG", &log);
+    piped.stdout("").stderr("").success();
 }
 
 #[test]

@@ -23,6 +23,9 @@ use crate::cli::time::{moment, since_1970};
 /// fields.
 const HEAD_BYTES_MAX: u64 = 4096;
 
+/// Some programs begin each text file with it.
+const BYTE_ORDER_MARK: char = '\u{feff}';
+
 /// The heads that --since-heads names.
 struct HeadsFile {
     /// The file as messages name it.
@@ -164,6 +167,9 @@ impl Selection {
                 ));
             }
         }
+        if let Some(text) = self.doubt_of_times(log)? {
+            diagnostics.note(text);
+        }
         for peer in self.filter.ids() {
             if let Some(text) = no_feed(log, peer.as_str())? {
                 diagnostics.note(&text);
@@ -179,6 +185,17 @@ impl Selection {
             diagnostics.note(&text);
         }
         Ok(())
+    }
+
+    /// The text for times that select nothing, and are probably a mistake.
+    fn doubt_of_times(&self, log: &Log) -> Result<Option<&'static str>> {
+        let Some(since) = self.since else { return Ok(None) };
+        if self.until.is_some_and(|until| since > until) {
+            return Ok(Some("--since is later than --until: no entry is selected"));
+        }
+        // Entries can be of a later time, if the clock was set back since.
+        let is_future = Duration::from_millis(since) > since_1970() && log.end_before(since)? >= log.last_offset()?;
+        Ok((is_future && !self.live).then_some("--since is in the future: no entry is selected"))
     }
 
     /// Whether the floors of feeds come before the changes after `start`, in a log that has pruned the changes up to `pruned`: the
@@ -271,6 +288,7 @@ fn read_heads(path: &Path) -> Result<HeadsFile> {
             return Err(bad(reason).into());
         }
         let line = std::str::from_utf8(&line).map_err(|_| bad("not UTF-8".into()))?;
+        let line = if number == 1 { line.trim_start_matches(BYTE_ORDER_MARK) } else { line };
         if !line.trim().is_empty() {
             let (peer, seq) = parse_head(line.trim_end()).map_err(|err| bad(err.to_string()))?;
             heads.raise(&peer, seq);

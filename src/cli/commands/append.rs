@@ -238,11 +238,17 @@ fn check_length(bytes: usize, bytes_max: usize) -> Result<(), Error> {
 fn advice(err: &Error, line: &[u8], cut: Cut) -> Option<&'static str> {
     match err {
         Error::BadInput(_) => json_hint(line, cut == Cut::Lines),
+        Error::NotUtf8(_) if UTF_16_MARKS.iter().any(|mark| line.starts_with(mark)) => {
+            Some("this is UTF-16, `iconv -f UTF-16 -t UTF-8` converts it")
+        }
         Error::NotUtf8(_) if cut == Cut::Lines => Some("use --raw --lines for lines of any bytes"),
         Error::NotUtf8(_) => Some("use --raw for entries of any bytes"),
         _ => None,
     }
 }
+
+/// The byte order marks of UTF-16.
+const UTF_16_MARKS: [&[u8]; 2] = [b"\xff\xfe", b"\xfe\xff"];
 
 fn first_is_change_line(batch: &Batch) -> bool {
     let first = batch.entries.iter().next();
