@@ -403,18 +403,22 @@ fn usage_errors_are_one_line_and_exit_2() {
 
 #[test]
 fn a_mistyped_command_option_or_value_is_reported_with_the_nearest_one() {
-    let cases: [(&[&str], &str); 14] = [
+    let cases: [(&[&str], &str); 17] = [
         (&["sync", "host"], "unrecognized subcommand 'sync': did you mean replicate?"),
         (&["tail"], "unrecognized subcommand 'tail': did you mean watch?"),
         (&["apend"], "unrecognized subcommand 'apend': did you mean append?"),
         (&["Heads"], "unrecognized subcommand 'Heads': did you mean heads?"),
         (&["help", "apend"], "unrecognized subcommand 'apend': did you mean append?"),
         (&["bogus"], "unrecognized subcommand 'bogus'"),
+        (&["cursor", "lst"], "unrecognized subcommand 'lst': did you mean list?"),
+        // The name of a command of the program is none of `cursor`.
+        (&["cursor", "read"], "unrecognized subcommand 'read'"),
         (&["--lgo", "x", "read"], "unexpected argument '--lgo' found: did you mean --log?"),
         (&["del", "a", "1", "--lgo", "x"], "unexpected argument '--lgo' found: did you mean --log?"),
         (&["read", "--lvie"], "unexpected argument '--lvie' found: did you mean --live?"),
         (&["watch", "--since-haeds", "x"], "unexpected argument '--since-haeds' found: did you mean --since-heads?"),
         // An option of another command.
+        (&["watch", "--reverse"], "unexpected argument '--reverse' found"),
         (&["append", "--zzz"], "unexpected argument '--zzz' found"),
         (&["entry", "-x", "1"], "unexpected argument '-x' found"),
         (

@@ -86,8 +86,9 @@ fn one_line(text: &str, suggestion: Option<String>) -> String {
     let message = message.filter(|line| !line.is_empty() && !line.starts_with("For more information"));
     let (tips, message): (Vec<_>, Vec<_>) = message.partition(|line| line.starts_with(TIP));
     let line = message.join(" ").trim_start_matches("error: ").to_owned();
-    // For a mistyped option, the parser suggests to pass it to COMMAND.
-    let tip = || tips.iter().map(|tip| tip[TIP.len()..].to_owned()).find(|tip| !tip.starts_with("to pass "));
+    // For a mistyped option, the parser suggests to pass it to COMMAND, or one that is hardly similar, such as --peer for --reverse.
+    let is_good = |tip: &String| !tip.starts_with("to pass ") && !tip.contains("similar");
+    let tip = || tips.iter().map(|tip| tip[TIP.len()..].to_owned()).find(is_good);
     match suggestion.or_else(tip) {
         Some(suggestion) => format!("{line}: {suggestion}"),
         None => line,
@@ -116,8 +117,11 @@ fn suggestion(answer: &clap::Error, mut parser: Command) -> Option<String> {
         _ => None,
     };
     let meant = if let Some(word) = invalid(ContextKind::InvalidSubcommand) {
+        // Of a command that has commands of its own, the word is one of these.
+        let command = Some(named_command(answer, &parser)).filter(|command| command.has_subcommands()).unwrap_or(&parser);
         let known = NAMES_OF_OTHERS.iter().find(|(names, _)| names.contains(&word)).map(|(_, name)| *name);
-        known.or_else(|| nearest(word, parser.get_subcommands().map(Command::get_name)))?.to_owned()
+        let known = known.filter(|name| command.find_subcommand(name).is_some());
+        known.or_else(|| nearest(word, command.get_subcommands().map(Command::get_name)))?.to_owned()
     } else if let Some(ContextValue::Strings(values)) = answer.get(ContextKind::ValidValue) {
         nearest(invalid(ContextKind::InvalidValue)?, values.iter().map(String::as_str))?.to_owned()
     } else {
