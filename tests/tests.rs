@@ -31,6 +31,7 @@ mod hostile;
 mod hostile_native;
 mod identity;
 mod input;
+mod install;
 mod interop;
 mod live_push;
 mod log;

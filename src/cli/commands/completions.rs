@@ -19,6 +19,9 @@ use crate::cli::io::output::Output;
 
 /// If this environment variable names a shell, the program completes the line in its arguments.
 const VARIABLE: &str = "SCUTTLEUP_COMPLETE";
+/// The end of the script for zsh. In a directory of `fpath`, zsh runs the script as the function `_scuttleup` at the first Tab key, and
+/// expects candidates from this run.
+const ZSH_FIRST_RUN: &[u8] = b"if [ \"$funcstack[1]\" = _scuttleup ]; then _clap_dynamic_completer_scuttleup \"$@\"; fi\n";
 /// The maximum number of feeds that are offered.
 const FEEDS_MAX: usize = 1000;
 /// The other characters of a word that no shell interprets.
@@ -44,6 +47,9 @@ pub fn run(_context: &Context, args: &ArgMatches) -> Result<Exit> {
     let program = if program.components().count() > 1 { std::path::absolute(&program)? } else { program };
     let mut script = Vec::new();
     shell.write_registration(VARIABLE, "scuttleup", "scuttleup", &program.to_string_lossy(), &mut script)?;
+    if name == "zsh" {
+        script.extend_from_slice(ZSH_FIRST_RUN);
+    }
     Output::new().write(&script)?;
     Ok(Exit::Done)
 }
