@@ -43,6 +43,7 @@ mod native_frames;
 mod native_refused;
 mod negotiation;
 mod opening;
+mod packages;
 mod packs;
 mod partial;
 mod pictures;
