@@ -173,6 +173,31 @@ fn the_members_of_a_group_write_one_log() {
     }
 }
 
+/// A sandbox of systemd forbids the set-group-ID bit (`RestrictSUIDSGID`), and a kill can come before the directory of the packs is
+/// shared.
+#[test]
+fn the_directory_of_the_packs_is_shared_after_a_refused_or_missing_change_of_its_mode() {
+    for (fault, code) in [("error=EPERM", Some(0)), ("signal=KILL", None)] {
+        let place = Place::new();
+        let log = directory(&place, ALICE, WRITERS, 0o2770);
+        as_user(ALICE, &[WRITERS], &log, &["append"]).stdin("1\n2\n").success();
+        let (trace, fault) = (place.path("trace"), format!("inject=fchmod:{fault}:when=1"));
+        let user = ["setpriv", "--reuid=61001", "--regid=61001", "--groups=61010", SCUTTLEUP, "-q", "--log"];
+        let run = Run::program("strace").args(["-f", "-e", &fault, "-e", "trace=fchmod", "-o"]).args([&trace]).args(user);
+        assert_eq!(run.args([&log]).args(["compact"]).end().status.code(), code, "{fault}");
+        let traced = fs::read_to_string(&trace).expect("a trace");
+        assert!(traced.contains("fchmod"), "{traced}");
+        for user in [ALICE, BOB] {
+            as_user(user, &[WRITERS], &log, &["append"]).stdin("3\n").stderr("").success();
+            as_user(user, &[WRITERS], &log, &["-q", "compact"]).stderr("").success();
+            as_user(user, &[WRITERS], &log, &["verify"]).success();
+        }
+        let pack = fs::read_dir(log.join("packs")).expect("the packs").next().expect("a pack").expect("a name");
+        let about = pack.metadata().expect("it exists");
+        assert_eq!((about.mode() & 0o777, about.gid()), (0o660, WRITERS));
+    }
+}
+
 /// The recipe for readers in scuttleup-store(5).
 #[test]
 fn a_reader_needs_the_lock_file_and_not_the_data_file_for_writing() {

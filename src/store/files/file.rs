@@ -58,18 +58,19 @@ pub fn open_or_create(dir: &Path, name: &str) -> Result<File> {
     }
 }
 
-/// Creates the directory `name` in `dir` if it does not exist. Returns whether it was created.
+/// Creates the directory `name` in `dir` if it does not exist. Returns whether it has the access of a new directory: a process can
+/// have ended before it called [`copy_access`].
 ///
 /// # Errors
 /// [`Error::NotADirectory`] if the name belongs to something else, or to another user's directory.
 pub fn create_dir(dir: &Path, name: &str) -> Result<bool> {
     let path = dir.join(name);
     let fail = |doing: &str, err| Error::io(format!("{} cannot be {doing}", path.display()), err);
-    let is_new = match DirBuilder::new().mode(DIR_MODE).create(&path) {
-        Ok(()) => true,
-        Err(err) if err.kind() == ErrorKind::AlreadyExists => false,
+    match DirBuilder::new().mode(DIR_MODE).create(&path) {
+        Ok(()) => {}
+        Err(err) if err.kind() == ErrorKind::AlreadyExists => {}
         Err(err) => return Err(fail("created", err)),
-    };
+    }
     let about = fs::symlink_metadata(&path).map_err(|err| fail("opened", err))?;
     let about_dir = about_dir(dir)?;
     if !about.is_dir() {
@@ -78,7 +79,7 @@ pub fn create_dir(dir: &Path, name: &str) -> Result<bool> {
     if !is_trusted(&about, &about_dir, geteuid().as_raw()) {
         return Err(Error::UntrustedOwner(path, about.uid()));
     }
-    Ok(is_new)
+    Ok(about.mode() & !SET_GROUP & 0o7777 == DIR_MODE && about.uid() == geteuid().as_raw())
 }
 
 /// Gives the new file or directory `new` the owner and the permissions of the file `model`. So all users of a log can use the
@@ -93,8 +94,15 @@ pub fn copy_access(model: &Path, new: &File) -> Result<()> {
         }
         let readable = model.mode() & 0o666;
         // To enter a directory, a user needs the permission to execute it.
-        let mode = if about.is_dir() { readable | (readable & 0o444) >> 2 | about.mode() & SET_GROUP } else { readable };
-        new.set_permissions(fs::Permissions::from_mode(mode))
+        if !about.is_dir() {
+            return new.set_permissions(fs::Permissions::from_mode(readable));
+        }
+        let mode = readable | (readable & 0o444) >> 2;
+        match new.set_permissions(fs::Permissions::from_mode(mode | about.mode() & SET_GROUP)) {
+            // A sandbox can forbid this bit, as systemd does. The files in the directory get their group in any case.
+            Err(err) if err.kind() == ErrorKind::PermissionDenied => new.set_permissions(fs::Permissions::from_mode(mode)),
+            done => done,
+        }
     };
     copy().map_err(|err| Error::io("a new file cannot get the permissions of data.mdb", err))
 }
