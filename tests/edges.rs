@@ -102,6 +102,17 @@ fn a_head_line_that_is_too_long_is_an_error() {
     }
 }
 
+/// Heads on stdin can come from the remote of a restricted key.
+#[test]
+fn more_heads_than_a_log_can_hold_are_refused() {
+    let place = Place::new();
+    let log = place.log("a");
+    let line = "seq 2097153 | sed 's/.*/{\"peer\":\"&\",\"seq\":1}/' | { \"$scuttleup\" --log \"$LOG\" read --since-heads -; code=$?; \
+                cat > /dev/null; exit $code; }";
+    let said = "stdin, line 2097153: more than 2097152 feeds, the maximum of a log";
+    one_line(&shell(line).env("LOG", &log).stdout("").stderr_has(said).status(7));
+}
+
 #[test]
 fn help_that_cannot_be_written_is_an_error() {
     for args in ["--help", "--version", "help read"] {

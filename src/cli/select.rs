@@ -10,7 +10,7 @@ use anyhow::Result;
 use clap::{Arg, ArgAction, ArgMatches, value_parser};
 use jiff::ZonedDateTime;
 use scuttleup::ndjson::{parse_head, put_head};
-use scuttleup::{EntryFilter, Error, Finder, Heads, Log, Offset, PeerId, Seq};
+use scuttleup::{EntryFilter, Error, FEEDS_MAX, Finder, Heads, Log, Offset, PeerId, Seq};
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::cli::args::{flag, invalid_peer_id, number};
@@ -292,6 +292,10 @@ fn read_heads(path: &Path) -> Result<HeadsFile> {
         if !line.trim().is_empty() {
             let (peer, seq) = parse_head(line.trim_end()).map_err(|err| bad(err.to_string()))?;
             heads.raise(&peer, seq);
+            // Stdin can be the remote of a restricted key.
+            if heads.len() > FEEDS_MAX as usize {
+                return Err(bad(format!("more than {FEEDS_MAX} feeds, the maximum of a log: see `scuttleup heads`")).into());
+            }
         }
     }
     Ok(HeadsFile { name, heads })
