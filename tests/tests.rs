@@ -59,6 +59,7 @@ mod sharing;
 mod signals;
 mod sim;
 mod skip_bad;
+mod sshd;
 mod staleness;
 mod stuck;
 mod tables;

@@ -1,9 +1,6 @@
 //! Two logs connected by pipes, a command, ssh and sockets; and three logs in live sessions.
 
-use std::net::TcpListener;
-use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 use std::thread;
 
 use nix::sys::signal::Signal;
@@ -11,6 +8,7 @@ use nix::sys::signal::Signal;
 use crate::frames::{Frame, decode};
 use crate::harness::{Place, Run, Running, SCUTTLEUP, assert_equal, heads, shell};
 use crate::replicate::{append, await_entries};
+use crate::sshd::Sshd;
 
 pub fn two_logs(place: &Place) -> (PathBuf, PathBuf) {
     let (a, b) = (place.log("a"), place.log("b"));
@@ -171,50 +169,9 @@ fn a_command_that_echoes_its_input_is_not_another_log() {
     assert_eq!(heads(&a), before);
 }
 
-/// An sshd on a free port, started for each connection. Its key may run one forced command only.
-struct Sshd {
-    client: Vec<String>,
-}
-
-impl Sshd {
-    fn new(place: &Place, forced: &str) -> Self {
-        for key in ["host", "user"] {
-            let path = place.path(key);
-            Run::program("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-f"]).args([path]).success();
-        }
-        let user_key = std::fs::read_to_string(place.path("user.pub")).expect("a key");
-        let authorized =
-            place.file("authorized_keys", format!("restrict,command=\"{}\" {user_key}", forced.replace('"', "\\\"")));
-        let config = format!(
-            "HostKey {}\nAuthorizedKeysFile {}\nStrictModes no\nUsePAM no\nPasswordAuthentication no\nPidFile none\nLogLevel ERROR\n",
-            place.path("host").display(),
-            authorized.display()
-        );
-        let config = place.file("sshd_config", config);
-        // sshd needs this directory and does not create it.
-        std::fs::create_dir_all("/run/sshd").expect("/run/sshd, which sshd needs (scripts/test creates it)");
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-        let port = listener.local_addr().expect("an address").port();
-        thread::spawn(move || {
-            for stream in listener.incoming().map_while(Result::ok) {
-                let output = stream.try_clone().expect("a descriptor");
-                let mut sshd = Command::new("/usr/sbin/sshd");
-                sshd.args(["-i", "-e", "-f"]).arg(&config).stdin(Stdio::from(OwnedFd::from(stream)));
-                sshd.stdout(Stdio::from(OwnedFd::from(output)));
-                let mut child = sshd.spawn().expect("sshd (scripts/test installs it)");
-                // Closes the copies of the socket in the test, so that the socket closes when sshd ends.
-                drop(sshd);
-                thread::spawn(move || child.wait());
-            }
-        });
-        let known = place.file("known_hosts", "");
-        let (user, known) = (place.path("user").display().to_string(), known.display());
-        let options = format!(
-            "-F none -p {port} -i {user} -oIdentitiesOnly=yes -oIdentityAgent=none -oBatchMode=yes -oLogLevel=ERROR \
-             -oStrictHostKeyChecking=no -oUserKnownHostsFile={known} 127.0.0.1"
-        );
-        Self { client: std::iter::once("ssh").chain(options.split_whitespace()).map(Into::into).collect() }
-    }
+/// An sshd with the key `user`, which may run one command only.
+fn sshd_with(place: &Place, forced: &str) -> Sshd {
+    Sshd::new(place, &format!("restrict,command=\"{}\" ssh-ed25519 AAAA user", forced.replace('"', "\\\"")), "")
 }
 
 fn forced(log: &Path, args: &str) -> String {
@@ -225,13 +182,16 @@ fn forced(log: &Path, args: &str) -> String {
 fn ssh_once() {
     let place = Place::new();
     let (a, b) = two_logs(&place);
-    let sshd = Sshd::new(&place, &forced(&b, "replicate"));
+    let sshd = sshd_with(&place, &forced(&b, "replicate"));
     for (mode, verb) in [("pull", "pulled from"), ("push", "pushed to"), ("sync", "synced with")] {
         append(&a, "1\n");
         append(&b, "1\n");
         // sshd ignores the requested command and runs the forced command.
-        let printed =
-            Run::new(&a).args(["replicate", "--once", "--mode", mode, "--"]).args(&sshd.client).args(["rm", "-rf"]).success();
+        let printed = Run::new(&a)
+            .args(["replicate", "--once", "--mode", mode, "--"])
+            .args(sshd.client("user"))
+            .args(["rm", "-rf"])
+            .success();
         assert!(printed.stderr.contains(&format!("{verb} b")), "{mode}: {}", printed.stderr);
     }
     assert_equal(&a, &b);
@@ -241,8 +201,8 @@ fn ssh_once() {
 fn ssh_live() {
     let place = Place::new();
     let (a, b) = two_logs(&place);
-    let sshd = Sshd::new(&place, &forced(&b, "replicate"));
-    let live = Run::new(&a).args(["replicate", "--"]).args(&sshd.client).args(["scuttleup replicate"]).spawn();
+    let sshd = sshd_with(&place, &forced(&b, "replicate"));
+    let live = Run::new(&a).args(["replicate", "--"]).args(sshd.client("user")).args(["scuttleup replicate"]).spawn();
     await_entries(&a, "b", 2);
     append(&a, "\"live\"\n");
     await_entries(&b, "a", 2);
@@ -257,9 +217,9 @@ fn ssh_live() {
 fn ssh_with_another_forced_command_is_reported() {
     let place = Place::new();
     let (a, b) = two_logs(&place);
-    let sshd = Sshd::new(&place, &forced(&b, "heads"));
+    let sshd = sshd_with(&place, &forced(&b, "heads"));
     // The forced command prints NDJSON instead of a handshake.
-    let run = Run::new(&a).args(["replicate", "--once", "--"]).args(&sshd.client).stderr_has("it printed: {");
+    let run = Run::new(&a).args(["replicate", "--once", "--"]).args(sshd.client("user")).stderr_has("it printed: {");
     run.stderr_has(": check COMMAND (for example `ssh host scuttleup replicate`), and what .bashrc prints\n").status(7);
 }
 
