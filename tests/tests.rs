@@ -62,6 +62,7 @@ mod skip_bad;
 mod sshd;
 mod staleness;
 mod stuck;
+mod systemd;
 mod tables;
 mod terminal;
 mod tidy;
