@@ -33,6 +33,7 @@ mod identity;
 mod input;
 mod install;
 mod interop;
+mod keys;
 mod live_push;
 mod log;
 mod manual;
