@@ -1,7 +1,7 @@
 //! `repair`: lost entries come back into their places, or into a new log, and wrong ones never do.
 
 use std::fs::{self, File};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, chown, symlink};
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::{Flock, FlockArg};
@@ -459,4 +459,30 @@ fn pruned_logs_are_intact_and_can_be_repaired() {
     let repaired = log.with_extension("repaired");
     assert_intact(&repaired);
     assert_eq!((Run::new(&repaired).args(["heads"]).success().text().to_owned(), root(&repaired)), (heads_before, root_before));
+}
+
+/// A user who may write in the directory of a log could lock the folder, or see the entries in it.
+#[test]
+fn a_folder_of_a_repair_that_another_user_planted_is_refused() {
+    let place = Place::new();
+    let (log, remote) = pair(&place);
+    damage(&log, "\"b\":\"entry 7\"");
+    let folder = log.join("repair");
+    fs::create_dir(&folder).and_then(|()| chown(&folder, Some(61002), Some(61002))).expect("a folder");
+    repair(&log, &remote, "auto").stdout("").stderr_has("repair belongs to the user with the id 61002").status(1);
+    fs::remove_dir(&folder).and_then(|()| symlink(place.path("."), &folder)).expect("a link");
+    repair(&log, &remote, "auto").stdout("").stderr_has("repair is a symbolic link, and must be a directory").status(1);
+    fs::remove_file(&folder).expect("a link");
+    repair(&log, &remote, "auto").success();
+}
+
+/// The error is made by strace.
+#[test]
+fn a_lock_that_cannot_be_released_is_no_error() {
+    let place = Place::new();
+    let (log, remote) = pair(&place);
+    damage(&log, "\"b\":\"entry 7\"");
+    let strace = ["-qq", "-o", "/dev/null", "-e", "inject=flock:error=EIO:when=2+", SCUTTLEUP, "--log"];
+    let run = Run::program("strace").args(strace).args([&log]).args(["repair", "--"]).args(remote_of(&remote, "auto"));
+    assert!(!run.stderr_has("repaired 1 of 1 lost entries").success().stderr.contains("fault of scuttleup"));
 }

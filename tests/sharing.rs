@@ -306,6 +306,77 @@ fn a_file_of_a_user_who_is_not_trusted_is_refused() {
     assert_refused(file_of_bob, &format!("belongs to the user with the id {BOB}"));
 }
 
+/// What another user could plant in place of the directory of the packs, or of a pack. `other` holds packs of this user.
+type Plant = fn(packs: &Path, other: &Path);
+
+fn move_away(packs: &Path) {
+    fs::rename(packs, packs.with_file_name("packs.moved")).expect("it is moved");
+}
+
+fn replace_pack(packs: &Path) -> PathBuf {
+    let pack = packs.join(PACK);
+    fs::remove_file(&pack).expect("a pack");
+    pack
+}
+
+const PACK: &str = "00000000000000000001.pack";
+
+/// A stranger who may write in the directory of a log could give it other packs, with other entries and right checksums.
+#[test]
+fn packs_that_another_user_planted_are_refused() {
+    let plants: [(&str, Plant); 7] = [
+        ("packs is a symbolic link, and must be a directory", |packs, other| {
+            move_away(packs);
+            symlink(other, packs).expect("a link");
+        }),
+        ("packs is a file, and must be a directory", |packs, _| {
+            move_away(packs);
+            fs::write(packs, "").expect("a file");
+        }),
+        ("packs is a FIFO, and must be a directory", |packs, _| {
+            move_away(packs);
+            mkfifo(packs, Mode::S_IRWXU).expect("a FIFO");
+        }),
+        ("packs belongs to the user with the id 61002", |packs, other| {
+            move_away(packs);
+            fs::rename(other, packs).expect("it is moved");
+        }),
+        ("00001.pack is a symbolic link, and a file of a log must be a regular file", |packs, other| {
+            symlink(other.join(PACK), replace_pack(packs)).expect("a link");
+        }),
+        ("00001.pack is a FIFO, and a file of a log must be a regular file", |packs, _| {
+            mkfifo(&replace_pack(packs), Mode::S_IRWXU).expect("a FIFO");
+        }),
+        ("00001.pack belongs to the user with the id 61002", |packs, other| {
+            fs::rename(other.join(PACK), replace_pack(packs)).expect("it is moved");
+        }),
+    ];
+    for (said, plant) in plants {
+        let place = Place::new();
+        let (log, other) = (place.log("own"), place.path("other"));
+        append(&log, "1\n2\n");
+        Run::new(&log).args(["-q", "compact"]).success();
+        append(&log, "3\n");
+        let packs = log.join("packs");
+        shell("cp -r \"$PACKS\" \"$OTHER\" && chown -R 61002:61002 \"$OTHER\"")
+            .env("PACKS", &packs)
+            .env("OTHER", &other)
+            .success();
+        plant(&packs, &other);
+        for args in [&["read"][..], &["entry", "own", "1"], &["watch"]] {
+            one_line(&Run::new(&log).args(args).stdout("").stderr_has(said).status(1));
+        }
+        let verified = Run::new(&log).args(["verify"]).end();
+        let found = verified.printed.text().to_owned() + &verified.printed.stderr;
+        assert!(verified.status.code() == Some(1) && found.contains(said), "{found}");
+        if said.starts_with("packs ") {
+            for args in [&["compact"][..], &["prune", "--keep-last", "1"]] {
+                Run::new(&log).args(args).stdout("").stderr_has(said).status(1);
+            }
+        }
+    }
+}
+
 /// Root may use the log of another user, and the files that it creates there belong to that user.
 #[test]
 fn root_leaves_a_log_to_its_owner() {

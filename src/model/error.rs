@@ -28,6 +28,8 @@ pub enum Error {
     NotADirectory(PathBuf),
     /// This file of a log is not a regular file, but, for example, "a symbolic link".
     NotARegularFile(PathBuf, &'static str),
+    /// This name in a log is not a directory, but, for example, "a symbolic link".
+    NotAFolder(PathBuf, &'static str),
     /// This file of a log belongs to this user id, which may not have files in the directory.
     UntrustedOwner(PathBuf, u32),
     /// A process that reads cannot write in the lock file: what failed, and the error.
@@ -178,6 +180,9 @@ impl fmt::Display for Error {
             Self::NotADirectory(dir) => write!(f, "{} is not a directory", dir.display()),
             Self::NotARegularFile(path, kind) => {
                 write!(f, "{} is {kind}, and a file of a log must be a regular file: remove it and run it again", path.display())
+            }
+            Self::NotAFolder(path, kind) => {
+                write!(f, "{} is {kind}, and must be a directory: put a directory in its place and run it again", path.display())
             }
             Self::UntrustedOwner(path, user) => write!(
                 f,

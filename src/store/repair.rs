@@ -7,6 +7,7 @@
 use std::path::Path;
 
 use super::Log;
+use super::files::file;
 use super::lmdb::ReadTxn;
 use super::records::Records;
 use super::rows::{FeedRow, RunRow};
@@ -16,6 +17,14 @@ use crate::model::{Chain, Error, HashedEntry, Offset, PeerId, Result, Seq, Tombs
 /// A commit has at most this many entries, and little more than this many bytes.
 const COMMIT_ENTRIES_MAX: u64 = 1 << 14;
 const COMMIT_BYTES_MAX: usize = 4 << 20;
+
+/// Creates the folder `name` for the work of a repair in the directory `log`, if it does not exist. Only its owner can enter it.
+///
+/// # Errors
+/// [`Error::NotAFolder`] or [`Error::UntrustedOwner`] if the name belongs to something else, or to another user.
+pub fn create_folder(log: &Path, name: &str) -> Result<()> {
+    file::create_dir(log, name).map(|_| ())
+}
 
 /// The result of restoring a lost entry.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
 use clap::{ArgMatches, Command};
+use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use scuttleup::ingest::Quota;
 use scuttleup::repair::{self, Restored};
@@ -266,7 +267,7 @@ impl Repair<'_> {
     /// Prints what became of an entry.
     fn print(&self, peer: &PeerId, seq: u64, result: &str) -> Result<()> {
         let mut line = b"{\"peer\":".to_vec();
-        ndjson::put_string(&mut line, peer.as_str());
+        ndjson::put_name(&mut line, peer.as_str());
         line.extend_from_slice(format!(",\"seq\":{seq},\"result\":\"{result}\"}}\n").as_bytes());
         self.output.write(&line)
     }
@@ -317,7 +318,19 @@ pub fn remove_leftovers(log: &Path) -> Result<bool> {
 struct Workplace {
     dir: PathBuf,
     is_removed: bool,
-    _lock: Flock<File>,
+    _lock: FolderLock,
+}
+
+/// The lock on the folder, until this value is dropped.
+struct FolderLock(Option<Flock<File>>);
+
+impl Drop for FolderLock {
+    fn drop(&mut self) {
+        // To drop a lock that cannot be released is a panic. The kernel releases it when the process ends.
+        if let Some(Err((lock, _))) = self.0.take().map(Flock::unlock) {
+            std::mem::forget(lock);
+        }
+    }
 }
 
 impl Workplace {
@@ -326,22 +339,21 @@ impl Workplace {
         let dir = log.join(WORKPLACE);
         let fail = |doing: &str, err| Error::io(format!("{} cannot be {doing}", dir.display()), err);
         loop {
-            match DirBuilder::new().mode(0o700).create(&dir) {
-                // A symbolic link could lead to files that must not be removed.
-                Err(err)
-                    if err.kind() == ErrorKind::AlreadyExists && dir.symlink_metadata().is_ok_and(|about| about.is_dir()) => {}
-                created => created.map_err(|err| fail("created", err))?,
-            }
+            // A symbolic link could lead to files that must not be removed, and a stranger could lock a folder of the stranger.
+            repair::create_folder(log, WORKPLACE)?;
             let file = match File::open(&dir) {
                 // The process that used it has just removed it.
                 Err(err) if err.kind() == ErrorKind::NotFound => continue,
                 opened => opened.map_err(|err| fail("opened", err))?,
             };
             let opened = file.metadata().map_err(|err| fail("opened", err))?;
-            let Ok(lock) = Flock::lock(file, FlockArg::LockExclusiveNonblock) else { return Ok(None) };
+            let lock = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+                Err((_, Errno::EWOULDBLOCK)) => return Ok(None),
+                locked => locked.map_err(|(_, err)| fail("locked", err.into()))?,
+            };
             // It may have been removed, and created again, before it was locked.
             if dir.symlink_metadata().is_ok_and(|now| (now.dev(), now.ino()) == (opened.dev(), opened.ino())) {
-                return Ok(Some(Self { dir, is_removed: false, _lock: lock }));
+                return Ok(Some(Self { dir, is_removed: false, _lock: FolderLock(Some(lock)) }));
             }
         }
     }

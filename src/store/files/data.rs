@@ -158,7 +158,7 @@ pub fn lengthen(dir: &Path, bytes: u64) -> Result<()> {
     if path.metadata().map_err(fail)?.len() >= bytes {
         return Ok(());
     }
-    match OpenOptions::new().write(true).open(&path).and_then(|file| file.set_len(bytes)) {
+    match file::open_or_create(dir, FILE_NAME)?.set_len(bytes) {
         Err(err) if err.raw_os_error().is_some_and(|code| is_full(Errno::from_raw(code))) => Err(Error::DiskFull(err)),
         lengthened => lengthened.map_err(fail),
     }

@@ -1,4 +1,4 @@
-//! Opens one file of a log, and creates the directory of its packs.
+//! Opens one file of a log, and checks and creates the directories in it.
 //!
 //! Other users may be allowed to write in the directory. A symbolic link there could lead to any file that this user may
 //! write, and the open of a FIFO waits. So only regular files are opened, and only files of users that the owner of the
@@ -62,24 +62,25 @@ pub fn open_or_create(dir: &Path, name: &str) -> Result<File> {
 /// have ended before it called [`copy_access`].
 ///
 /// # Errors
-/// [`Error::NotADirectory`] if the name belongs to something else, or to another user's directory.
+/// As [`check_dir`].
 pub fn create_dir(dir: &Path, name: &str) -> Result<bool> {
     let path = dir.join(name);
-    let fail = |doing: &str, err| Error::io(format!("{} cannot be {doing}", path.display()), err);
     match DirBuilder::new().mode(DIR_MODE).create(&path) {
         Ok(()) => {}
         Err(err) if err.kind() == ErrorKind::AlreadyExists => {}
-        Err(err) => return Err(fail("created", err)),
+        Err(err) => return Err(Error::io(format!("{} cannot be created", path.display()), err)),
     }
-    let about = fs::symlink_metadata(&path).map_err(|err| fail("opened", err))?;
-    let about_dir = about_dir(dir)?;
-    if !about.is_dir() {
-        return Err(Error::NotADirectory(path));
-    }
-    if !is_trusted(&about, &about_dir, geteuid().as_raw()) {
-        return Err(Error::UntrustedOwner(path, about.uid()));
-    }
+    check_dir(dir, name)?;
+    let about = fs::symlink_metadata(&path).map_err(|err| Error::io(format!("{} cannot be opened", path.display()), err))?;
     Ok(about.mode() & !SET_GROUP & 0o7777 == DIR_MODE && about.uid() == geteuid().as_raw())
+}
+
+/// Whether the directory `name` exists in `dir`.
+///
+/// # Errors
+/// [`Error::NotAFolder`] if the name belongs to something else, [`Error::UntrustedOwner`].
+pub fn check_dir(dir: &Path, name: &str) -> Result<bool> {
+    check_as(dir, name, true)
 }
 
 /// Gives the new file or directory `new` the owner and the permissions of the file `model`. So all users of a log can use the
@@ -121,7 +122,7 @@ fn open_with(dir: &Path, name: &str, options: &OpenOptions, doing: &str) -> Resu
     let path = dir.join(name);
     let opened = options.open(&path).and_then(|file| Ok((file.metadata()?, file)));
     match opened {
-        Ok((about, file)) => check_file(&path, &about, &about_dir(dir)?).map(|()| Some(file)),
+        Ok((about, file)) => check_about(&path, &about, &about_dir(dir)?, false).map(|()| Some(file)),
         Err(err) if err.kind() == ErrorKind::NotFound => Ok(None),
         Err(err) => Err(Error::io(format!("{} cannot be {doing}", path.display()), err)),
     }
@@ -132,9 +133,13 @@ fn open_with(dir: &Path, name: &str, options: &OpenOptions, doing: &str) -> Resu
 /// # Errors
 /// As [`open`].
 pub fn check(dir: &Path, name: &str) -> Result<bool> {
+    check_as(dir, name, false)
+}
+
+fn check_as(dir: &Path, name: &str, is_folder: bool) -> Result<bool> {
     let path = dir.join(name);
     match fs::symlink_metadata(&path) {
-        Ok(about) => check_file(&path, &about, &about_dir(dir)?).map(|()| true),
+        Ok(about) => check_about(&path, &about, &about_dir(dir)?, is_folder).map(|()| true),
         Err(err) if err.kind() == ErrorKind::NotFound => Ok(false),
         Err(err) => Err(Error::io(format!("{} cannot be opened", path.display()), err)),
     }
@@ -144,17 +149,21 @@ fn about_dir(dir: &Path) -> Result<Metadata> {
     fs::metadata(dir).map_err(|err| Error::io(format!("{} cannot be opened", dir.display()), err))
 }
 
-fn check_file(path: &Path, file: &Metadata, dir: &Metadata) -> Result<()> {
+/// Checks the kind and the owner of a file, or of a directory if `is_folder`.
+fn check_about(path: &Path, file: &Metadata, dir: &Metadata, is_folder: bool) -> Result<()> {
     let kind = file.file_type();
+    let is_right = if is_folder { kind.is_dir() } else { kind.is_file() };
     let kind = match () {
-        () if kind.is_file() && is_trusted(file, dir, geteuid().as_raw()) => return Ok(()),
-        () if kind.is_file() => return Err(Error::UntrustedOwner(path.to_path_buf(), file.uid())),
+        () if is_right && is_trusted(file, dir, geteuid().as_raw()) => return Ok(()),
+        () if is_right => return Err(Error::UntrustedOwner(path.to_path_buf(), file.uid())),
         () if kind.is_symlink() => "a symbolic link",
         () if kind.is_fifo() => "a FIFO",
         () if kind.is_dir() => "a directory",
+        () if kind.is_file() => "a file",
         () => "a device or a socket",
     };
-    Err(Error::NotARegularFile(path.to_path_buf(), kind))
+    let path = path.to_path_buf();
+    Err(if is_folder { Error::NotAFolder(path, kind) } else { Error::NotARegularFile(path, kind) })
 }
 
 /// Whether this user may use a file with this owner. Members of a group that may write in the directory share the log. Where

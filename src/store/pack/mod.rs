@@ -13,6 +13,7 @@ mod writer;
 pub use reader::Pack;
 pub use writer::PackWriter;
 
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -88,12 +89,12 @@ impl Header {
 /// When the directory cannot be read. A missing directory has no packs.
 pub fn find(dir: &Path) -> Result<Vec<PackRow>> {
     let fail = |err| Error::io(format!("{} cannot be read", dir.display()), err);
-    let names = match fs::read_dir(dir) {
-        Err(err) if err.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        names => names.map_err(fail)?,
-    };
     let mut rows = Vec::new();
-    for name in names {
+    let (log_dir, folder) = parts(dir);
+    if !file::check_dir(log_dir, folder)? {
+        return Ok(rows);
+    }
+    for name in fs::read_dir(dir).map_err(fail)? {
         let name = name.map_err(fail)?.file_name();
         let Some(name) = name.to_str().filter(|name| name.ends_with(".pack")) else { continue };
         rows.extend(describe(dir, name));
@@ -102,9 +103,23 @@ pub fn find(dir: &Path) -> Result<Vec<PackRow>> {
     Ok(rows)
 }
 
+/// The directory of the log, and the name of the directory `dir` of its packs.
+fn parts(dir: &Path) -> (&Path, &str) {
+    (dir.parent().unwrap_or(dir), dir.file_name().and_then(OsStr::to_str).unwrap_or(DIR_NAME))
+}
+
+/// Opens a file in the directory `dir`. Returns `None` if it does not exist.
+///
+/// The owner of the log's directory decides whether the owners of `dir` and of the file are trusted: a user who may write in the
+/// log's directory can replace `dir`.
+fn open(dir: &Path, name: &str) -> Result<Option<File>> {
+    let (log_dir, folder) = parts(dir);
+    if file::check_dir(log_dir, folder)? { file::open(log_dir, &format!("{folder}/{name}")) } else { Ok(None) }
+}
+
 /// The row of a file, if its name and its header fit.
 fn describe(dir: &Path, name: &str) -> Option<PackRow> {
-    let file = file::open(dir, name).ok()??;
+    let file = open(dir, name).ok()??;
     let mut header = [0; HEADER_BYTES];
     file.read_exact_at(&mut header, 0).ok()?;
     let header = Header::decode(&header).filter(|header| header.entries > 0)?;
@@ -120,7 +135,7 @@ fn describe(dir: &Path, name: &str) -> Option<PackRow> {
 pub fn read_through(dir: &Path, row: PackRow) -> Result<()> {
     let path = dir.join(row.file_name());
     let read = |mut file: File| io::copy(&mut file, &mut io::sink());
-    match file::open(dir, &row.file_name())?.map(read) {
+    match open(dir, &row.file_name())?.map(read) {
         Some(Err(err)) => Err(Error::io(format!("{} cannot be read", path.display()), err)),
         _ => Ok(()),
     }

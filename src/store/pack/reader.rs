@@ -11,7 +11,6 @@ use zstd::bulk::Decompressor;
 use super::block::{Block, Place};
 use super::{HEADER_BYTES, Header, INDEX_ENTRY_BYTES, IndexEntry, PackRow, PackedFeed};
 use crate::model::{Error, Offset, Result};
-use crate::store::files::file;
 use crate::store::records::Record;
 
 /// An open pack.
@@ -38,7 +37,7 @@ impl Pack {
         let name = row.file_name();
         let path = dir.join(&name);
         let fail = |err| Error::io(format!("{} cannot be read", path.display()), err);
-        let file = file::open(dir, &name)?.ok_or_else(|| Error::PackMissing(path.clone()))?;
+        let file = super::open(dir, &name)?.ok_or_else(|| Error::PackMissing(path.clone()))?;
         let bytes = file.metadata().map_err(fail)?.len();
         if bytes != row.file_bytes {
             return Err(damaged(&path, &format!("it has {bytes} bytes, and not {}", row.file_bytes)));
