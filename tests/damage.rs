@@ -212,6 +212,51 @@ fn meta_pages_that_contradict_each_other_are_refused() {
 }
 
 #[test]
+fn a_page_size_that_no_log_has_is_refused() {
+    for size in [0, 1, 2048, 1 << 16, u32::MAX] {
+        let place = Place::new();
+        let log = log_of(&place, 3, false);
+        write_at(&log, "data.mdb", 40, &u32::to_le_bytes(size));
+        assert_refused(&log, "data.mdb has meta pages that contradict each other");
+    }
+}
+
+/// One bit of each byte of both meta pages that LMDB uses, and each bit of the page size.
+#[test]
+fn each_flipped_bit_of_a_meta_page_is_refused_or_changes_nothing() {
+    let place = Place::new();
+    let log = log_of(&place, 5, true);
+    let files = ["data.mdb", "bell", "created"];
+    let good = files.map(|name| fs::read(log.join(name)).expect("a file"));
+    let (lines, mut refused) = (read(&log), 0);
+    for at in 0..152 {
+        let bits = if (40..44).contains(&at) { 0..8 } else { at % 8..at % 8 + 1 };
+        for (page, bit) in bits.flat_map(|bit| [(0, bit), (1, bit)]) {
+            flip(&log, page * META_PAGE_BYTES + at, u32::try_from(bit).expect("a bit"));
+            let bad = data(&log);
+            let reading = Run::new(&log).args(["read"]).end();
+            let appending = Run::new(&log).args(["append", "--ack"]).stdin("\"new\"\n").end();
+            for (ended, complete) in [(&reading, &*lines), (&appending, "{\"peer\":\"own\",\"seq\":6}\n")] {
+                let said = format!("page {page}, byte {at}, bit {bit}: {}", ended.printed.stderr);
+                if ended.status.code() == Some(0) {
+                    assert_eq!(ended.printed.text(), complete, "{said}");
+                } else {
+                    assert_eq!((ended.status.code(), ended.printed.text()), (Some(1), ""), "{said}");
+                    one_line(&ended.printed);
+                    refused += 1;
+                }
+            }
+            assert!(appending.status.success() || data(&log) == bad, "page {page}, byte {at}, bit {bit}: the file was changed");
+            for (name, bytes) in files.iter().zip(&good) {
+                let file = File::options().write(true).open(log.join(name)).expect("a file");
+                file.write_all_at(bytes, 0).and_then(|()| file.set_len(bytes.len() as u64)).expect("it can be written");
+            }
+        }
+    }
+    assert!(refused > 50, "{refused} commands were refused");
+}
+
+#[test]
 fn an_older_data_file_that_is_put_back_is_refused() {
     unpacked_and_packed(|place, packed| {
         let (log, backup) = (log_of(place, 3, packed), place.path("backup"));

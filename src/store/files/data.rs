@@ -6,6 +6,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
+use std::ops::RangeInclusive;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
@@ -27,6 +28,8 @@ const META_TXN_AT: u64 = 144;
 /// LMDB writes its two meta pages first. This is their length with the smallest page size.
 const BYTES_MIN: u64 = 8192;
 const LMDB_MAGIC: u32 = 0xbeef_c0de;
+/// LMDB takes the page size of the system. It divides by it, and cannot use a larger one.
+const PAGE_BYTES: RangeInclusive<u64> = BYTES_MIN / 2..=1 << 15;
 
 /// Whether the log in `dir` was created. If it was, all its tables exist, or it is damaged.
 ///
@@ -60,7 +63,7 @@ pub fn check(dir: &Path) -> Result<bool> {
     };
     let (older, newer) = if second.txn >= first.txn { (first, second) } else { (second, first) };
     // With wrong values, LMDB crashes, or a writer writes over pages that are in use.
-    if page_bytes != other_bytes || newer.last_page < older.last_page {
+    if page_bytes != other_bytes || !PAGE_BYTES.contains(&page_bytes) || newer.last_page < older.last_page {
         return Err(contradiction());
     }
     // The length is read after the meta pages, because a writer writes its other pages before its meta page.
