@@ -8,13 +8,15 @@ use cli::report::errors;
 
 fn main() -> ExitCode {
     errors::explain_panics();
+    errors::end_panics(run)
+}
+
+fn run() -> ExitCode {
     if cli::complete() {
         return ExitCode::SUCCESS;
     }
-    let args = match cli::parse() {
-        Ok(args) => args,
-        Err(answer) => return errors::conclude_parsing(&answer, cli::command(), &cli::first_steps()),
-    };
-    let context = cli::Context::new(&args);
-    errors::conclude_run(|| cli::run(&context?, &args))
+    match cli::parse() {
+        Ok(args) => errors::conclude(cli::Context::new(&args).and_then(|context| cli::run(&context, &args))),
+        Err(answer) => errors::conclude_parsing(&answer, cli::command(), &cli::first_steps()),
+    }
 }

@@ -14,8 +14,11 @@ use crate::cli::report::diagnostics;
 use crate::cli::report::hint::{self, with_hint};
 use crate::cli::report::nearest::nearest;
 
-/// From now on, a panic prints one line: it is a fault of this program.
+/// From now on, a panic prints one line: it is a fault of this program. An abort prints one, too, and is exit code 1.
 pub fn explain_panics() {
+    let text =
+        "the process was aborted, in most cases because no memory is left: free some memory, or raise its limit (ulimit -v)";
+    memory_fault::explain_aborts(diagnostics::line("", text).into_bytes());
     panic::set_hook(Box::new(|panic| {
         let payload = panic.payload();
         let text = payload.downcast_ref::<&str>().copied().or_else(|| payload.downcast_ref().map(String::as_str));
@@ -25,17 +28,14 @@ pub fn explain_panics() {
     }));
 }
 
-/// Runs a command and prints its error. A panic, which has printed its own line, is an error too.
-pub fn conclude_run(run: impl FnOnce() -> anyhow::Result<Exit>) -> ExitCode {
+/// Runs the program. A panic, which has printed its own line, is an error.
+pub fn end_panics(run: impl FnOnce() -> ExitCode) -> ExitCode {
     // Nothing that the panic has left incomplete is used afterwards.
-    match panic::catch_unwind(AssertUnwindSafe(run)) {
-        Ok(outcome) => conclude(outcome),
-        Err(_) => ExitCode::from(Exit::Error.code()),
-    }
+    panic::catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|_| ExitCode::from(Exit::Error.code()))
 }
 
 /// Prints the error, if the command failed.
-fn conclude(outcome: anyhow::Result<Exit>) -> ExitCode {
+pub fn conclude(outcome: anyhow::Result<Exit>) -> ExitCode {
     let exit = outcome.unwrap_or_else(|err| report("", &err));
     ExitCode::from(exit.code())
 }
