@@ -10,7 +10,7 @@ use serde_json::value::RawValue;
 use serde_json::{Number, Value};
 
 use crate::json::{is_refused_by_some, json_reason};
-use crate::model::{Chain, Change, Entry, Error, HashedEntry, Kind, Offset, PeerId, Result, Seq, Tombstone};
+use crate::model::{Chain, Change, Entry, Error, HashedEntry, Kind, Offset, PeerId, Result, Seq, Tombstone, is_invisible};
 
 /// The key that holds the payload of an entry.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
@@ -30,6 +30,7 @@ pub enum PayloadKeys {
 #[derive(Default)]
 pub struct ChangeWriter {
     keys: PayloadKeys,
+    is_shown: bool,
     /// The peer of the last line, and its id as a JSON string.
     last_peer: Option<(PeerId, Vec<u8>)>,
 }
@@ -37,7 +38,12 @@ pub struct ChangeWriter {
 impl ChangeWriter {
     /// A writer of lines with these payload keys.
     pub fn new(keys: PayloadKeys) -> Self {
-        Self { keys, last_peer: None }
+        Self { keys, is_shown: false, last_peer: None }
+    }
+
+    /// With `is_shown`, the lines are for a terminal: invisible characters are escaped in payloads, too.
+    pub fn for_terminal(self, is_shown: bool) -> Self {
+        Self { is_shown, ..self }
     }
 
     /// Adds the line of `change` to `out`, with its newline.
@@ -47,6 +53,7 @@ impl ChangeWriter {
 
     /// As [`ChangeWriter::write`]. If `at` is given, the line has this time of arrival, Unix time in milliseconds.
     pub fn write_at(&mut self, out: &mut Vec<u8>, change: &Change<'_>, at: Option<u64>) {
+        let start = out.len();
         out.extend_from_slice(b"{\"offset\":");
         put_number(out, change.offset.0);
         out.extend_from_slice(b",\"peer\":");
@@ -54,7 +61,7 @@ impl ChangeWriter {
             Some((peer, string)) if peer == change.peer => out.extend_from_slice(string),
             _ => {
                 let mut string = Vec::new();
-                put_string(&mut string, change.peer.as_str());
+                put_name(&mut string, change.peer.as_str());
                 out.extend_from_slice(&string);
                 self.last_peer = Some((change.peer.clone(), string));
             }
@@ -70,6 +77,39 @@ impl ChangeWriter {
             put_payload(out, self.keys, change.entry);
         }
         out.extend_from_slice(b"}\n");
+        if self.is_shown {
+            let line = out.split_off(start);
+            out.extend_from_slice(escape_invisible(&String::from_utf8_lossy(&line)).as_bytes());
+        }
+    }
+}
+
+/// Escapes all invisible characters of lines of JSON, as JSON does. The values stay the same, because such characters are only in
+/// strings. The newlines between the lines stay.
+pub fn escape_invisible(lines: &str) -> Cow<'_, str> {
+    let is_escaped = |c: char| c != '\n' && is_invisible(c);
+    if !lines.contains(is_escaped) {
+        return lines.into();
+    }
+    let mut escaped = String::with_capacity(lines.len());
+    for c in lines.chars() {
+        if is_escaped(c) {
+            c.encode_utf16(&mut [0; 2]).iter().for_each(|unit| escaped.push_str(&format!("\\u{unit:04x}")));
+        } else {
+            escaped.push(c);
+        }
+    }
+    escaped.into()
+}
+
+/// Adds the name of a feed or of a cursor as a JSON string. A stranger can choose it, and a person compares it with others, so
+/// all invisible characters are escaped.
+pub fn put_name(out: &mut Vec<u8>, name: &str) {
+    let start = out.len();
+    put_string(out, name);
+    if !name.is_ascii() {
+        let string = out.split_off(start);
+        out.extend_from_slice(escape_invisible(&String::from_utf8_lossy(&string)).as_bytes());
     }
 }
 
@@ -214,7 +254,7 @@ pub fn put_string(out: &mut Vec<u8>, text: &str) {
 /// Adds the line `{"peer":…,"seq":…}`, with `"own":true` for the local feed and `"fork":true` for a forked feed.
 pub fn put_head(out: &mut Vec<u8>, peer: &str, seq: u32, local: bool, fork: bool, floor: u32) {
     out.extend_from_slice(b"{\"peer\":");
-    put_string(out, peer);
+    put_name(out, peer);
     out.extend_from_slice(b",\"seq\":");
     put_number(out, u64::from(seq));
     out.extend_from_slice(if local { b",\"own\":true" } else { b"" });
@@ -229,7 +269,7 @@ pub fn put_head(out: &mut Vec<u8>, peer: &str, seq: u32, local: bool, fork: bool
 /// Adds the change line of a floor: all entries of the feed up to `seq` were pruned, and `chain` is the chain there.
 pub fn put_floor(out: &mut Vec<u8>, peer: &str, seq: Seq, chain: Chain) {
     out.extend_from_slice(b"{\"peer\":");
-    put_string(out, peer);
+    put_name(out, peer);
     out.extend_from_slice(b",\"seq\":");
     put_number(out, u64::from(seq.get()));
     out.extend_from_slice(format!(",\"floor\":true,\"chain\":\"{:032x}\"}}\n", chain.0).as_bytes());

@@ -1,12 +1,14 @@
 //! Entries of any bytes are stored and returned byte for byte; each is one output line without control characters.
 
 use std::path::Path;
+use std::process::Stdio;
 
 use scuttleup::PeerId;
 
 use crate::frames::{PREAMBLE, SYNC, change, handshake};
-use crate::harness::{Place, Run, append, assert_equal, hashed, read, shell};
+use crate::harness::{Place, Run, SCUTTLEUP, append, assert_equal, hashed, read, shell};
 use crate::native_frames::{error, hello};
+use crate::terminal::Terminal;
 
 /// Appends `bytes` as one entry and checks that each output form returns them. Returns the change line.
 fn check_round_trip(log: &Path, other: &Path, bytes: &[u8]) -> String {
@@ -230,4 +232,43 @@ fn format_controls_of_strangers_do_not_reach_stderr() {
     // Data keeps its bytes.
     Run::new(&log).args(["append", "--text"]).stdin(strange).success();
     assert!(read(&log).contains("\"text\":\"b\u{202e}o\u{200b}b\u{2028}\u{e0041}\""), "{}", read(&log));
+}
+
+/// Ids and names are escaped everywhere, payloads on a terminal.
+#[test]
+fn format_controls_of_strangers_are_escaped_in_names_and_on_a_terminal() {
+    let place = Place::new();
+    let (log, copy) = (place.log("alice"), place.log("copy"));
+    let line = "{\"peer\":\"b\u{202e}ob\",\"seq\":1,\"text\":\"x\u{202e}y\"}\n{\"peer\":\"b\u{202e}ob\",\"seq\":2,\"entry\":\"x\u{2066}y\"}\n";
+    Run::new(&log).args(["write"]).stdin(line).success();
+    Run::new(&log).args(["cursor", "set", "c\u{202e}d", "1"]).success();
+    let name = r#""b\u202eob""#;
+    let shown = |args: &[&str]| {
+        let mut terminal = Terminal::new(200);
+        let ended = Run::new(&log).args(args).spawn_with(Stdio::null(), terminal.stdio(), terminal.stdio()).wait();
+        terminal.wait_for_end();
+        assert!(ended.status.success(), "{args:?}");
+        terminal.seen()
+    };
+    for args in [&["heads"][..], &["read"], &["cursor", "list"], &["entry", "b\u{202e}ob", "2"], &["watch", "--limit", "2"]] {
+        let printed = Run::new(&log).args(args).success();
+        let printed = printed.text();
+        assert!(!args.contains(&"heads") || printed == format!("{{\"peer\":{name},\"seq\":2}}\n"), "{printed}");
+        assert!(args.contains(&"cursor") || printed.contains(name), "{printed}");
+        assert!(!args.contains(&"cursor") || printed.contains(r#""cursor":"c\u202ed""#), "{printed}");
+        let json: &[&str] = if args[0] == "entry" { &[] } else { &["--json"] };
+        for printed in [shown(args), shown(&[args, json].concat())] {
+            assert!(!printed.contains(['\u{202e}', '\u{2066}']), "{args:?}: {printed}");
+            assert!(printed.contains("\\u"), "{args:?}: {printed}");
+        }
+    }
+    assert!(shown(&["entry", "b\u{202e}ob", "2"]).contains(r#""entry":"x\u2066y""#));
+    // In data, payloads keep their characters, and the names are the same for every reader of JSON.
+    let lines = read(&log);
+    assert!(lines.contains("x\u{202e}y") && lines.contains("x\u{2066}y"), "{lines}");
+    Run::new(&copy).args(["write"]).stdin(&lines).success();
+    assert_eq!(read(&copy), lines);
+    let compared =
+        Run::new(&place.log("third")).args(["compare", "--", SCUTTLEUP, "--log"]).args([&log]).args(["replicate"]).status(3);
+    assert!(compared.text().contains(name), "{}", compared.text());
 }

@@ -201,7 +201,7 @@ fn summary(comparison: &Comparison, outcome: &Outcome) -> String {
 /// Adds the line of a feed.
 fn put_feed(line: &mut Vec<u8>, feed: &FeedDifference) {
     line.extend_from_slice(b"{\"peer\":");
-    ndjson::put_string(line, feed.peer.as_str());
+    ndjson::put_name(line, feed.peer.as_str());
     let mut rest = format!(",\"local\":{},\"remote\":{}", feed.local, feed.remote);
     match feed.common {
         Common::Forked => rest.push_str(",\"fork\":true"),
@@ -241,7 +241,7 @@ fn put_result(line: &mut Vec<u8>, comparison: &Comparison, outcome: &Outcome) {
         .as_bytes(),
     );
     match &outcome.peer {
-        Some(peer) => ndjson::put_string(line, peer.as_str()),
+        Some(peer) => ndjson::put_name(line, peer.as_str()),
         None => line.extend_from_slice(b"null"),
     }
     line.extend_from_slice(b"}\n");

@@ -108,7 +108,7 @@ fn marks(state: &CursorState) -> Marks {
 fn put_line(out: &mut Vec<u8>, state: &CursorState, lag_seconds: Option<u64>, moved_seconds: Option<u64>) {
     let CursorState { name, cursor, unread, process, .. } = state;
     out.extend_from_slice(b"{\"cursor\":");
-    ndjson::put_string(out, name);
+    ndjson::put_name(out, name);
     out.extend_from_slice(format!(",\"offset\":{},\"unread\":{unread}", cursor.offset).as_bytes());
     let numbers = [("lag_seconds", lag_seconds), ("moved_seconds", moved_seconds), ("pid", process.map(u64::from))];
     for (name, number) in numbers.iter().filter_map(|(name, number)| number.map(|number| (name, number))) {

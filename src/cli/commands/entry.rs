@@ -1,5 +1,7 @@
 //! `entry`: print one entry.
 
+use std::io::IsTerminal;
+
 use anyhow::{Result, bail};
 use clap::{ArgMatches, Command};
 use scuttleup::ndjson::ChangeWriter;
@@ -32,7 +34,7 @@ pub fn run(context: &Context, args: &ArgMatches) -> Result<Exit> {
         Entry::Bytes(bytes, _) if args.get_flag("raw") => Some(bytes.to_vec()),
         Entry::Bytes(..) => {
             let mut line = Vec::new();
-            ChangeWriter::default().write(&mut line, &change);
+            ChangeWriter::default().for_terminal(std::io::stdout().is_terminal()).write(&mut line, &change);
             Some(line)
         }
     })?;

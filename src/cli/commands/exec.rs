@@ -327,7 +327,7 @@ fn id(batch: &Batch) -> String {
 fn dead_line(line: &[u8], batch: &str, code: u8, attempt: u32) -> Vec<u8> {
     let mut out = line.strip_suffix(b"}\n").unwrap_or(line).to_vec();
     out.extend_from_slice(b",\"error\":{\"batch\":");
-    ndjson::put_string(&mut out, batch);
+    ndjson::put_name(&mut out, batch);
     let now = now();
     out.extend_from_slice(format!(",\"exit\":{code},\"attempt\":{attempt},\"time\":\"{now}\"}}}}\n").as_bytes());
     out

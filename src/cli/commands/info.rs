@@ -57,7 +57,7 @@ fn rows(info: &Info) -> Vec<u8> {
 /// The facts as one line of JSON.
 fn line(info: &Info) -> Vec<u8> {
     let mut line = b"{\"id\":".to_vec();
-    ndjson::put_string(&mut line, info.id.as_str());
+    ndjson::put_name(&mut line, info.id.as_str());
     let rest = format!(
         ",\"feeds\":{},\"entries\":{},\"bytes_on_disk\":{},\"last_offset\":{},\"root\":\"{:032x}\",\"forks\":{},\
          \"data_bytes\":{},\"packs_bytes\":{},\"packs\":{},\"packed_entries\":{},\"floor\":{}}}\n",

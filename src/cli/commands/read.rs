@@ -4,6 +4,7 @@ mod cursor;
 
 pub use self::cursor::arg as cursor_arg;
 
+use std::io::IsTerminal;
 use std::ops::ControlFlow;
 use std::os::fd::AsFd;
 use std::time::Duration;
@@ -140,9 +141,10 @@ type Writing<'scope, 'env> = Pipeline<'scope, 'env, Vec<u8>, (), anyhow::Error>;
 impl Printer {
     /// A printer in the form that the options and stdout call for.
     fn new(context: &Context, selection: Selection, args: &ArgMatches) -> Self {
-        let format = match table::is_wanted(&std::io::stdout(), args.get_flag("json")) {
+        let stdout = std::io::stdout();
+        let format = match table::is_wanted(&stdout, args.get_flag("json")) {
             true => Format::View(View::new(payload(args))),
-            false => Format::Lines(ChangeWriter::new(payload(args))),
+            false => Format::Lines(ChangeWriter::new(payload(args)).for_terminal(stdout.is_terminal())),
         };
         Self {
             has_times: has_times(args) || matches!(format, Format::View(_)),

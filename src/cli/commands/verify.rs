@@ -59,7 +59,7 @@ fn line(damage: &Damage) -> Vec<u8> {
     let mut put = |key: &str, value: &str| {
         line.extend_from_slice(if line.is_empty() { b"{" } else { b"," });
         line.extend_from_slice(format!("\"{key}\":").as_bytes());
-        ndjson::put_string(&mut line, value);
+        ndjson::put_name(&mut line, value);
     };
     put("what", what(damage.part));
     put("where", &damage.place);

@@ -2,7 +2,7 @@
 
 use std::io::Write;
 
-use scuttleup::{Printable, is_invisible};
+use scuttleup::{Printable, ndjson};
 
 /// Prints diagnostics that are not errors, unless the user asked for errors only.
 #[derive(Clone, Copy)]
@@ -48,16 +48,7 @@ pub fn labelled_error(label: &str, text: &str) {
 
 /// Prints one line of JSON, which ends with a newline. Invisible characters in its strings are escaped as in JSON.
 pub fn print_json(line: &str) {
-    let mut printed = String::with_capacity(line.len());
-    for c in line.trim_end_matches('\n').chars() {
-        if is_invisible(c) {
-            c.encode_utf16(&mut [0; 2]).iter().for_each(|unit| printed.push_str(&format!("\\u{unit:04x}")));
-        } else {
-            printed.push(c);
-        }
-    }
-    printed.push('\n');
-    print_verbatim(printed.as_bytes());
+    print_verbatim(format!("{}\n", ndjson::escape_invisible(line.trim_end_matches('\n'))).as_bytes());
 }
 
 /// Prints lines without a prefix. They must end with a newline and have no other control characters.

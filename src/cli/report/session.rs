@@ -335,7 +335,7 @@ fn reasons(outcome: &Outcome, failed: Option<&str>) -> String {
 fn json(outcome: &Outcome, exit: Exit) -> Vec<u8> {
     let mut line = b"{\"peer\":".to_vec();
     match &outcome.peer {
-        Some(peer) => ndjson::put_string(&mut line, peer.as_str()),
+        Some(peer) => ndjson::put_name(&mut line, peer.as_str()),
         None => line.extend_from_slice(b"null"),
     }
     let wire = outcome.wire.map_or("null".to_owned(), |wire: Wire| format!("\"{}\"", wire.name()));
@@ -365,7 +365,7 @@ fn json(outcome: &Outcome, exit: Exit) -> Vec<u8> {
     line.extend_from_slice(rest.as_bytes());
     for (nth, glob) in outcome.selected.texts().enumerate() {
         line.extend_from_slice(if nth == 0 { b"" } else { b"," });
-        ndjson::put_string(&mut line, glob);
+        ndjson::put_name(&mut line, glob);
     }
     line.extend_from_slice(if outcome.selected.is_empty() { b"}\n" } else { b"]}\n" });
     line
