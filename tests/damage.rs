@@ -362,6 +362,28 @@ fn a_new_log_has_the_space_for_its_bell() {
     assert!(bell.len() == 8 && bell.blocks() > 0, "no space is allocated for the number");
 }
 
+/// A row of a damaged page that is found by a cursor and not by its key cannot be removed.
+#[test]
+fn a_compaction_of_a_damaged_page_ends() {
+    let place = Place::new();
+    let log = place.log("own");
+    (0..2).for_each(|_| append(&log, (0..1500).map(|n| format!("{{\"n\":{n}}}\n")).collect::<String>()));
+    let good = data(&log);
+    let leaves = (2..good.len() / 4096).filter(|page| good[page * 4096 + 10] == 2 && good[page * 4096 + 12] > 64);
+    let mut refused = 0;
+    for page in leaves {
+        let copy = place.path("copy");
+        fs::create_dir(&copy).and_then(|()| fs::write(copy.join("data.mdb"), &good)).expect("a copy");
+        // The upper bound of the rows: some of them are outside of it.
+        flip(&copy, page as u64 * 4096 + 15, 3);
+        let ended = Run::new(&copy).args(["-q", "compact"]).end();
+        assert!(matches!(ended.status.code(), Some(0 | 1)), "page {page}: {}", ended.printed.stderr);
+        refused += u32::from(ended.printed.stderr.contains("cannot be removed"));
+        fs::remove_dir_all(&copy).expect("it exists");
+    }
+    assert!(refused > 0, "no row was left");
+}
+
 /// The number of lines of `read` and the head of `heads`; `None` for a command that fails.
 fn count_and_head(log: &Path) -> (Option<u64>, Option<u64>) {
     let [reading, heads] = ["read", "heads"].map(|command| Run::new(log).args([command]).end());

@@ -757,6 +757,19 @@ impl<'e> WriteTxn<'e> {
         }
     }
 
+    /// Removes a row that a cursor has found.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] if it is not found by its key: the page is damaged, and a caller that removes all rows would never end.
+    fn remove_found(&mut self, table: Database, key: &[u8]) -> Result<()> {
+        match self.txn.txn.remove(table, key) {
+            Err(lmdb::Error::NotFound) => {
+                Err(Error::Corrupt(format!("a row of data.mdb in {} cannot be removed", self.txn.dir.display())))
+            }
+            removed => removed.map_err(|err| write_error(self.txn.dir, err, self.map_bytes)),
+        }
+    }
+
     fn set_meta(&mut self, key: &str, value: &[u8]) -> Result<()> {
         self.set(self.tables.meta, key.as_bytes(), value)
     }
@@ -833,13 +846,14 @@ impl<'e> WriteTxn<'e> {
         self.remove_records(floor, rows_max)?;
         for _ in 0..rows_max {
             let Some((offset, _)) = self.deleted_from(Offset::ZERO)?.filter(|(offset, _)| *offset <= floor) else { break };
-            self.clear_deleted(offset)?;
+            let deleted = self.sealed_tables()?.deleted;
+            self.remove_found(deleted, &offset.0.to_ne_bytes())?;
         }
         for _ in 0..rows_max {
             // The last time at or before the next entry is the time of this entry.
             let [first, second] = self.first_times()?;
             let Some(first) = first.filter(|_| second.is_some_and(|second| second <= floor.next())) else { break };
-            self.remove(self.tables.times, &first.0.to_ne_bytes())?;
+            self.remove_found(self.tables.times, &first.0.to_ne_bytes())?;
         }
         Ok(())
     }
@@ -956,7 +970,8 @@ impl<'e> WriteTxn<'e> {
     pub fn remove_records(&mut self, last: Offset, rows_max: u64) -> Result<bool> {
         let Some(first) = self.first_row()?.filter(|first| *first <= last) else { return Ok(false) };
         let end = last.0.min(first.0.saturating_add(rows_max - 1));
-        for offset in first.0..=end {
+        self.remove_found(self.tables.entries, &first.0.to_ne_bytes())?;
+        for offset in first.next().0..=end {
             self.remove(self.tables.entries, &offset.to_ne_bytes())?;
         }
         Ok(end < last.0)
