@@ -357,6 +357,17 @@ fn a_thread_that_cannot_be_started_is_an_error() {
     }
 }
 
+/// The standard library aborts the process if a new thread gets no memory. The error is made by strace.
+#[test]
+fn an_abort_is_an_error_with_a_message() {
+    let place = Place::new();
+    let log = place.log("a");
+    let numbers: String = (1..=50_000).map(|n| format!("{n}\n")).collect();
+    let strace = ["-f", "-qq", "-o", "/dev/null", "-e", "inject=mmap:error=ENOMEM:when=2", SCUTTLEUP, "append"];
+    let run = Run::program("strace").args(strace).env("SCUTTLEUP_LOG", &log).stdin(numbers);
+    run.stderr_has("scuttleup: the process was aborted, in most cases because no memory is left").status(1);
+}
+
 #[test]
 fn damaged_pages_end_every_command_with_a_message() {
     PACKED.into_iter().for_each(damaged_pages);
