@@ -304,9 +304,9 @@ impl Receiver<'_, '_, '_, '_> {
     /// Whether the remote has sent nothing useful for too long, although it sends bytes. `consumed` is the count before the last
     /// read.
     fn is_stuck(&mut self, consumed: u64) -> bool {
-        let has_begun = self.incoming.consumed() > 0;
-        if self.incoming.consumed() > consumed || has_begun && self.bytes - self.progress_bytes >= PROGRESS_BYTES {
-            (self.last_progress, self.progress_bytes) = (Instant::now(), self.bytes);
+        let (has_begun, received) = (self.incoming.consumed() > 0, self.incoming.received());
+        if self.incoming.consumed() > consumed || has_begun && received - self.progress_bytes >= PROGRESS_BYTES {
+            (self.last_progress, self.progress_bytes) = (Instant::now(), received);
             return false;
         }
         self.silence_limit(false).is_some_and(|limit| self.last_progress.elapsed() > limit)

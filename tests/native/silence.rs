@@ -223,11 +223,16 @@ fn opening(log: &Log, count: usize) -> Vec<u8> {
 
 /// Writes `said`, then an empty frame at each interval of the heartbeats, until the session ends.
 fn say_and_beat(said: Vec<u8>) -> impl FnOnce(PipeWriter) + Send + 'static {
+    say_and_send(said, 1)
+}
+
+/// As [`say_and_beat`], with so many empty frames at each interval.
+fn say_and_send(said: Vec<u8>, count: usize) -> impl FnOnce(PipeWriter) + Send + 'static {
     move |mut to_it| {
-        let mut more = &said[..];
+        let (mut more, empty) = (&said[..], vec![0; count]);
         while to_it.write_all(more).is_ok() {
             channel::<()>().1.recv_timeout(Duration::from_millis(20)).ok();
-            more = b"\0";
+            more = &empty;
         }
     }
 }
@@ -267,13 +272,15 @@ fn a_remote_that_does_not_read_times_out_although_it_sends() {
 fn empty_frames_are_no_sign_of_life_without_a_hello_and_on_the_original_wire() {
     let place = Place::new();
     let log = Arc::new(Log::open(place.log("a")).expect("a log"));
-    for said in [PREAMBLE.to_vec(), handshake("b", &[("b", 1)], SYNC)] {
+    // So many empty frames are as long as a part of a frame that shows that the remote is alive.
+    let openings = [PREAMBLE.to_vec(), handshake("b", &[("b", 1)], SYNC)];
+    for (said, count) in openings.into_iter().flat_map(|said| [1, 1 << 14].map(|count| (said.clone(), count))) {
         let (input, to_it) = pipe().expect("a pipe");
         let null = File::options().write(true).open("/dev/null").expect("/dev/null");
         let options = Options { once: true, silence_millis: 300, ..Options::default() };
         let ((send, outcome), log) = (channel(), Arc::clone(&log));
         thread::spawn(move || send.send(replicate(&log, input, null, options, &|_| ()).expect("no error")).ok());
-        thread::spawn(move || say_and_beat(said)(to_it));
+        thread::spawn(move || say_and_send(said, count)(to_it));
         let outcome = outcome.recv_timeout(TIMEOUT_MAX).expect("the session ends");
         assert!(has_timed_out(&outcome), "{outcome:?}");
     }

@@ -311,6 +311,11 @@ impl Incoming {
         }
     }
 
+    /// The number of bytes that have come, without empty frames. A frame that has come in part counts.
+    pub fn received(&self) -> u64 {
+        self.frames.consumed_messages() + self.frames.pending().len() as u64
+    }
+
     /// Whether the remote has sent a part of its handshake. The preamble does not count: every scuttleup sends it at once.
     pub fn has_begun_handshake(&self, bytes_received: u64) -> bool {
         bytes_received > if self.confirms_end() { PREAMBLE.len() as u64 } else { 0 }
