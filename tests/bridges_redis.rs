@@ -21,7 +21,7 @@ impl Server {
         let has_port = options.contains(&"--port");
         let run = if has_port { run } else { run.args(["--port", "0"]) };
         let mut running = run.args(options).spawn();
-        while !running.line().contains("Ready to accept connections") {}
+        while !running.line().contains("ready to accept connections at ") {}
         Self { place, running }
     }
 
@@ -169,13 +169,13 @@ fn a_redis_server_that_can_lose_entries_is_refused() {
 #[test]
 fn a_full_redis_stores_all_entries_of_a_chunk_or_none() {
     let server = Server::new(&[&DURABLE[..], &["--maxmemory", "4mb"]].concat());
-    let long: String = (1..=2000).map(|seq| line(seq, &format!("\"entry\":\"{}\"", "x".repeat(900)))).collect();
+    let long: String = (1..=5000).map(|seq| line(seq, &format!("\"entry\":\"{}\"", "x".repeat(900)))).collect();
     server.store(&long).stderr_has("scuttleup-redis: the server refuses XADD: OOM command not allowed").status(5);
     let stored: u32 = server.ask(&["xlen", "p:a"]).parse().expect("a number");
-    assert!([0, 1000].contains(&stored), "{stored}");
+    assert!(stored < 5000 && stored.is_multiple_of(1000), "{stored}");
     server.ask(&["config", "set", "maxmemory", "0"]);
     server.store(&long).stderr("").success();
-    assert_eq!(server.ask(&["xlen", "p:a"]), "2000");
+    assert_eq!(server.ask(&["xlen", "p:a"]), "5000");
 }
 
 #[test]

@@ -20,7 +20,7 @@ stop() {
     rm -rf "$dir"
 }
 trap stop EXIT
-"${as_user[@]}" "$programs/initdb" -D data -U postgres -A trust -E UTF8 --locale=C.UTF-8 --no-sync >log 2>&1 || { cat log >&2; exit 1; }
-"${as_user[@]}" "$programs/pg_ctl" -D data -w -t 60 -l log -o "-k $dir -c listen_addresses= $*" start >/dev/null || { cat log >&2; exit 1; }
+"${as_user[@]}" "$programs/initdb" -D data -U postgres -A trust -E UTF8 --locale=C.UTF-8 --no-sync >/dev/null
+"${as_user[@]}" "$programs/pg_ctl" -D data -w -t 60 -l data/log -o "-k $dir -c listen_addresses= $*" start >/dev/null || { cat data/log >&2; exit 1; }
 echo "host=$dir user=postgres dbname=postgres"
 read -r _ || true
