@@ -30,7 +30,7 @@ pub fn python() -> PathBuf {
 pub fn kills(engine: &str) {
     let entries = if engine == "hub" { "3000" } else { "10000" };
     let run = Run::program(root().join("scripts/bridge-kills"));
-    let run = run.args([engine, "--rounds", "1", "--entries", entries, "--kills", "2", "--program", SCUTTLEUP]);
+    let run = run.args([engine, "--rounds", "1", "--entries", entries, "--kills", "3", "--program", SCUTTLEUP]);
     let mut running = run.env("PYTHONPATH", python()).spawn();
     running.close();
     let ended = running.wait_within(Duration::from_secs(300));

@@ -1,11 +1,12 @@
 //! `scuttleup-postgres` with a real server, which all tests share. Each test has its own table.
 
 use std::sync::OnceLock;
+use std::time::Instant;
 
 use nix::sys::signal::Signal;
 
 use crate::bridges::{bridge, kills, path};
-use crate::harness::{Place, Run, Running, append, root};
+use crate::harness::{Place, Run, Running, STEP, append, root};
 
 /// A server that ends when this value is dropped.
 struct Server {
@@ -113,17 +114,33 @@ fn a_log_comes_back_from_postgres_byte_for_byte() {
     assert_eq!(root(&to), root(&from));
 }
 
+/// The test holds the lock that a bridge takes before it creates a table, until all bridges wait for it.
 #[test]
 fn bridges_that_create_one_table_at_the_same_time_all_end_with_success() {
+    sql("create database contended");
+    let url = url().replace("dbname=postgres", "dbname=contended");
+    let mut holder = Run::program("psql").args(["-X", "-q", "-A", "-t", "-d", &url]).spawn();
+    holder.send("begin; select pg_advisory_xact_lock(hashtext('scuttleup')), 'held';\n");
+    assert_eq!(holder.line(), "|held\n");
     let lines: String = (1..=200).map(|seq| line(seq, "\"entry\":1")).collect();
-    let mut running: Vec<_> = (0..6).map(|_| store("contended", "").spawn()).collect();
-    running.iter_mut().for_each(|one| one.send(&lines));
-    running.iter_mut().for_each(Running::close);
+    let mut running: Vec<_> = (0..6).map(|_| bridge("postgres").args([&url]).spawn()).collect();
+    for one in &mut running {
+        one.send(&lines);
+        one.close();
+    }
+    let waiting = "select count(*) from pg_locks where not granted and locktype = 'advisory'
+        and database = (select oid from pg_database where datname = 'contended')";
+    let started = Instant::now();
+    while sql(waiting) != "6" {
+        assert!(started.elapsed() < STEP, "{} bridges wait", sql(waiting));
+    }
+    holder.send("commit;\n");
     for mut one in running {
         let ended = one.wait();
         assert!(ended.status.success(), "{}", ended.printed.stderr);
     }
-    assert_eq!(sql("select count(*), sum(seq) from contended"), "200|20100");
+    holder.send("select count(*), sum(seq) from scuttleup;\n");
+    assert_eq!(holder.line(), "200|20100\n");
 }
 
 #[test]
