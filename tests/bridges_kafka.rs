@@ -110,7 +110,7 @@ fn a_line_that_kafka_cannot_take_is_named_and_the_lines_before_it_are_sent() {
     let message = "scuttleup-kafka: line 3 is not a change line: it needs one of entry, text, base64, deleted, floor\n";
     brokers.store(&bad).stderr(message).status(7);
     let large = line("a", 3) + &format!("{{\"peer\":\"a\",\"seq\":4,\"text\":\"{}\"}}\n", "x".repeat(1_000_000));
-    let message = "line 2: a/4 has 1000031 bytes, too many for message.max.bytes 1000000: raise it with -X, and in the topic\n";
+    let message = "line 2: a/4 has 1000030 bytes, too many for message.max.bytes 1000000: raise it with -X, and in the topic\n";
     brokers.store(&large).stderr(&format!("scuttleup-kafka: {message}")).status(7);
     assert_eq!(brokers.messages().len(), 3);
     brokers.bridge(&["-X", "message.max.bytes=2000000"]).stdin(&large).stderr("").success();
