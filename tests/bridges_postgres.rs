@@ -10,8 +10,16 @@ use crate::harness::{Place, Run, Running, STEP, append, root};
 
 /// A server that ends when this value is dropped.
 struct Server {
-    _running: Running,
+    running: Running,
     url: String,
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // A kill of the script would leave the server.
+        self.running.close();
+        self.running.wait();
+    }
 }
 
 impl Server {
@@ -19,7 +27,7 @@ impl Server {
         let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/bridges/postgres.sh");
         let mut running = Run::program(script).args(options).spawn();
         let url = running.line().trim_end().to_owned();
-        Self { _running: running, url }
+        Self { running, url }
     }
 }
 
