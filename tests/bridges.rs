@@ -1,4 +1,4 @@
-//! What all programs in scripts/bridges have in common. The files `tests/bridges_*.rs` use their servers.
+//! The common tests of all programs in scripts/bridges. The files `tests/bridges_*.rs` use their servers.
 
 use std::collections::BTreeSet;
 use std::fs;

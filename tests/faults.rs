@@ -137,7 +137,7 @@ fn a_full_stdout_of_a_comparison_is_exit_5() {
     run.stderr_has("cannot write to stdout (No space left on device (os error 28))").status(5);
 }
 
-/// What was changed or moved is not told as failed only because stdout is full.
+/// A full stdout does not turn a finished change or session into a failure without a word.
 #[test]
 fn a_full_stdout_does_not_hide_what_was_done() {
     let place = Place::new();

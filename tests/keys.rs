@@ -19,7 +19,7 @@ const SAMPLE: &str = include_str!("../scripts/ssh/authorized_keys");
 
 const KEYS: [&str; 5] = ["sync", "fetch", "deliver", "append", "read"];
 
-/// What each line of the sample begins with.
+/// The start of each line of the sample.
 const START: &str = "restrict,command=\"/usr/bin/env -i /usr/bin/scuttleup --log /var/lib/scuttleup/log ";
 
 /// The log `host` with two entries, and an sshd with the lines of the sample, for this log and for the binary under test. `more`

@@ -12,7 +12,7 @@ fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// What cargo knows about the packages for this kind of machine, also about those of the tests.
+/// The metadata of cargo about the packages for this kind of machine, also about those of the tests.
 fn packages() -> Vec<Value> {
     let rustc = Run::program("rustc").args(["-vV"]).success();
     let host = rustc.lines().into_iter().find_map(|line| line.strip_prefix("host: ")).expect("a host").to_owned();

@@ -306,7 +306,7 @@ fn a_file_of_a_user_who_is_not_trusted_is_refused() {
     assert_refused(file_of_bob, &format!("belongs to the user with the id {BOB}"));
 }
 
-/// What another user could plant in place of the directory of the packs, or of a pack. `other` holds packs of this user.
+/// Something that another user could plant in place of the directory of the packs, or of a pack. `other` holds packs of this user.
 type Plant = fn(packs: &Path, other: &Path);
 
 fn move_away(packs: &Path) {

@@ -9,7 +9,7 @@ use std::thread;
 
 use crate::harness::{Place, Run};
 
-/// What stands for a public key in the text of authorized_keys. The name of the key follows.
+/// The place of a public key in the text of authorized_keys. The name of the key follows.
 const PUBLIC_KEY: &str = "ssh-ed25519 AAAA ";
 
 /// Starts one sshd for each connection, in a directory of its own, where all its keys are.
