@@ -1,14 +1,17 @@
 //! `compare`: which feeds of two logs differ, on both wires. Nothing changes in either log.
 
+use std::fs::File;
+use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use serde_json::Value;
 
 use crate::frames::{PREAMBLE, PULL, PUSH, SYNC, handshake};
-use crate::harness::{Place, Printed, Run, SCUTTLEUP, append};
+use crate::harness::{Place, Printed, Run, SCUTTLEUP, append, shell};
 use crate::native_frames::{
-    self as native, COMPARE, FIN, FORK, HEADS, HELLO, SYNCED, chain_of, error, fin, fork, hello, kinds, old_hello, pull, synced,
+    self as native, COMPARE, FIN, FORK, HEADS, HELLO, SYNCED, chain_of, error, fin, fork, head, hello, kinds, old_hello, pull,
+    synced, typed,
 };
 use crate::replicate::join;
 use crate::terminal::Terminal;
@@ -241,6 +244,29 @@ fn ten_thousand_feeds_that_differ_are_named() {
     assert!(feeds.iter().all(|line| line.contains("\"fork\":true") == line.contains("5\",\"local\":2,\"remote\":5")));
 }
 
+/// 64 MiB of writable memory are enough. Such a remote is another program: `replicate` answers between its heads.
+#[test]
+fn a_remote_that_names_a_million_feeds_before_it_answers_takes_little_memory() {
+    let place = Place::new();
+    let (log, stream) = (place.log("x"), place.path("stream"));
+    let mut file = BufWriter::new(File::create(&stream).expect("a file"));
+    let mut send = |bytes: &[u8]| file.write_all(bytes).expect("space for the stream");
+    send(&[PREAMBLE, &hello("y", SYNC, false, 7)].concat());
+    for first in (0..1_000_000).step_by(1000) {
+        send(&typed(HEADS, (first..first + 1000).flat_map(|n| head(&format!("p{n}"), 5, 1)).collect::<Vec<u8>>()));
+    }
+    send(&native::heads(&[], true));
+    (0..1_000_000).for_each(|n| send(&fork(&format!("p{n}"), &[(5, 1)])));
+    send(&[synced(), fin(0, 0)].concat());
+    drop(file);
+    // Only one of the two remotes reads the questions before it has sent all this.
+    for remote in ["exec 3<&0; cat <&3 >/dev/null & cat \"$STREAM\"; wait", "cat \"$STREAM\"; cat >/dev/null"] {
+        let line = "ulimit -d 65536; \"$scuttleup\" --log \"$LOG\" compare -- sh -c \"$REMOTE\" | tail -n 1";
+        let printed = shell(line).env("LOG", &log).env("STREAM", &stream).env("REMOTE", remote).stderr("").success();
+        assert!(printed.text().contains("\"different\":1000000,"), "{}", printed.text());
+    }
+}
+
 /// The end of a comparison of this log with a remote that sends `stream`: what was sent, and what was printed on stderr. If the
 /// expected code is 1, the stream of the remote ends.
 fn heard(log: &Path, stream: &[u8], code: i32) -> (Vec<u8>, String) {
@@ -298,6 +324,11 @@ fn what_the_remote_must_not_send_ends_the_comparison() {
         let (_, said) = heard(&log, &[opening.clone(), end].concat(), 1);
         assert!(said.contains(early), "{said}");
     }
+    // It ends in order, but has not answered about all feeds.
+    let heads = native::heads(&[("p", 1, 9), ("r", 1, 9)], true);
+    let stream = [PREAMBLE, &hello("r", SYNC, false, 7), &heads, &fork("p", &[(1, 9)]), &synced(), &fin(0, 0)].concat();
+    let (_, said) = heard(&log, &stream, 7);
+    assert!(said.contains("before it has answered about all feeds that differ: 1 without an answer"), "{said}");
     // Answers that were not asked for are ignored.
     let answers = [fork("nobody", &[(1, 9)]), fork("r", &[(1, 9)]), fork("x", &[(1, 9)]), synced(), fin(0, 0)].concat();
     let (_, said) = heard(&log, &[opening, answers].concat(), 3);

@@ -9,8 +9,6 @@ use crate::model::{Chain, Error, FeedKey, PeerId, Result};
 use crate::store::Reader;
 use crate::wire::{Chains, Incoming, NamedHead, Question, RemoteHeads, Wire};
 
-/// The number of feeds that wait for an answer at once. A remote that answers leaves far less of them open.
-const OPEN_MAX: usize = 1 << 20;
 /// The number of local feeds that are looked at in one snapshot.
 const FEEDS_AT_ONCE: usize = 4096;
 
@@ -74,18 +72,31 @@ pub struct Comparison {
     pub equal: bool,
 }
 
-/// A feed that differs, until the remote has answered the questions about it.
-struct Open {
+/// A feed that differs, until its first answer comes. It takes 16 bytes, because the remote may announce all its feeds before it
+/// answers: the answer brings the peer id.
+struct Waiting {
+    /// The first bytes of the [`FeedKey`].
+    key: [u8; 7],
+    /// `None`: the remote was asked for the chain at the local head.
+    common: Option<Common>,
+    local: u32,
+    remote: u32,
+}
+
+/// A feed that differs, and about which the remote has answered.
+struct Answered {
     feed: FeedDifference,
-    is_answered: bool,
-    /// The remote was asked for the chain at the local head.
+    /// The remote was asked for the chain at the local head, and has not shown that it is equal.
     is_asked: bool,
 }
 
 /// The comparison, as far as it has come.
 pub struct Comparing<'a> {
     each: &'a (dyn Fn(FeedDifference) + Sync),
-    open: VecDeque<Open>,
+    /// The feeds without an answer, in the order of the questions. [`RemoteHeads`] limits their number.
+    waiting: VecDeque<Waiting>,
+    /// The feed of the last answer. More answers about it can follow.
+    answered: Option<Answered>,
     counts: Comparison,
     /// All heads of the remote; `None` if they are not known, or the roots are equal.
     heads: Option<Arc<RemoteHeads>>,
@@ -94,13 +105,14 @@ pub struct Comparing<'a> {
 
 impl<'a> Comparing<'a> {
     pub fn new(context: &Context<'a>, each: &'a (dyn Fn(FeedDifference) + Sync)) -> Self {
-        Self { each, open: VecDeque::new(), counts: Comparison::default(), heads: None, reader: context.log.reader() }
+        let (waiting, counts) = (VecDeque::new(), Comparison::default());
+        Self { each, waiting, answered: None, counts, heads: None, reader: context.log.reader() }
     }
 
     /// Compares some heads of the remote with the log, and asks about those that differ.
     ///
     /// # Errors
-    /// When the log cannot be read. [`Error::Wire`] if the remote does not answer.
+    /// When the log cannot be read. [`Error::Wire`] if the remote names too many feeds.
     pub fn compare(&mut self, context: &Context<'_>, incoming: &mut Incoming, heads: &[NamedHead], last: bool) -> Result<()> {
         self.counts.heads_only = incoming.wire() == Some(Wire::Original);
         let rows: Vec<(&str, u32, Chain)> = heads.iter().map(|head| (head.peer.as_str(), head.seq, head.chain)).collect();
@@ -124,43 +136,46 @@ impl<'a> Comparing<'a> {
                 () if has_chain => Common::Equal,
                 () => Common::Unknown,
             };
-            let feed = FeedDifference {
-                local_floor: context.log.floor(head.peer.as_str())?,
-                peer: head.peer.clone(),
-                local: compared.head,
-                remote: head.seq,
-                remote_floor: 0,
-                common,
-            };
-            self.open.push_back(Open { feed, is_answered: false, is_asked: local_chain.is_some() });
+            if self.counts.heads_only {
+                let local_floor = context.log.floor(head.peer.as_str())?;
+                let (peer, local, remote) = (head.peer.clone(), compared.head, head.seq);
+                self.add(FeedDifference { peer, local, remote, local_floor, remote_floor: 0, common });
+                continue;
+            }
+            let common = Some(common).filter(|_| local_chain.is_none());
+            let key = FeedKey::of(head.peer.as_str()).first_bytes();
+            self.waiting.push_back(Waiting { key, common, local: compared.head, remote: head.seq });
             let local = local_chain.map(|chain| (compared.head, chain));
             questions.push(Question { head: head.clone(), local });
         }
-        incoming.ask(heads, &questions, last)?;
-        if self.counts.heads_only {
-            self.close_all();
-        }
-        if self.open.len() > OPEN_MAX {
-            return Err(Error::Wire(format!("the remote does not answer: {OPEN_MAX} feeds that differ wait for an answer")));
-        }
-        Ok(())
+        incoming.ask(heads, &questions, last)
     }
 
     /// Takes an answer of the remote.
-    pub fn answer(&mut self, answer: &Chains<'_>) {
+    ///
+    /// # Errors
+    /// When the log cannot be read.
+    pub fn answer(&mut self, context: &Context<'_>, answer: &Chains<'_>) -> Result<()> {
         // The answers come in the order of the questions. The last answer about a feed is not known as such before the next feed.
-        if self.open.get(1).is_some_and(|next| next.feed.peer.as_str() == answer.peer)
-            && self.open[0].is_answered
-            && let Some(closed) = self.open.pop_front()
+        let key = FeedKey::of(answer.peer).first_bytes();
+        if self.waiting.front().is_some_and(|next| next.key == key)
+            && let Some(Waiting { common, local, remote, .. }) = self.waiting.pop_front()
         {
-            self.close(closed);
+            self.close();
+            let (peer, local_floor) = (PeerId::new(answer.peer)?, context.log.floor(answer.peer)?);
+            let feed =
+                FeedDifference { peer, local, remote, local_floor, remote_floor: 0, common: common.unwrap_or(Common::Unknown) };
+            self.answered = Some(Answered { feed, is_asked: common.is_none() });
         }
-        let Some(first) = self.open.front_mut().filter(|first| first.feed.peer.as_str() == answer.peer) else { return };
-        first.is_answered = true;
-        first.feed.remote_floor = answer.floor.min(first.feed.remote);
-        if first.is_asked && answer.equal.contains(&first.feed.local) {
-            first.feed.common = Common::Equal;
+        let Some(Answered { feed, is_asked }) = self.answered.as_mut().filter(|last| last.feed.peer.as_str() == answer.peer)
+        else {
+            return Ok(());
+        };
+        feed.remote_floor = answer.floor.min(feed.remote);
+        if *is_asked && answer.equal.contains(&feed.local) {
+            (feed.common, *is_asked) = (Common::Equal, false);
         }
+        Ok(())
     }
 
     /// These are all heads of the remote.
@@ -168,16 +183,11 @@ impl<'a> Comparing<'a> {
         self.heads = Some(heads);
     }
 
-    /// No more answers come.
-    fn close_all(&mut self) {
-        while let Some(closed) = self.open.pop_front() {
-            self.close(closed);
-        }
-    }
-
-    fn close(&mut self, Open { mut feed, is_answered, is_asked }: Open) {
+    /// No more answers about the last feed come.
+    fn close(&mut self) {
+        let Some(Answered { mut feed, is_asked }) = self.answered.take() else { return };
         // The remote does not know its chain below its floor.
-        if is_asked && is_answered && feed.common == Common::Unknown && feed.local >= feed.remote_floor {
+        if is_asked && feed.local >= feed.remote_floor {
             feed.common = Common::Forked;
         }
         self.add(feed);
@@ -200,9 +210,14 @@ impl<'a> Comparing<'a> {
     /// The session has ended in order: adds the feeds that the remote does not hold.
     ///
     /// # Errors
-    /// When the log cannot be read.
+    /// When the log cannot be read. [`Error::Wire`] if the remote has not answered all questions.
     pub fn finish(mut self, context: &Context<'_>, outcome: &Outcome) -> Result<Comparison> {
-        self.close_all();
+        self.close();
+        if !self.waiting.is_empty() {
+            let left = self.waiting.len();
+            let reason = "the remote has ended the session before it has answered about all feeds that differ";
+            return Err(Error::Wire(format!("{reason}: {left} without an answer")));
+        }
         self.counts.is_silent = outcome.missing_by_mode.is_none();
         let Some(heads) = self.heads.take() else {
             let feeds = context.log.info()?.feeds;

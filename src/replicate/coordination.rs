@@ -19,11 +19,17 @@ use crate::wire::{Incoming, News, Outgoing};
 /// The longest wait of the storing thread for the local heads.
 const HEADS_WAIT: Duration = Duration::from_secs(1);
 
+/// The number of bytes of questions and answers that may wait for the sender of a comparison.
+const QUESTIONS_BYTES_MAX: usize = 4 << 20;
+/// The longest wait for the sender of a comparison, for each read.
+const SENDER_WAIT: Duration = Duration::from_secs(1);
+
 /// The state that the threads share. The lock is held only to move values, never during I/O or access to the log.
 pub struct Coordination {
     shared: Mutex<Shared>,
     wake: EventFd,
     heads_read: Condvar,
+    news_taken: Condvar,
 }
 
 /// The reason why the session ends at once.
@@ -66,7 +72,7 @@ impl Coordination {
     pub fn new() -> Result<Self> {
         let wake = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK);
         let wake = wake.map_err(|err| Error::io("cannot create an eventfd", err.into()))?;
-        Ok(Self { shared: Mutex::default(), wake, heads_read: Condvar::new() })
+        Ok(Self { shared: Mutex::default(), wake, heads_read: Condvar::new(), news_taken: Condvar::new() })
     }
 
     fn shared(&self) -> MutexGuard<'_, Shared> {
@@ -106,6 +112,13 @@ impl Coordination {
             self.wake();
         }
         backlog
+    }
+
+    /// Receiver: waits while too many questions wait for the sender, so that they take little memory. The time is limited: a remote
+    /// may read nothing before it has sent all its heads.
+    pub fn wait_for_sender(&self) {
+        let is_behind = |shared: &mut Shared| shared.news.backlog_bytes() > QUESTIONS_BYTES_MAX && !shared.sender_failed;
+        drop(self.news_taken.wait_timeout_while(self.shared(), SENDER_WAIT, is_behind));
     }
 
     /// Receiver: the remote has ended its stream. The sender must send the rest and end.
@@ -177,6 +190,7 @@ impl Coordination {
         if std::mem::take(&mut shared.has_news) {
             let news = std::mem::take(&mut shared.news);
             drop(shared);
+            self.news_taken.notify_all();
             outgoing.learn(news);
         }
     }

@@ -342,7 +342,11 @@ impl Receiver<'_, '_, '_, '_> {
                     }
                 }
                 Event::Ignored(entries) => self.ledger.ignored += entries,
-                Event::Chains(answer) => self.comparing.iter_mut().for_each(|comparing| comparing.answer(&answer)),
+                Event::Chains(answer) => {
+                    if let Some(comparing) = &mut self.comparing {
+                        comparing.answer(context, &answer)?;
+                    }
+                }
                 Event::Differs(difference) => found.push(difference),
                 // Other frames may follow, such as acknowledgements.
                 Event::Error { text, refused: false } => end = Some(ReceiverEnd::RemoteError(text)),
@@ -422,6 +426,9 @@ impl Receiver<'_, '_, '_, '_> {
         }
         let backlog = self.coordination.publish(self.incoming.take_news());
         self.incoming.set_backlog(backlog);
+        if self.comparing.is_some() {
+            self.coordination.wait_for_sender();
+        }
         seems_complete.map(|_| ())
     }
 
