@@ -10,6 +10,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use scuttleup::{Log, Offset};
 use serde_json::{Value, json};
+use xxhash_rust::xxh3::xxh3_64;
 
 use crate::harness::{Ended, Place, Run, Running, SCUTTLEUP, STEP, append, heads, read, shell};
 
@@ -175,6 +176,30 @@ fn the_options_of_read_select_entries() {
         .args(["exec", "--cursor", "d", "--since", "-1h", "--limit", "1", "--", "sh", "-c", SHOW])
         .stdout("a:1-1 1 d 1\n")
         .success();
+}
+
+/// Batches in flight keep this hash, so it must stay as it is.
+#[test]
+fn the_hash_of_heads_is_that_of_their_sorted_lines() {
+    let place = Place::new();
+    let (log, file) = (filled(&place, 4), place.path("heads"));
+    let lines = |numbers: &mut dyn Iterator<Item = u32>| -> String {
+        numbers.map(|n| format!("{{\"peer\":\"p{n:05}\",\"seq\":7}}\n")).collect()
+    };
+    let options = ["-q", "--since-heads", file.to_str().expect("UTF-8")];
+    for count in [3, 60_000] {
+        let sorted = lines(&mut (0..count));
+        let hash = format!("heads (hash {:016x})", xxh3_64(sorted.as_bytes()));
+        fs::write(&file, &sorted).expect("a file");
+        exec(&log, &options, "exit 1").status(1);
+        exec(&log, &["-q"], SHOW).stdout("").stderr_has(&hash).status(2);
+        // The order matters only if there are too many feeds to be sorted. A seq of 0 never matters.
+        fs::write(&file, lines(&mut (0..count).rev())).expect("a file");
+        exec(&log, &options, "exit 1").status(if count == 3 { 1 } else { 2 });
+        fs::write(&file, sorted + "{\"peer\":\"q\",\"seq\":0}\n").expect("a file");
+        exec(&log, &options, "exit 0").success();
+        append(&log, "5\n");
+    }
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use scuttleup::ndjson::put_time;
-use scuttleup::{Bounds, EntryFilter, Heads, Log, Offset};
+use scuttleup::{Bounds, EntryFilter, FeedMap, Log, Offset};
 use serde_json::Value;
 
 use crate::harness::{Place, Run, append, shell};
@@ -233,7 +233,7 @@ fn a_finder_goes_on_while_the_log_grows_is_packed_and_is_pruned() {
     let peer = |n| if n % 40 == 7 { format!("rare-{}", n % 3) } else { format!("bulk-{}", n % 2) };
     write(&path, lines(&mut heads, 20_000, peer));
     let log = Log::open_read_only(&path).expect("a log");
-    let filter = EntryFilter::new(["rare-*"], Heads::new()).expect("a filter");
+    let filter = EntryFilter::new(["rare-*"], FeedMap::default()).expect("a filter");
     let (mut finder, mut back) = (log.find(filter.clone(), true), log.find(filter, true));
     let until = log.last_offset().expect("an offset");
     let wanted: Vec<_> = (0..20_000).filter(|n| n % 40 == 7).map(|n| n + 1).collect();

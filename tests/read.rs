@@ -94,6 +94,18 @@ fn options_select_the_right_changes() {
     }
 }
 
+/// 64 MiB of writable memory are enough, in any order of the heads.
+#[test]
+fn heads_of_a_million_feeds_take_little_memory() {
+    let place = Place::new();
+    let log = place.log("a");
+    append(&log, "1\n2\n");
+    let line = "{ seq 1000000 | sed 's/.*/{\"peer\":\"another-peer-&\",\"seq\":1}/'; echo '{\"peer\":\"a\",\"seq\":1}'; } | \
+                (ulimit -d 65536; exec \"$scuttleup\" --log \"$LOG\" read --since-heads - --no-entry)";
+    let printed = shell(line).env("LOG", &log).stderr("").success().json();
+    assert!(printed.len() == 1 && printed[0]["seq"] == 2, "{printed:?}");
+}
+
 #[test]
 fn since_heads_prints_the_entries_above_the_heads() {
     let place = Place::new();

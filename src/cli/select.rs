@@ -10,8 +10,8 @@ use anyhow::Result;
 use clap::{Arg, ArgAction, ArgMatches, value_parser};
 use jiff::ZonedDateTime;
 use scuttleup::ndjson::{parse_head, put_head};
-use scuttleup::{EntryFilter, Error, FEEDS_MAX, Finder, Heads, Log, Offset, PeerId, Seq};
-use xxhash_rust::xxh3::xxh3_64;
+use scuttleup::{EntryFilter, Error, FEEDS_MAX, FeedKey, FeedMap, Finder, Heads, Log, Offset, PeerId, Seq};
+use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
 use crate::cli::args::{flag, invalid_peer_id, number};
 use crate::cli::exit::BadInput;
@@ -30,7 +30,61 @@ const BYTE_ORDER_MARK: char = '\u{feff}';
 struct HeadsFile {
     /// The file as messages name it.
     name: String,
-    heads: Heads,
+    heads: FeedMap,
+    hash: u64,
+}
+
+/// So many feeds of --since-heads are kept with their ids, for [`HeadsHash`]. Ids are long: more of them would take too much memory.
+const NAMED_FEEDS_MAX: usize = 50_000;
+/// The number of local feeds that are looked at in one snapshot.
+const FEEDS_AT_ONCE: usize = 4096;
+
+/// The hash of the heads of --since-heads, by which a batch in flight recognizes its selection. It is the hash of the lines that
+/// [`put_head`] writes for them, in the order of the ids. In a file of more than [`NAMED_FEEDS_MAX`] feeds that is in another order, it
+/// is the sum of the hashes of its lines.
+#[derive(Default)]
+struct HeadsHash {
+    /// `None`: there are too many.
+    named: Option<Heads>,
+    last: Option<PeerId>,
+    is_sorted: bool,
+    sorted: Box<Xxh3>,
+    sum: u64,
+    line: Vec<u8>,
+}
+
+impl HeadsHash {
+    fn new() -> Self {
+        Self { named: Some(Heads::new()), is_sorted: true, ..Self::default() }
+    }
+
+    fn add(&mut self, peer: PeerId, seq: u32) {
+        if seq == 0 {
+            return;
+        }
+        self.line.clear();
+        put_head(&mut self.line, peer.as_str(), seq, false, false, 0);
+        self.sorted.update(&self.line);
+        self.sum = self.sum.wrapping_add(xxh3_64(&self.line));
+        self.is_sorted &= self.last.as_ref().is_none_or(|last| *last < peer);
+        if let Some(named) = &mut self.named {
+            named.raise(&peer, seq);
+        }
+        self.named.take_if(|named| named.len() > NAMED_FEEDS_MAX);
+        self.last = Some(peer);
+    }
+
+    fn end(self) -> u64 {
+        match self.named {
+            _ if self.is_sorted => self.sorted.digest(),
+            Some(named) => {
+                let mut lines = Vec::new();
+                named.iter().for_each(|(peer, seq)| put_head(&mut lines, peer.as_str(), seq, false, false, 0));
+                xxh3_64(&lines)
+            }
+            None => self.sum,
+        }
+    }
 }
 
 /// The options that select changes, for commands that can go on with new ones.
@@ -81,8 +135,8 @@ pub struct Selection {
     tail: bool,
     after: Option<Offset>,
     since: Option<u64>,
-    /// The name of the file of --since-heads, whose heads are those of the filter.
-    heads_name: Option<String>,
+    /// The name of the file of --since-heads, whose heads are those of the filter, and their [`HeadsHash`].
+    heads_file: Option<(String, u64)>,
     filter: EntryFilter,
 }
 
@@ -91,7 +145,8 @@ impl Selection {
     pub fn new(args: &ArgMatches) -> Result<Self> {
         let tail = args.get_flag("tail");
         let heads = args.get_one("since-heads").map(|path: &PathBuf| read_heads(path)).transpose()?;
-        let (heads_name, heads) = heads.map_or_else(|| (None, Heads::new()), |HeadsFile { name, heads }| (Some(name), heads));
+        let (heads_file, heads) =
+            heads.map_or_else(Default::default, |HeadsFile { name, heads, hash }| (Some((name, hash)), heads));
         let peers = args.get_many::<String>("peer").unwrap_or_default().map(String::as_str);
         let is_reverse = args.try_get_one::<bool>("reverse").ok().flatten().copied();
         Ok(Self {
@@ -103,14 +158,14 @@ impl Selection {
             tail,
             after: args.get_one("after").copied().map(Offset),
             since: args.get_one("since").copied(),
-            heads_name,
+            heads_file,
             filter: EntryFilter::new(peers, heads).map_err(|err| invalid_peer_id(&err))?,
         })
     }
 
     /// Whether an option sets the start.
     pub fn has_start(&self) -> bool {
-        self.tail || self.last.is_some() || self.after.is_some() || self.since.is_some() || self.heads_name.is_some()
+        self.tail || self.last.is_some() || self.after.is_some() || self.since.is_some() || self.heads_file.is_some()
     }
 
     /// The options that set nothing but the start.
@@ -135,10 +190,8 @@ impl Selection {
     pub fn filters(&self) -> String {
         let peers = self.filter.ids().map(PeerId::as_str).chain(self.filter.globs()).collect::<BTreeSet<_>>();
         let mut text: String = peers.iter().map(|peer| format!(" --peer {peer}")).collect();
-        if let Some(name) = &self.heads_name {
-            let mut lines = Vec::new();
-            self.filter.heads().iter().for_each(|(peer, seq)| put_head(&mut lines, peer.as_str(), seq, false, false, 0));
-            text.push_str(&format!(" --since-heads {name} (hash {:016x})", xxh3_64(&lines)));
+        if let Some((name, hash)) = &self.heads_file {
+            text.push_str(&format!(" --since-heads {name} (hash {hash:016x})"));
         }
         text
     }
@@ -159,7 +212,7 @@ impl Selection {
         if self.tail {
             let mut starts = self.start_options();
             starts.retain(|&name| name != "--tail");
-            starts.extend(self.heads_name.is_some().then_some("--since-heads"));
+            starts.extend(self.heads_file.is_some().then_some("--since-heads"));
             if !starts.is_empty() {
                 diagnostics.note(&format!(
                     "--tail leaves out all existing entries, {} cannot select any of them: use --live without --tail to print them",
@@ -180,7 +233,8 @@ impl Selection {
                 diagnostics.note(&text);
             }
         }
-        let doubt = self.heads_name.as_ref().map(|name| doubt_of_heads(name, self.filter.heads(), log)).transpose()?.flatten();
+        let doubt =
+            self.heads_file.as_ref().map(|(name, _)| doubt_of_heads(name, self.filter.heads(), log)).transpose()?.flatten();
         if let Some(text) = doubt {
             diagnostics.note(&text);
         }
@@ -205,7 +259,7 @@ impl Selection {
             && !self.reverse
             && self.last.is_none()
             && self.limit != Some(0)
-            && (self.heads_name.is_some() || start <= pruned)
+            && (self.heads_file.is_some() || start <= pruned)
     }
 
     /// Whether the floor `seq` of a feed belongs to the selection.
@@ -231,8 +285,8 @@ impl Selection {
             // The number of entries of this time that were pruned is not known.
             start = start.max(log.end_before(since)?.max(log.pruned()?));
         }
-        if self.heads_name.is_some() {
-            start = start.max(log.reader().start_above(|peer| self.filter.heads().get(peer))?);
+        if self.heads_file.is_some() {
+            start = start.max(log.reader().start_above(|peer| self.filter.heads().get(FeedKey::of(peer)))?);
         }
         match self.last {
             None => Ok(start),
@@ -243,9 +297,9 @@ impl Selection {
 
 /// The text for heads of the file `name` that do not fit to this log, if there is a reason to doubt them. Heads of other feeds can be above
 /// those of this log. The head of the local feed cannot, because its entries come from this log.
-fn doubt_of_heads(name: &str, heads: &Heads, log: &Log) -> Result<Option<String>> {
+fn doubt_of_heads(name: &str, heads: &FeedMap, log: &Log) -> Result<Option<String>> {
     let local = log.local_id()?;
-    let (named, head) = (heads.get(local.as_str()), log.head(local.as_str())?);
+    let (named, head) = (heads.get(FeedKey::of(local.as_str())), log.head(local.as_str())?);
     if named > head {
         return Ok(Some(format!(
             "{name} has entry {named} of {local}, which is the local feed, but this log has only {head}: this log has lost \
@@ -255,10 +309,20 @@ fn doubt_of_heads(name: &str, heads: &Heads, log: &Log) -> Result<Option<String>
     if heads.is_empty() || log.last_offset()? == Offset::ZERO {
         return Ok(None);
     }
-    for (peer, _) in heads.iter() {
-        if log.head(peer.as_str())? > 0 {
+    let mut after = None::<String>;
+    loop {
+        let (mut is_named, mut last) = (false, None);
+        let (given, _) = log.feeds_after(after.as_deref(), FEEDS_AT_ONCE, |peer, _, _| {
+            is_named |= heads.get(FeedKey::of(peer)) > 0;
+            last = Some(peer.to_owned());
+        })?;
+        if is_named {
             return Ok(None);
         }
+        if given < FEEDS_AT_ONCE {
+            break;
+        }
+        after = last;
     }
     // Right at the first exchange of two logs, and wrong later.
     Ok(Some(format!(
@@ -274,7 +338,7 @@ fn read_heads(path: &Path) -> Result<HeadsFile> {
     let cannot_read = |err| Error::io(format!("cannot read {name}"), err);
     let input: Box<dyn Read> = if is_stdin { Box::new(io::stdin()) } else { Box::new(File::open(path).map_err(cannot_read)?) };
     let mut input = BufReader::new(input);
-    let mut heads = Heads::new();
+    let (mut heads, mut hash) = (FeedMap::default(), HeadsHash::new());
     let mut line = Vec::new();
     for number in 1u64.. {
         line.clear();
@@ -291,12 +355,13 @@ fn read_heads(path: &Path) -> Result<HeadsFile> {
         let line = if number == 1 { line.trim_start_matches(BYTE_ORDER_MARK) } else { line };
         if !line.trim().is_empty() {
             let (peer, seq) = parse_head(line.trim_end()).map_err(|err| bad(err.to_string()))?;
-            heads.raise(&peer, seq);
+            heads.raise(FeedKey::of(peer.as_str()), seq);
+            hash.add(peer, seq);
             // Stdin can be the remote of a restricted key.
             if heads.len() > FEEDS_MAX as usize {
                 return Err(bad(format!("more than {FEEDS_MAX} feeds, the maximum of a log: see `scuttleup heads`")).into());
             }
         }
     }
-    Ok(HeadsFile { name, heads })
+    Ok(HeadsFile { name, heads, hash: hash.end() })
 }

@@ -1,8 +1,9 @@
 //! The entries that a reader wants: by feed, and by seq.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
-use super::{Heads, PeerGlobs, PeerId, Result};
+use super::{FeedKey, FeedMap, PeerGlobs, PeerId, Result};
 
 /// The entries that a reader wants: those of some feeds, above some heads.
 #[derive(Clone, Default, Debug)]
@@ -11,7 +12,8 @@ pub struct EntryFilter {
     ids: BTreeSet<PeerId>,
     /// Patterns for ids.
     globs: Option<PeerGlobs>,
-    above: Heads,
+    /// Shared, because there can be millions of heads.
+    above: Arc<FeedMap>,
 }
 
 impl EntryFilter {
@@ -20,7 +22,7 @@ impl EntryFilter {
     ///
     /// # Errors
     /// [`Error::PeerId`](super::Error::PeerId) or [`Error::PeerGlob`](super::Error::PeerGlob) if one of `peers` is invalid.
-    pub fn new<'a>(peers: impl IntoIterator<Item = &'a str>, above: Heads) -> Result<Self> {
+    pub fn new<'a>(peers: impl IntoIterator<Item = &'a str>, above: FeedMap) -> Result<Self> {
         let (mut ids, mut globs) = (BTreeSet::new(), Vec::new());
         for peer in peers {
             // The characters of a pattern can also be those of an id.
@@ -30,7 +32,7 @@ impl EntryFilter {
             }
         }
         let globs = if globs.is_empty() { None } else { Some(PeerGlobs::new(globs)?) };
-        Ok(Self { ids, globs, above })
+        Ok(Self { ids, globs, above: Arc::new(above) })
     }
 
     /// Whether it wants all entries.
@@ -47,7 +49,7 @@ impl EntryFilter {
     pub fn above(&self, peer: &str) -> Option<u32> {
         let has_feed =
             self.ids.is_empty() || self.ids.contains(peer) || self.globs.as_ref().is_some_and(|globs| globs.matches(peer));
-        has_feed.then(|| self.above.get(peer))
+        has_feed.then(|| if self.above.is_empty() { 0 } else { self.above.get(FeedKey::of(peer)) })
     }
 
     /// The ids of the only feeds of which it wants entries. `None`: any feed can be wanted.
@@ -56,7 +58,7 @@ impl EntryFilter {
     }
 
     /// The heads above which it wants entries.
-    pub fn heads(&self) -> &Heads {
+    pub fn heads(&self) -> &FeedMap {
         &self.above
     }
 
@@ -79,11 +81,12 @@ fn is_glob(peer: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::Heads;
 
     #[test]
     fn a_filter_wants_the_named_and_the_matching_feeds_above_the_heads() {
-        let above: Heads = [(PeerId::new("web-1").unwrap(), 5)].into_iter().collect();
-        let filter = EntryFilter::new(["db", "web-*", "x[1]"], above.clone()).unwrap();
+        let above = || FeedMap::from(&[(PeerId::new("web-1").unwrap(), 5)].into_iter().collect::<Heads>());
+        let filter = EntryFilter::new(["db", "web-*", "x[1]"], above()).unwrap();
         for (peer, wanted) in
             [("db", Some(0)), ("web-1", Some(5)), ("web-", Some(0)), ("x1", Some(0)), ("x[1]", Some(0)), ("d", None), ("x", None)]
         {
@@ -94,12 +97,12 @@ mod tests {
         assert_eq!(filter.globs().collect::<Vec<_>>(), ["web-*", "x[1]"]);
         let all = EntryFilter::default();
         assert!(all.is_all() && all.above("any") == Some(0));
-        let heads = EntryFilter::new([], above).unwrap();
+        let heads = EntryFilter::new([], above()).unwrap();
         assert!(!heads.is_all() && heads.has_all_feeds() && heads.only().is_none());
         assert_eq!((heads.above("web-1"), heads.above("any")), (Some(5), Some(0)));
-        assert_eq!(EntryFilter::new(["db"], Heads::new()).unwrap().only().map(BTreeSet::len), Some(1));
+        assert_eq!(EntryFilter::new(["db"], FeedMap::default()).unwrap().only().map(BTreeSet::len), Some(1));
         for bad in ["", "x[1", "a*".repeat(128).as_str()] {
-            assert!(EntryFilter::new([bad], Heads::new()).is_err(), "{bad}");
+            assert!(EntryFilter::new([bad], FeedMap::default()).is_err(), "{bad}");
         }
     }
 }

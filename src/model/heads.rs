@@ -91,6 +91,14 @@ pub struct FeedMap {
 /// So many recent feeds are merged at once, or an eighth of the sorted feeds: then each feed is moved a few times only.
 const RECENT_MIN: usize = 8 << 10;
 
+impl From<&Heads> for FeedMap {
+    fn from(heads: &Heads) -> Self {
+        let mut map = Self::default();
+        heads.iter().for_each(|(peer, seq)| map.raise(FeedKey::of(peer.as_str()), seq));
+        map
+    }
+}
+
 impl FeedMap {
     /// The seq of `feed`, 0 when it is unknown.
     pub fn get(&self, feed: FeedKey) -> u32 {

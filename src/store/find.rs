@@ -86,7 +86,7 @@ impl Log {
     ///
     /// ```
     /// use std::ops::ControlFlow;
-    /// use scuttleup::{Bounds, EntryFilter, HashedEntry, Heads, Log, Offset, PeerId};
+    /// use scuttleup::{Bounds, EntryFilter, FeedMap, HashedEntry, Log, Offset, PeerId};
     ///
     /// # let dir = std::env::temp_dir().join(format!("scuttleup-doc-find-{}", std::process::id()));
     /// # let log = Log::open_or_create(&dir)?;
@@ -95,7 +95,7 @@ impl Log {
     ///     writer.push(&PeerId::new(["web-1", "db", "web-2"][n % 3])?, HashedEntry::new(b"1"))?;
     /// }
     /// writer.commit()?;
-    /// let mut finder = log.find(EntryFilter::new(["web-*"], Heads::new())?, false);
+    /// let mut finder = log.find(EntryFilter::new(["web-*"], FeedMap::default())?, false);
     /// let (mut position, end, mut found) = (Offset::ZERO, log.last_offset()?, Vec::new());
     /// while position < end {
     ///     position = finder.scan(position, end, Bounds::default(), |change, _| {
