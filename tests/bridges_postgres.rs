@@ -91,7 +91,7 @@ p|7|null||||f||0000000000000007"#;
 #[test]
 fn json_that_jsonb_refuses_is_in_the_column_text() {
     let deep = format!("{}1{}", "[".repeat(127), "]".repeat(127));
-    let long = "9".repeat(5000);
+    let long = "9".repeat(4300);
     let entries = [r#"{"a":"x\u0000y"}"#, "1e999999", "{\"a\":1}", &deep, &long];
     let lines: String = (1..).zip(entries).map(|(seq, entry)| line(seq, &format!("\"entry\":{entry}"))).collect();
     store("refused", &lines).stderr("").success();
@@ -180,6 +180,7 @@ fn a_line_that_is_no_change_line_ends_the_input_of_postgres() {
         "x",
         "{}",
         r#"{"peer":"p","seq":3}"#,
+        r#"{"seq":3,"peer":"p","entry":1}"#,
         r#"{"peer":"p","seq":0,"entry":1}"#,
         r#"{"peer":"p","seq":3,"entry":1 2}"#,
         r#"{"peer":"p","seq":3,"entry":NaN}"#,
@@ -194,8 +195,8 @@ fn a_line_that_is_no_change_line_ends_the_input_of_postgres() {
         "{\"peer\":\"p\",\"seq\":3,\"at\":\"2026\t\",\"entry\":1}",
     ]) {
         let lines = line(1, "\"entry\":1") + &line(2, "\"entry\":2") + bad + "\n" + &line(4, "\"entry\":4");
-        let message = "scuttleup-postgres: line 3 is not a change line: correct or remove it, the lines before it are stored: ";
-        store(&table, &lines).stderr(&format!("{message}{}\n", bad.replace('\t', "?"))).status(7);
+        let message = "line 3 is not a change line as scuttleup prints it: correct or remove it, the lines before it are stored";
+        store(&table, &lines).stderr(&format!("scuttleup-postgres: {message}\n")).status(7);
         assert_eq!(sql(&format!("select seq from {table} order by seq")), "1\n2");
     }
 }
