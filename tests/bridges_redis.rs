@@ -2,7 +2,7 @@
 
 use std::net::TcpListener;
 
-use crate::bridges::{bridge, kills};
+use crate::bridges::{bridge, kills, python};
 use crate::harness::{Place, Run, Running};
 
 const DURABLE: [&str; 4] = ["--appendonly", "yes", "--appendfsync", "always"];
@@ -15,14 +15,37 @@ struct Server {
 
 impl Server {
     fn new(options: &[&str]) -> Self {
+        Self::start(options).expect("no port")
+    }
+
+    /// A server that also listens on a port of 127.0.0.1.
+    fn with_port(options: &[&str]) -> (Self, String) {
+        loop {
+            let port =
+                TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a port").port().to_string();
+            if let Some(server) = Self::start(&[options, &["--bind", "127.0.0.1", "--port", &port]].concat()) {
+                return (server, port);
+            }
+        }
+    }
+
+    /// `None` if another process has the port.
+    fn start(options: &[&str]) -> Option<Self> {
         let place = Place::new();
         let run = Run::program("redis-server").args(["--unixsocket"]).args([place.path("socket")]).args(["--dir"]);
         let run = run.args([place.path(".")]).args(["--save", ""]);
         let has_port = options.contains(&"--port");
         let run = if has_port { run } else { run.args(["--port", "0"]) };
         let mut running = run.args(options).spawn();
-        while !running.line().contains("ready to accept connections at ") {}
-        Self { place, running }
+        loop {
+            let line = running.line();
+            if line.contains("ready to accept connections at ") {
+                return Some(Self { place, running });
+            }
+            if line.contains("Failed listening on port") {
+                return None;
+            }
+        }
     }
 
     fn url(&self) -> String {
@@ -31,7 +54,7 @@ impl Server {
 
     /// `scuttleup-redis URL p` with these lines.
     fn store(&self, lines: &str) -> Run {
-        bridge("redis").args([self.url().as_str(), "p"]).stdin(lines).stdout("")
+        redis(&[self.url().as_str(), "p"]).stdin(lines)
     }
 
     /// The reply of the server, as redis-cli prints it.
@@ -39,6 +62,11 @@ impl Server {
         let run = Run::program("redis-cli").args(["-s"]).args([self.place.path("socket")]).args(words);
         run.stderr("").success().text().trim_end().to_owned()
     }
+}
+
+/// `scuttleup-redis` with the client of tests/bridges/requirements.txt.
+fn redis(args: &[&str]) -> Run {
+    bridge("redis").env("PYTHONPATH", python()).args(args).stdout("")
 }
 
 fn line(seq: u32, payload: &str) -> String {
@@ -129,13 +157,16 @@ fn a_line_that_is_no_change_line_ends_the_input_of_redis() {
     for bad in [
         "x",
         "{}",
+        r#"{"seq":3,"peer":"p","entry":1}"#,
+        r#"{"peer":"p","seq":3,"entry":NaN}"#,
+        r#"{"peer":"\ud800","seq":3,"entry":1}"#,
         r#"{"peer":"p","seq":3,"entry":1 2}"#,
         r#"{"peer":"p","seq":3,"base64":"*"}"#,
         r#"{"peer":"p","seq":3,"text":"\ud800"}"#,
     ] {
         let input = lines(1..=2) + bad + "\n" + &lines(4..=4);
-        let message = "scuttleup-redis: line 3 is not a change line: correct or remove it, the lines before it are stored: ";
-        server.store(&input).stderr(&format!("{message}{bad}\n")).status(7);
+        let message = "line 3 is not a change line as scuttleup prints it: correct or remove it, the lines before it are stored";
+        server.store(&input).stderr(&format!("scuttleup-redis: {message}\n")).status(7);
         assert_eq!(server.ask(&["xlen", "p:a"]), "2");
     }
 }
@@ -154,13 +185,17 @@ fn a_redis_server_that_can_lose_entries_is_refused() {
         ),
         (
             &[always, &["--rename-command", "CONFIG", ""]].concat(),
-            "scuttleup-redis: the server does not tell whether it can lose entries".into(),
+            "scuttleup-redis: the server does not tell whether it can lose entries (CONFIG GET appendonly: ".into(),
+        ),
+        (
+            &[always, &["--rename-command", "INFO", ""]].concat(),
+            "scuttleup-redis: the server does not tell whether it can lose entries (INFO memory: ".into(),
         ),
     ] {
         let server = Server::new(options);
         server.store(&lines(1..=1)).stderr_has(&message).stderr_has("--accept-loss").status(1);
         assert_eq!(server.ask(&["dbsize"]), "0");
-        bridge("redis").args(["--accept-loss", &server.url()]).stdin(lines(1..=1)).stderr("").success();
+        redis(&["--accept-loss", &server.url()]).stdin(lines(1..=1)).stderr("").success();
         assert_eq!(server.ask(&["xlen", "scuttleup:a"]), "1");
     }
 }
@@ -170,7 +205,10 @@ fn a_redis_server_that_can_lose_entries_is_refused() {
 fn a_full_redis_stores_all_entries_of_a_chunk_or_none() {
     let server = Server::new(&[&DURABLE[..], &["--maxmemory", "4mb"]].concat());
     let long: String = (1..=5000).map(|seq| line(seq, &format!("\"entry\":\"{}\"", "x".repeat(900)))).collect();
-    server.store(&long).stderr_has("scuttleup-redis: the server refuses XADD: OOM command not allowed").status(5);
+    server
+        .store(&long)
+        .stderr_has("scuttleup-redis: the server refuses XADD: command not allowed when used memory > 'maxmemory'")
+        .status(5);
     let stored: u32 = server.ask(&["xlen", "p:a"]).parse().expect("a number");
     assert!(stored < 5000 && stored.is_multiple_of(1000), "{stored}");
     server.ask(&["config", "set", "maxmemory", "0"]);
@@ -178,32 +216,61 @@ fn a_full_redis_stores_all_entries_of_a_chunk_or_none() {
     assert_eq!(server.ask(&["xlen", "p:a"]), "5000");
 }
 
+/// The server can have started again without the entries of the first connection.
+#[test]
+fn a_connection_to_redis_that_ends_is_not_made_again() {
+    let server = Server::new(&DURABLE);
+    let mut running = server.store("").spawn();
+    running.send(&lines(1..=1000));
+    server.ask(&["xread", "block", "0", "streams", "p:a", "999-0"]);
+    assert_eq!(server.ask(&["client", "kill", "type", "normal"]), "1");
+    running.send(&lines(1001..=1001));
+    running.close();
+    let ended = running.wait();
+    assert_eq!(ended.status.code(), Some(1));
+    assert!(ended.printed.stderr.starts_with("scuttleup-redis: no connection to the server: "), "{}", ended.printed.stderr);
+    assert_eq!(server.ask(&["xlen", "p:a"]), "1000");
+}
+
 #[test]
 fn passwords_databases_and_errors_of_redis() {
     let server = Server::new(&[&DURABLE[..], &["--requirepass", "s/cret"]].concat());
     let url = server.url();
-    let run = |url: &str| bridge("redis").args([url, "p"]).stdin(lines(1..=1)).stdout("");
-    run(&url).stderr_has("NOAUTH").status(1);
-    run(&url).env("REDISCLI_AUTH", "no").stderr_has("scuttleup-redis: the server refuses AUTH: WRONGPASS").status(1);
+    let run = |url: &str| redis(&[url, "p"]).stdin(lines(1..=1));
+    let no_connection = "scuttleup-redis: no connection to the server: ";
+    run(&url).stderr_has(no_connection).stderr_has("uthenticat").status(1);
+    run(&url).env("REDISCLI_AUTH", "no").stderr_has(&format!("{no_connection}invalid username-password pair")).status(1);
     run(&format!("{url}?db=3")).env("REDISCLI_AUTH", "s/cret").stderr("").success();
     assert_eq!(server.ask(&["-a", "s/cret", "--no-auth-warning", "-n", "3", "xlen", "p:a"]), "1");
     server.ask(&["-a", "s/cret", "--no-auth-warning", "set", "p:a", "x"]);
-    run(&url).env("REDISCLI_AUTH", "s/cret").stderr_has("scuttleup-redis: the server refuses XADD: WRONGTYPE").status(1);
-    run("unix:///nowhere").stderr_has("scuttleup-redis: no connection to the server: ").status(1);
-    run("http://x").stderr("scuttleup-redis: the URL begins with none of redis://, rediss:// and unix://\n").status(2);
+    run(&url.replace("://", "://:s%2Fcret@")).stderr_has("scuttleup-redis: the server refuses XADD: WRONGTYPE").status(1);
+    run("unix:///nowhere").stderr_has(no_connection).status(1);
+    // A server that takes the connection and says nothing.
+    let mute = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = mute.local_addr().expect("an address");
+    run(&format!("rediss://{address}?socket_timeout=0.1")).stderr_has(no_connection).status(1);
+    for url in ["http://x", "redis://:s/cret@x", "redis://x/y", "redis://x?no_such_option=1"] {
+        let message = "scuttleup-redis: the URL is not redis://[[USER]:PASSWORD@]HOST[:PORT][/DB], rediss://... or unix:///SOCKET[?db=DB]; \
+            a / in a password is %2F, a % is %25\n";
+        run(url).stderr(message).status(2);
+    }
+    let without = Place::new();
+    std::fs::write(without.path("redis.py"), "raise ImportError").expect("a file");
+    run(&url)
+        .env("PYTHONPATH", without.path("."))
+        .stderr("scuttleup-redis: the Python package redis is missing: run: apt-get install python3-redis\n")
+        .status(1);
 }
 
 #[test]
 fn replicas_that_are_asked_for_have_the_entries_at_the_end() {
-    let port = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a port").port().to_string();
-    let server = Server::new(&[&DURABLE[..], &["--bind", "127.0.0.1", "--port", &port]].concat());
+    let (server, port) = Server::with_port(&DURABLE);
     let replica = Server::new(&["--replicaof", "127.0.0.1", &port]);
-    let url = format!("redis://127.0.0.1:{port}/0");
-    bridge("redis").args(["--replicas", "1", &url, "p"]).stdin(lines(1..=2500)).stdout("").stderr("").success();
+    redis(&["--replicas", "1", &format!("redis://127.0.0.1:{port}/0"), "p"]).stdin(lines(1..=2500)).stderr("").success();
     assert_eq!(replica.ask(&["xlen", "p:a"]), "2500");
     // A replica takes no entries itself.
-    let run = bridge("redis").args(["--accept-loss", &replica.url(), "p"]).stdin(lines(2501..=2501));
-    run.stderr_has("scuttleup-redis: the server refuses XADD: READONLY").status(1);
+    let run = redis(&["--accept-loss", &replica.url(), "p"]).stdin(lines(2501..=2501));
+    run.stderr_has("scuttleup-redis: the server refuses XADD: You can't write against a read only replica.").status(1);
     assert!(server.running.pid() > 0);
 }
 
