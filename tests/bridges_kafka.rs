@@ -1,5 +1,8 @@
 //! `scuttleup-kafka` with the mock brokers of librdkafka, which keep messages in memory and know transactions.
 
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+
 use serde_json::{Value, json};
 
 use crate::bridges::{bridge, path};
@@ -26,7 +29,7 @@ impl Brokers {
 
     /// `scuttleup-kafka BROKERS logs ARGS`
     fn bridge(&self, args: &[&str]) -> Run {
-        bridge("kafka").args([self.addresses.as_str(), "logs"]).args(args).stdout("")
+        bridge("kafka").args([self.addresses.as_str(), "logs", "--id", "test"]).args(args).stdout("")
     }
 
     fn store(&self, lines: &str) -> Run {
@@ -104,6 +107,12 @@ fn a_feed_that_is_not_among_the_newest_messages_counts_as_new() {
 }
 
 #[test]
+fn a_bridge_without_exec_needs_an_id() {
+    let run = bridge("kafka").args(["127.0.0.1:1", "logs"]).stdin(line("a", 1)).stdout("");
+    run.stderr_has("without `scuttleup exec`, --id is necessary").status(2);
+}
+
+#[test]
 fn a_line_that_kafka_cannot_take_is_named_and_the_lines_before_it_are_sent() {
     let brokers = Brokers::new();
     let bad = lines("a", 1..=2) + "{\"peer\":\"a\",\"seq\":3}\n" + &line("a", 3);
@@ -124,19 +133,22 @@ fn a_bridge_that_is_killed_while_it_sends_leaves_no_part_of_a_line() {
     let (brokers, place) = (Brokers::new(), Place::new());
     let log = place.log("a");
     append(&log, (1..=5000).map(|n| format!("{{\"n\":{n},\"text\":\"{}\"}}\n", "x".repeat(500))).collect::<String>());
-    // The first attempts are killed, each when kcat sends its messages.
-    let script = r#"
-        if [ "$SCUTTLEUP_ATTEMPT" -gt 3 ]; then exec "$BRIDGE" "$BROKERS" logs; fi
-        exec 3<&0; "$BRIDGE" "$BROKERS" logs <&3 & bridge=$!
-        # The first kcat ends what is left of an attempt, the second one looks for known entries, the third one sends.
-        for word in read_committed murmur2; do
-            until grep -aq $word $(sed 's|[0-9]\{1,\}|/proc/&/cmdline|g' /proc/$bridge/task/$bridge/children) /dev/null 2> /dev/null; do
-                kill -0 $bridge || exit 1
-            done
-        done
-        kill -9 $bridge; exit 1"#;
-    let exec = ["-q", "exec", "--cursor", "c", "--batch", "5000", "--retry", "--", "sh", "-c", script];
-    Run::new(&log).args(exec).env("BRIDGE", path("kafka")).env("BROKERS", &brokers.addresses).success();
+    // In the first attempts, the second kcat with messages kills its bridge and sends. The first one only ends what is left of an attempt.
+    fs::create_dir(place.path("bin")).expect("a directory");
+    let kcat = place.file(
+        "bin/kcat",
+        r#"#!/bin/sh
+        case "$SCUTTLEUP_ATTEMPT $*" in
+        [1-3]\ *murmur2*) mkdir "$PLACE/$SCUTTLEUP_ATTEMPT" 2> /dev/null || { echo killed >> "$PLACE/kills"; kill -9 $PPID; } ;;
+        esac
+        PATH=${PATH#*:} exec kcat "$@""#,
+    );
+    fs::set_permissions(&kcat, fs::Permissions::from_mode(0o755)).expect("a program");
+    let path_with_it = format!("{}:{}", place.path("bin").display(), std::env::var("PATH").expect("a search path"));
+    let exec = ["-q", "exec", "--cursor", "c", "--batch", "5000", "--retry", "--"];
+    let run = Run::new(&log).args(exec).args([path("kafka")]).args([brokers.addresses.as_str(), "logs"]);
+    run.env("PATH", path_with_it).env("PLACE", place.path("")).success();
+    assert_eq!(fs::read_to_string(place.path("kills")).expect("a file"), "killed\n".repeat(3));
     let messages = brokers.messages();
     let values = messages.iter().map(|message| message[1].as_str().expect("a value"));
     let values = values.map(|value| serde_json::from_str::<Value>(value).unwrap_or_else(|err| panic!("{err}: {value}")));
