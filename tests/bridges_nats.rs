@@ -32,7 +32,7 @@ impl Server {
 
     /// `scuttleup-nats URL S ARGS`
     fn bridge(&self, args: &[&str]) -> Run {
-        bridge("nats").env("PYTHONPATH", python()).args([self.url.as_str(), "S"]).args(args)
+        bridge("nats").env("PYTHONPATH", python()).args([self.url.as_str(), "S", "--replicas", "1"]).args(args)
     }
 
     fn publish(&self, lines: &str) -> Run {
@@ -92,7 +92,7 @@ fn every_kind_of_line_goes_to_the_subject_of_its_feed_and_comes_back() {
     Run::new(&a)
         .args(["exec", "--cursor", "c", "--"])
         .args([bridge_dir().join("scuttleup-nats")])
-        .args([server.url.as_str(), "S"])
+        .args([server.url.as_str(), "S", "--replicas", "1"])
         .env("PYTHONPATH", python())
         .stderr("")
         .success();
@@ -219,7 +219,7 @@ fn the_position_of_a_consumer_moves_only_behind_what_the_log_holds() {
 fn follow_prints_new_messages_at_once_and_ends_with_its_reader() {
     let server = Server::new(&[]);
     let log = server.place.path("log");
-    let line = r#"scuttleup-nats "$URL" S --follow c | sed -u 2q"#;
+    let line = r#"scuttleup-nats "$URL" S --replicas 1 --follow c | sed -u 2q"#;
     let run =
         shell(line).env("URL", &server.url).env("SCUTTLEUP_LOG", &log).env("PATH", search_path()).env("PYTHONPATH", python());
     let mut reading = run.spawn();
@@ -251,6 +251,108 @@ fn messages_that_are_no_change_lines_of_their_subject_are_left_out() {
     let ended = server.follow(&log, "c", "--once").success();
     assert!((2..=4).all(|place| ended.stderr.contains(&left_out(place))), "{}", ended.stderr);
     assert_eq!(heads(&log), ["{\"peer\":\"a\",\"seq\":2}"]);
+}
+
+/// `write` takes none of these lines. It would end at them, again and again.
+#[test]
+fn a_line_that_write_refuses_stops_no_other_feed() {
+    let server = Server::new(&[]);
+    server.publish(&lines(1..=1)).success();
+    let deep = format!("\"entry\":{}1{}", "[".repeat(3000), "]".repeat(3000));
+    let payloads = [
+        "\"base64\":\"???\"",
+        "\"base64\":\"AB==\"",
+        "\"peer\":\"a\",\"entry\":1",
+        "\"entry\":NaN",
+        "\"entry\":1,\"hash\":\"00\"",
+        "\"text\":[]",
+        "\"text\":\"\\ud800\"",
+        "\"deleted\":true",
+        "\"floor\":true",
+        &deep,
+    ];
+    for payload in payloads {
+        server.client(&["publish", "S.MI", line("b", 1, payload).trim_end()]);
+    }
+    server.publish(&lines(2..=2)).success();
+    let log = server.place.path("log");
+    let ended = server.follow(&log, "c", "--once").success();
+    assert_eq!(ended.stderr.matches("it is left out\n").count(), payloads.len(), "{}", ended.stderr);
+    assert_eq!(heads(&log), ["{\"peer\":\"a\",\"seq\":2}"]);
+}
+
+#[test]
+fn a_feed_with_a_gap_stops_no_other_feed_and_goes_on_when_the_gap_is_closed() {
+    let server = Server::new(&[]);
+    let log = server.place.path("log");
+    let feed = |seqs: std::ops::RangeInclusive<u32>| seqs.map(|seq| line("b", seq, "\"entry\":1")).collect::<String>();
+    server.bridge(&["--gaps"]).stdin(feed(3..=5)).success();
+    let mut following = server.follow(&log, "c", "").spawn();
+    until(|| log.join("data.mdb").exists());
+    server.publish(&lines(1..=100)).success();
+    // Only the feed with the gap waits.
+    until(|| server.client(&["pending", "S", "c"]) == "3\n");
+    assert_eq!(heads(&log), ["{\"peer\":\"a\",\"seq\":100}"]);
+    // After 60 seconds it is stopped, and only its first message has no acknowledgement.
+    let started = std::time::Instant::now();
+    while server.client(&["pending", "S", "c"]) != "1\n" {
+        assert!(started.elapsed().as_secs() < 100, "the feed is not stopped");
+    }
+    server.publish(&(lines(101..=102) + &feed(6..=6))).success();
+    until(|| heads(&log) == ["{\"peer\":\"a\",\"seq\":102}"]);
+    Run::new(&log).args(["-q", "write"]).stdin(feed(1..=2)).success();
+    let ended = following.wait();
+    let message = "b/3 was printed 60 seconds ago and is not in the log";
+    assert!(ended.printed.stderr.contains(message), "{}", ended.printed.stderr);
+    server.follow(&log, "c", "--once").stderr("").success();
+    assert_eq!(heads(&log), ["{\"peer\":\"a\",\"seq\":102}", "{\"peer\":\"b\",\"seq\":6}"]);
+}
+
+#[test]
+fn a_log_that_was_created_anew_or_restored_gets_all_entries_again() {
+    let server = Server::new(&[]);
+    let log = server.place.path("log");
+    server.publish(&(lines(1..=5) + &line("b", 1, "\"entry\":1"))).success();
+    server.follow(&log, "c.~/1", "--once").stderr("").success();
+    // An older state of the log, and then none.
+    for before in [lines(1..=3) + &line("b", 1, "\"entry\":1"), String::new()] {
+        fs::remove_dir_all(&log).expect("the log is removed");
+        Run::new(&log).args(["-q", "write"]).stdin(before).success();
+        let message = "was acknowledged by c=2E~=2F1 and is not in the log: the log is new or restored";
+        server.follow(&log, "c.~/1", "--once").stderr_has(message).success();
+        assert_eq!(heads(&log), ["{\"peer\":\"a\",\"seq\":5}", "{\"peer\":\"b\",\"seq\":1}"]);
+    }
+    server.follow(&log, "c.~/1", "--once").stderr("").success();
+    // Also if each feed goes on meanwhile.
+    fs::remove_dir_all(&log).expect("the log is removed");
+    server.publish(&(lines(6..=6) + &line("b", 2, "\"entry\":1"))).success();
+    server.follow(&log, "c.~/1", "--once").stderr_has("was acknowledged by c=2E~=2F1 and is not in the log").success();
+    assert_eq!(heads(&log), ["{\"peer\":\"a\",\"seq\":6}", "{\"peer\":\"b\",\"seq\":2}"]);
+}
+
+#[test]
+fn a_new_feed_starts_with_its_first_entry_unless_the_stream_has_removed_messages() {
+    let server = Server::new(&[]);
+    let gap = "scuttleup-nats: line 1: a/6 does not follow 0, the last one in the stream S";
+    server.publish(&lines(6..=6)).stderr_has(gap).status(7);
+    assert!(server.messages().is_empty());
+    server.bridge(&["--gaps"]).stdin(lines(6..=6)).stderr("").success();
+    server.client(&["remove", "S", "2"]);
+    server.publish(&line("b", 6, "\"entry\":1")).stderr("").success();
+}
+
+#[test]
+fn a_password_is_neither_sent_without_tls_nor_printed() {
+    let server = Server::new(&["--user", "me", "--pass", "secret"]);
+    let address = server.url.rsplit('/').next().expect("an address");
+    let url = |scheme: &str, password: &str| format!("{scheme}://me:{password}@{address}");
+    let run = |url: String| bridge("nats").env("PYTHONPATH", python()).args([url.as_str(), "S"]).stdin(lines(1..=1));
+    run(url("tls", "secret"))
+        .stderr(&format!("scuttleup-nats: cannot connect to {address}: the server does not offer TLS\n"))
+        .status(1);
+    let ended = run(url("nats", "sec/ret")).stderr_has(&format!("cannot connect to {address}: ")).status(1);
+    assert!(!ended.stderr.contains("sec"), "{}", ended.stderr);
+    run(url("nats", "secret")).success();
 }
 
 #[test]
