@@ -133,13 +133,14 @@ fn a_bridge_that_is_killed_while_it_sends_leaves_no_part_of_a_line() {
     let (brokers, place) = (Brokers::new(), Place::new());
     let log = place.log("a");
     append(&log, (1..=5000).map(|n| format!("{{\"n\":{n},\"text\":\"{}\"}}\n", "x".repeat(500))).collect::<String>());
-    // In the first attempts, the second kcat with messages kills its bridge and sends. The first one only ends what is left of an attempt.
+    // In the first attempts of the first batch, the first kcat with messages ends what is left of an attempt. The second one kills its
+    // bridge and sends.
     fs::create_dir(place.path("bin")).expect("a directory");
     let kcat = place.file(
         "bin/kcat",
         r#"#!/bin/sh
-        case "$SCUTTLEUP_ATTEMPT $*" in
-        [1-3]\ *murmur2*) mkdir "$PLACE/$SCUTTLEUP_ATTEMPT" 2> /dev/null || { echo killed >> "$PLACE/kills"; kill -9 $PPID; } ;;
+        case "$SCUTTLEUP_BATCH $SCUTTLEUP_ATTEMPT $*" in
+        a:1-*\ [1-3]\ *murmur2*) mkdir "$PLACE/$SCUTTLEUP_ATTEMPT" 2> /dev/null || { echo killed >> "$PLACE/kills"; kill -9 $PPID; } ;;
         esac
         PATH=${PATH#*:} exec kcat "$@""#,
     );
