@@ -221,10 +221,10 @@ fn a_full_redis_stores_all_entries_of_a_chunk_or_none() {
 fn a_connection_to_redis_that_ends_is_not_made_again() {
     let server = Server::new(&DURABLE);
     let mut running = server.store("").spawn();
-    running.send(&lines(1..=1000));
+    running.send(lines(1..=1000));
     server.ask(&["xread", "block", "0", "streams", "p:a", "999-0"]);
     assert_eq!(server.ask(&["client", "kill", "type", "normal"]), "1");
-    running.send(&lines(1001..=1001));
+    running.send(lines(1001..=1001));
     running.close();
     let ended = running.wait();
     assert_eq!(ended.status.code(), Some(1));
