@@ -151,7 +151,9 @@ fn the_members_of_a_group_write_one_log() {
             let about = fs::metadata(log.join(name)).expect("it exists");
             assert_eq!((about.mode() & 0o777, about.gid()), (0o660, WRITERS), "{name}");
         }
-        let mut watching = as_user(BOB, &[WRITERS], &log, &["watch", "-n", "0"]).spawn();
+        let mut watching = as_user(BOB, &[WRITERS], &log, &["watch", "-n", "1"]).spawn();
+        // It has opened the log when it prints the last entry.
+        drop(watching.line());
         as_user(ALICE, &[WRITERS], &log, &["append"]).stdin("3\n").stderr("").success();
         drop(watching.line());
         watching.signal(Signal::SIGKILL);
