@@ -70,9 +70,8 @@ pub fn create_dir(dir: &Path, name: &str) -> Result<bool> {
         Err(err) if err.kind() == ErrorKind::AlreadyExists => {}
         Err(err) => return Err(Error::io(format!("{} cannot be created", path.display()), err)),
     }
-    check_dir(dir, name)?;
-    let about = fs::symlink_metadata(&path).map_err(|err| Error::io(format!("{} cannot be opened", path.display()), err))?;
-    Ok(about.mode() & !SET_GROUP & 0o7777 == DIR_MODE && about.uid() == geteuid().as_raw())
+    let about = check_as(dir, name, true)?;
+    Ok(about.is_some_and(|about| about.mode() & !SET_GROUP & 0o7777 == DIR_MODE && about.uid() == geteuid().as_raw()))
 }
 
 /// Whether the directory `name` exists in `dir`.
@@ -80,7 +79,7 @@ pub fn create_dir(dir: &Path, name: &str) -> Result<bool> {
 /// # Errors
 /// [`Error::NotAFolder`] if the name belongs to something else, [`Error::UntrustedOwner`].
 pub fn check_dir(dir: &Path, name: &str) -> Result<bool> {
-    check_as(dir, name, true)
+    Ok(check_as(dir, name, true)?.is_some())
 }
 
 /// Gives the new file or directory `new` the owner and the permissions of the file `model`. So all users of a log can use the
@@ -133,14 +132,14 @@ fn open_with(dir: &Path, name: &str, options: &OpenOptions, doing: &str) -> Resu
 /// # Errors
 /// As [`open`].
 pub fn check(dir: &Path, name: &str) -> Result<bool> {
-    check_as(dir, name, false)
+    Ok(check_as(dir, name, false)?.is_some())
 }
 
-fn check_as(dir: &Path, name: &str, is_folder: bool) -> Result<bool> {
+fn check_as(dir: &Path, name: &str, is_folder: bool) -> Result<Option<Metadata>> {
     let path = dir.join(name);
     match fs::symlink_metadata(&path) {
-        Ok(about) => check_about(&path, &about, &about_dir(dir)?, is_folder).map(|()| true),
-        Err(err) if err.kind() == ErrorKind::NotFound => Ok(false),
+        Ok(about) => check_about(&path, &about, &about_dir(dir)?, is_folder).map(|()| Some(about)),
+        Err(err) if err.kind() == ErrorKind::NotFound => Ok(None),
         Err(err) => Err(Error::io(format!("{} cannot be opened", path.display()), err)),
     }
 }
