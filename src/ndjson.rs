@@ -12,6 +12,9 @@ use serde_json::{Number, Value};
 use crate::json::{is_refused_by_some, json_reason};
 use crate::model::{Chain, Change, Entry, Error, HashedEntry, Kind, Offset, PeerId, Result, Seq, Tombstone, is_invisible};
 
+/// U+FEFF. Some programs begin each text file with it.
+pub const BYTE_ORDER_MARK: &str = "\u{feff}";
+
 /// The key that holds the payload of an entry.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub enum PayloadKeys {

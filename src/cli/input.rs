@@ -17,6 +17,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::read;
 use scuttleup::ingest::pipeline::{Pipeline, WorkerEnded};
 use scuttleup::ingest::{Applied, Applier, Batch, Failure, Found, Sealing, Step, Tails};
+use scuttleup::ndjson::BYTE_ORDER_MARK;
 use scuttleup::{Error, Keys, Log};
 
 use self::bad_lines::BadLine;
@@ -43,9 +44,6 @@ const UNWATCHED: &str =
 const PIECE_BYTES_MIN: usize = 1 << 20;
 /// A part of stdin with this many lines that are left out is stored before more are read.
 const BAD_LINES_MAX: usize = 16 << 10;
-
-/// U+FEFF in UTF-8. Some programs begin each text file with it.
-const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
 /// The source of the lines.
 pub enum Input<'i> {
@@ -665,10 +663,10 @@ impl<'p, 'i, C: FnMut(Line, &mut Batch) -> Result<(), Error>> Source<'p, 'i, C> 
 
 /// The length of the byte order mark at the start of `input`, or `None` if more bytes are necessary to decide.
 fn mark_bytes(input: &[u8]) -> Option<usize> {
-    if input.starts_with(BYTE_ORDER_MARK) {
+    if input.starts_with(BYTE_ORDER_MARK.as_bytes()) {
         return Some(BYTE_ORDER_MARK.len());
     }
-    (!BYTE_ORDER_MARK.starts_with(input)).then_some(0)
+    (!BYTE_ORDER_MARK.as_bytes().starts_with(input)).then_some(0)
 }
 
 #[cfg(test)]

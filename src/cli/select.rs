@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::Result;
 use clap::{Arg, ArgAction, ArgMatches, value_parser};
 use jiff::ZonedDateTime;
-use scuttleup::ndjson::{parse_head, put_head};
+use scuttleup::ndjson::{BYTE_ORDER_MARK, parse_head, put_head};
 use scuttleup::{EntryFilter, Error, FEEDS_MAX, FeedKey, FeedMap, Finder, Heads, Log, Offset, PeerId, Seq};
 use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
@@ -22,9 +22,6 @@ use crate::cli::time::{moment, since_1970};
 /// The maximum length of a line of heads in bytes. It has room for a peer id of 255 bytes, all of them escaped, and the other
 /// fields.
 const HEAD_BYTES_MAX: u64 = 4096;
-
-/// Some programs begin each text file with it.
-const BYTE_ORDER_MARK: char = '\u{feff}';
 
 /// The heads that --since-heads names.
 struct HeadsFile {
@@ -352,7 +349,7 @@ fn read_heads(path: &Path) -> Result<HeadsFile> {
             return Err(bad(reason).into());
         }
         let line = std::str::from_utf8(&line).map_err(|_| bad("not UTF-8".into()))?;
-        let line = if number == 1 { line.trim_start_matches(BYTE_ORDER_MARK) } else { line };
+        let line = if number == 1 { line.strip_prefix(BYTE_ORDER_MARK).unwrap_or(line) } else { line };
         if !line.trim().is_empty() {
             let (peer, seq) = parse_head(line.trim_end()).map_err(|err| bad(err.to_string()))?;
             heads.raise(FeedKey::of(peer.as_str()), seq);
