@@ -1,6 +1,8 @@
 //! `scuttleup-nats` with real servers. Each test starts its own ones.
 
 use std::fs;
+use std::io::Read;
+use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 
 use nix::sys::signal::Signal;
@@ -188,6 +190,26 @@ fn a_stream_that_does_not_keep_messages_is_refused() {
     bridge("nats").args(["nats://127.0.0.1:1", "a.b"]).stderr_has("a name of a stream").status(2);
 }
 
+/// The first connection gets no answer until the bridge closes it. A busy machine or network does the same.
+#[test]
+fn a_server_that_is_too_slow_gets_a_second_connection() {
+    let server = Server::new(&[]);
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let url = format!("nats://{}", listener.local_addr().expect("an address"));
+    let real = server.url.strip_prefix("nats://").expect("an address").to_owned();
+    let accept = move || listener.accept().expect("a connection").0;
+    std::thread::spawn(move || {
+        let _ = accept().read(&mut [0]);
+        let (client, server) = (accept(), TcpStream::connect(real).expect("a connection"));
+        let (mut from, mut to) = (client.try_clone().expect("a socket"), server.try_clone().expect("a socket"));
+        std::thread::spawn(move || std::io::copy(&mut from, &mut to));
+        std::io::copy(&mut &server, &mut &client)
+    });
+    let run = bridge("nats").env("PYTHONPATH", python()).args([url.as_str(), "S", "--replicas", "1"]);
+    run.stdin(lines(1..=3)).stdout("").stderr("").success();
+    assert_eq!(server.messages().len(), 3);
+}
+
 /// The reader of the pipe is killed, or prints and stores nothing.
 #[test]
 fn the_position_of_a_consumer_moves_only_behind_what_the_log_holds() {
@@ -363,6 +385,14 @@ fn a_cluster_stores_each_entry_once_while_bridges_and_servers_are_killed() {
 #[test]
 fn one_server_stores_each_entry_once_while_it_and_the_bridge_are_killed() {
     kills("nats1");
+}
+
+#[test]
+fn the_bench_of_the_hub_finds_the_packages_of_python_in_any_directory() {
+    let run = Run::program(concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/bench-hub"));
+    let run = run.args(["--logs", "2", "--entries", "20", "--rounds", "1", "--program", SCUTTLEUP]).env("PYTHONPATH", "nowhere");
+    let printed = run.success().text().to_owned();
+    assert!(printed.starts_with("   2 logs: 20 entries in "), "{printed}");
 }
 
 #[test]
