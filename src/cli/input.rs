@@ -663,10 +663,11 @@ impl<'p, 'i, C: FnMut(Line, &mut Batch) -> Result<(), Error>> Source<'p, 'i, C> 
 
 /// The length of the byte order mark at the start of `input`, or `None` if more bytes are necessary to decide.
 fn mark_bytes(input: &[u8]) -> Option<usize> {
-    if input.starts_with(BYTE_ORDER_MARK.as_bytes()) {
-        return Some(BYTE_ORDER_MARK.len());
+    let mark = BYTE_ORDER_MARK.as_bytes();
+    if input.starts_with(mark) {
+        return Some(mark.len());
     }
-    (!BYTE_ORDER_MARK.as_bytes().starts_with(input)).then_some(0)
+    (!mark.starts_with(input)).then_some(0)
 }
 
 #[cfg(test)]

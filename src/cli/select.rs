@@ -349,7 +349,7 @@ fn read_heads(path: &Path) -> Result<HeadsFile> {
             return Err(bad(reason).into());
         }
         let line = std::str::from_utf8(&line).map_err(|_| bad("not UTF-8".into()))?;
-        let line = if number == 1 { line.strip_prefix(BYTE_ORDER_MARK).unwrap_or(line) } else { line };
+        let line = if number == 1 { line.trim_start_matches(BYTE_ORDER_MARK) } else { line };
         if !line.trim().is_empty() {
             let (peer, seq) = parse_head(line.trim_end()).map_err(|err| bad(err.to_string()))?;
             heads.raise(FeedKey::of(peer.as_str()), seq);
